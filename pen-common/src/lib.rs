@@ -9,6 +9,7 @@
 pub mod checksum;
 pub mod flow;
 pub mod frame;
+#[cfg(feature = "std")]
 pub mod maglev;
 pub mod packet;
 pub mod rewrite;
