@@ -5,6 +5,8 @@
 //! one that [`Config::check`] found nothing wrong with.
 
 mod address;
+mod check;
+mod error;
 pub mod nearest;
 mod words;
 
@@ -12,6 +14,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use address::{HostPort, parse_listener, parse_server};
+pub use check::{Checked, check_interface};
+pub use error::{ConfigError, ConfigErrors, Place};
 use words::words;
 
 /// Most listeners (address + protocol + port) in one process.
@@ -40,8 +44,8 @@ pub const TABLE_MEMORY_MAX: u64 = 1 << 30;
 pub const VLAN_MAX: u16 = 4094;
 /// Longest name of an interface in bytes (Linux IFNAMSIZ less its closing zero).
 pub const INTERFACE_NAME_MAX: usize = 15;
-/// Longest name of a service, pool or back end, in bytes.
-pub const NAME_MAX: usize = 128;
+/// Longest name of a service, pool or back end, in bytes: host names are such names.
+pub const NAME_MAX: usize = 253;
 /// Fewest descriptors in each ring of a queue.
 pub const RING_SIZE_MIN: u32 = 64;
 /// Most descriptors in each ring of a queue.
@@ -49,7 +53,7 @@ pub const RING_SIZE_MAX: u32 = 8192;
 /// Most workers that may be asked for.
 pub const WORKERS_MAX: u16 = 256;
 /// The seed when none is configured: fixed, so that machines agree without being told to.
-pub const SEED_DEFAULT: u64 = 0x70656e_2d64_7372;
+pub const SEED_DEFAULT: u64 = 0x0070_656e_2d64_7372;
 /// Name of the one service and the one pool that Pen's command line describes.
 pub const SERVICE_DEFAULT: &str = "pen";
 
