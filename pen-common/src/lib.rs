@@ -7,6 +7,8 @@
 #![warn(missing_docs)]
 
 pub mod checksum;
+#[cfg(feature = "std")]
+pub mod config;
 pub mod flow;
 pub mod frame;
 #[cfg(feature = "std")]
