@@ -1,1 +1,3 @@
-//! The daemon.
+//! The daemon: control, and the planes that it steers.
+
+pub mod control;
