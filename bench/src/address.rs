@@ -5,6 +5,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
 
 /// How many back ends a lab can have.
 pub const BACKENDS_MAX: usize = 80;
@@ -31,6 +34,23 @@ impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for Mac {
+    type Err = anyhow::Error;
+
+    /// Reads the form that [`fmt::Display`] writes, the kernel's own.
+    fn from_str(text: &str) -> Result<Self> {
+        let bytes: Vec<u8> = text
+            .split(':')
+            .map(|part| u8::from_str_radix(part, 16))
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("{text:?} is no MAC like 02:77:00:00:00:01"))?;
+        let bytes = bytes.try_into().ok();
+        bytes
+            .map(Self)
+            .with_context(|| format!("{text:?} has not six bytes"))
     }
 }
 

@@ -78,3 +78,16 @@ pub fn snmp_counter(machine: &Namespace, name: &str) -> Result<u64> {
         .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
         .with_context(|| format!("this kernel counts no {name}"))
 }
+
+/// One of the driver's own counters (`ethtool -S`); veth has `rx_queue_0_xdp_packets`, `peer_tx_queue_0_xdp_xmit`, ...
+///
+/// # Errors
+/// The driver has no counter of this name.
+pub fn driver_counter(machine: &Namespace, interface: &str, name: &str) -> Result<u64> {
+    let text = machine.ethtool(&format!("-S {interface}"))?.stdout;
+    text.lines()
+        .filter_map(|line| line.trim().split_once(": "))
+        .find(|(found, _)| *found == name)
+        .and_then(|(_, value)| value.parse().ok())
+        .with_context(|| format!("{interface} counts no {name}:\n{text}"))
+}

@@ -43,6 +43,19 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not built; build it with: cargo build --workspace"))
 }
 
+/// The eBPF object with the programs for measurements (`redirect`, `swap`, `pass`): `$PEN_OBJECT`, or the workspace's own.
+///
+/// # Errors
+/// It is not there.
+pub fn object() -> Result<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .with_file_name("pen-xdp")
+        .join("bpf/pen.o");
+    let path = env::var_os("PEN_OBJECT").map_or(own, PathBuf::from);
+    ensure!(path.is_file(), "there is no eBPF object {}", path.display());
+    Ok(path)
+}
+
 /// A running `lab-peer` server; it ends when dropped.
 #[derive(Debug)]
 pub struct Peer {
