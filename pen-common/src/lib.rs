@@ -2,3 +2,5 @@
 
 #[cfg(feature = "std")]
 pub mod config;
+#[cfg(feature = "std")]
+pub mod control;

@@ -1,1 +1,1 @@
-//! The daemon.
+pub mod cli;

@@ -6,7 +6,7 @@ use super::address::{parse_number, parse_port};
 use super::given::Given;
 use super::keys::{CONFIG, read_host};
 use super::nearest::did_you_mean;
-use super::{BACKENDS_PER_POOL_MAX, check_interface};
+use super::{BACKENDS_PER_POOL_MAX, Config, check_interface};
 
 /// Letters of a stranger's word that a message repeats.
 const WORD_SHOWN_MAX: usize = 64;
@@ -290,13 +290,7 @@ fn set(key: &'static str, words: &[&str]) -> Result<Command, String> {
     if key == "interface" {
         check_interface(value)?;
     }
-    let read = CONFIG
-        .iter()
-        .find(|known| known.name == key)
-        .map(|key| key.read);
-    read.map_or(Ok(()), |read| {
-        read(&mut super::Config::default(), Given::Word(value))
-    })?;
+    Config::default().set(key, value)?;
     Ok(Command::Set {
         key,
         value: (*value).to_owned(),

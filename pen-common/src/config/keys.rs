@@ -6,6 +6,7 @@ use ::toml::Value;
 
 use super::address::{check_host, parse_listener};
 use super::given::Given;
+use super::nearest::did_you_mean;
 use super::{
     Backend, Config, Pool, Protocol, RING_SIZE_MAX, RING_SIZE_MIN, Service, TABLE_MEMORY_MAX,
     TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, VLAN_MAX, WORKERS_MAX, Workers,
@@ -296,6 +297,22 @@ pub(crate) const BACKEND: &[Key<Backend>] = &[
         |b| number(b.blacklist)
     ),
 ];
+
+impl Config {
+    /// Sets a key of the top level to a value in words, as a command or a flag gives it.
+    ///
+    /// # Errors
+    /// A sentence that names the key, the value and what may stand there.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match CONFIG.iter().find(|known| known.name == key) {
+            Some(known) => (known.read)(self, Given::Word(value)),
+            None => {
+                let hint = did_you_mean(key, CONFIG.iter().map(|known| known.name));
+                Err(format!("unknown key `{key}`{hint}"))
+            }
+        }
+    }
+}
 
 /// Names and meanings of all keys: top level, `[[service]]`, `[[pool]]`, back end.
 pub fn documented() -> [(&'static str, Vec<(&'static str, &'static str)>); 4] {

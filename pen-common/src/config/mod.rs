@@ -13,7 +13,7 @@ mod keys;
 pub mod nearest;
 mod pen_line;
 mod toml;
-mod words;
+pub(crate) mod words;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use super::address::{parse_listener, parse_server};
 use super::commands::{Change, Command, ServerRef};
 use super::error::{ConfigError, ConfigErrors, Item, Place, Places};
-use super::given::Given;
-use super::keys::CONFIG;
 use super::toml::resolve;
 use super::{
     Backend, Checked, Config, HashBy, Listener, Outside, Pool, Protocol, SERVICE_DEFAULT, Service,
@@ -165,9 +163,7 @@ impl Reader<'_> {
             Command::Include(path) => self.file(&path, Some(place), depth + 1),
             Command::Nothing(note) => self.notes.push(format!("{place}: {note}")),
             Command::Set { key, value } => {
-                let key = CONFIG.iter().find(|known| known.name == key);
-                let read = key.map(|key| (key.read)(&mut self.config, Given::Word(&value)));
-                if let Some(Err(why)) = read {
+                if let Err(why) = self.config.set(key, &value) {
                     self.fault(Some(place), why);
                 }
             }
