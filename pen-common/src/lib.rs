@@ -9,6 +9,7 @@
 pub mod checksum;
 #[cfg(feature = "std")]
 pub mod config;
+<<<<<<< HEAD
 pub mod flow;
 pub mod frame;
 #[cfg(feature = "std")]
@@ -18,3 +19,7 @@ pub mod rewrite;
 pub mod steer;
 pub mod tables;
 pub mod verdict;
+=======
+#[cfg(feature = "std")]
+pub mod control;
+>>>>>>> h/config

@@ -1,3 +1,4 @@
 //! The daemon: control, and the planes that it steers.
 
+pub mod cli;
 pub mod control;
