@@ -91,7 +91,7 @@ impl Netlink {
 
     /// Reads until the acknowledgement (or the end of the dump) of the last request; what still
     /// lies there of an earlier one is skipped. The flag: the dump changed while it was read.
-    fn answers(&mut self, dump: bool) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
+    fn answers(&self, dump: bool) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
         let mut answers = Vec::new();
         let mut torn = false;
         loop {

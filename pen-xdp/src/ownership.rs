@@ -139,13 +139,13 @@ fn local(message: &AddressMessage) -> Option<IpAddr> {
 }
 
 fn flags(message: &AddressMessage) -> AddressFlags {
-    let long = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Flags(flags) => Some(*flags),
-            _ => None,
-        });
+    let long = message.attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Flags(flags) = attribute {
+            Some(*flags)
+        } else {
+            None
+        }
+    });
     long.unwrap_or_else(|| AddressFlags::from_bits_retain(message.header.flags.bits().into()))
 }
 

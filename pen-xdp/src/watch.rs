@@ -5,15 +5,16 @@
 //! the tables are read, and read again when some were lost, so that no change is missed.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use tokio::io::unix::AsyncFd;
+use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::neighbor::{Neighbors, Resolved};
@@ -65,7 +66,7 @@ pub enum NetEvent {
 
 /// The stream of events of one interface and of all addresses.
 pub struct Watch {
-    socket: AsyncFd<Socket>,
+    socket: TokioSocket,
     netlink: Netlink,
     nic: Nic,
     neighbors: Neighbors,
@@ -86,20 +87,20 @@ impl Watch {
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
         ];
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        let mut asynchronous = TokioSocket::new(NETLINK_ROUTE)?;
+        let socket = asynchronous.socket_mut();
         socket.set_rx_buf_sz(RECEIVE_BUFFER_BYTES)?;
         socket.bind(&SocketAddr::new(0, 0))?;
         for group in groups {
             socket.add_membership(group as u32)?;
         }
-        socket.set_non_blocking(true)?;
         let mut netlink = Netlink::open()?;
         let mut nic = nic.clone();
         nic.link = nic::link(&mut netlink, nic.index)?;
         let mut refresh = tokio::time::interval_at(tokio::time::Instant::now() + REFRESH, REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Watch {
-            socket: AsyncFd::register(socket)?,
+            socket: asynchronous,
             neighbors: Neighbors::open(nic.index)?,
             owned: Owned::read(&mut netlink)?,
             netlink,
@@ -116,10 +117,10 @@ impl Watch {
     /// # Errors
     /// The neighbour table can't be read.
     pub fn want(&mut self, backends: &BTreeSet<IpAddr>) -> io::Result<Vec<(IpAddr, io::Error)>> {
-        let (resolved, failed) = self.neighbors.want(backends)?;
+        let asked = self.neighbors.want(backends)?;
         self.events
-            .extend(resolved.into_iter().map(NetEvent::Neighbor));
-        Ok(failed)
+            .extend(asked.resolved.into_iter().map(NetEvent::Neighbor));
+        Ok(asked.failed)
     }
 
     /// The next event. Nothing is lost when the future is dropped before it is ready.
@@ -132,10 +133,7 @@ impl Watch {
                 return Ok(event);
             }
             tokio::select! {
-                ready = self.socket.readable() => {
-                    let received = ready?.try_io(|socket| receive(socket.get_ref()));
-                    // Not ready after all: wait again.
-                    let Ok(received) = received else { continue };
+                received = poll_fn(|context| receive(&self.socket, context)) => {
                     self.take(received)?;
                 }
                 _ = self.refresh.tick() => self.look_again(),
@@ -294,13 +292,14 @@ fn link_event(before: LinkState, now: LinkState) -> Option<NetEvent> {
 
 /// One datagram. Any process may send to a netlink socket that it knows the address of; only the
 /// kernel sends from address 0.
-fn receive(socket: &Socket) -> io::Result<Vec<u8>> {
+fn receive(socket: &TokioSocket, context: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
     let mut bytes = Vec::with_capacity(READ_BYTES);
-    let (_, from) = socket.recv_from(&mut bytes, 0)?;
-    if from.port_number() != 0 {
-        bytes.clear();
-    }
-    Ok(bytes)
+    socket
+        .poll_recv_from(context, &mut bytes)
+        .map_ok(|from| match from.port_number() {
+            0 => std::mem::take(&mut bytes),
+            _ => Vec::new(),
+        })
 }
 
 #[cfg(test)]

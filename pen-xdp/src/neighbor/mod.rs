@@ -35,6 +35,15 @@ pub struct Resolved {
     pub mac: Option<[u8; 6]>,
 }
 
+/// What came of asking for a set of back ends.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// The MACs that the kernel knew already.
+    pub resolved: Vec<Resolved>,
+    /// Refusals, per back end: the others are not held up, and these are tried again.
+    pub failed: Vec<(IpAddr, io::Error)>,
+}
+
 /// What is done with an entry at stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hold {
@@ -77,17 +86,17 @@ impl Neighbors {
         })
     }
 
-    /// Makes `wanted` the set of back ends. Gives the MACs that are known at once (later ones
-    /// come by [`Neighbors::learn`]), and what failed, per back end: the others are not held up.
+    /// Makes `wanted` the set of back ends. MACs that are not known at once come later, by
+    /// [`Neighbors::learn`].
     ///
     /// # Errors
     /// The neighbour table can't be read.
-    pub fn want(
-        &mut self,
-        wanted: &BTreeSet<IpAddr>,
-    ) -> io::Result<(Vec<Resolved>, Vec<(IpAddr, io::Error)>)> {
+    pub fn want(&mut self, wanted: &BTreeSet<IpAddr>) -> io::Result<Asked> {
         let table = entry::table(&mut self.netlink, self.ifindex)?;
-        let mut failed = Vec::new();
+        let Asked {
+            mut resolved,
+            mut failed,
+        } = Asked::default();
         let gone: Vec<IpAddr> = self
             .entries
             .keys()
@@ -106,7 +115,6 @@ impl Neighbors {
                 let _ = entry::delete(&mut self.netlink, self.ifindex, address);
             }
         }
-        let mut resolved = Vec::new();
         for &address in wanted {
             if self.entries.contains_key(&address) {
                 continue;
@@ -122,7 +130,7 @@ impl Neighbors {
                 failed.push((address, error));
             }
         }
-        Ok((resolved, failed))
+        Ok(Asked { resolved, failed })
     }
 
     /// Takes in one notification of the kernel; gives what changed for a back end.

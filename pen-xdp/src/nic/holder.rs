@@ -67,13 +67,13 @@ impl fmt::Display for Holder {
 /// There is no such interface.
 pub fn who_holds_xdp(ifindex: u32) -> io::Result<Option<Holder>> {
     let message = super::find(&mut Netlink::open()?, super::indexed(ifindex))?;
-    let xdp = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::Xdp(xdp) => Some(xdp),
-            _ => None,
-        });
+    let xdp = message.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Xdp(xdp) = attribute {
+            Some(xdp)
+        } else {
+            None
+        }
+    });
     let Some((mode, program_id)) = xdp.and_then(|xdp| attached(xdp)) else {
         return Ok(None);
     };
@@ -105,7 +105,7 @@ fn attached(xdp: &[LinkXdp]) -> Option<(HookMode, u32)> {
                 XdpAttached::SocketBuffer => Some(HookMode::Generic),
                 XdpAttached::Hardware => Some(HookMode::Hardware),
                 XdpAttached::Multiple => Some(HookMode::Several),
-                _ => None,
+                XdpAttached::None | XdpAttached::Other(_) | _ => None,
             };
         } else if let LinkXdp::ProgId(id) = attribute {
             program_id = *id;

@@ -104,13 +104,13 @@ impl Nic {
 pub fn name(ifindex: u32) -> Option<String> {
     let mut netlink = Netlink::open().ok()?;
     let message = find(&mut netlink, indexed(ifindex)).ok()?;
-    message
-        .attributes
-        .into_iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name),
-            _ => None,
-        })
+    message.attributes.into_iter().find_map(|attribute| {
+        if let LinkAttribute::IfName(name) = attribute {
+            Some(name)
+        } else {
+            None
+        }
+    })
 }
 
 /// Carrier, MAC and MTU of an interface.
@@ -197,10 +197,11 @@ fn indexed(ifindex: u32) -> LinkMessage {
 }
 
 fn find(netlink: &mut Netlink, question: LinkMessage) -> io::Result<LinkMessage> {
-    match netlink.ask(RouteNetlinkMessage::GetLink(question))? {
-        RouteNetlinkMessage::NewLink(message) => Ok(message),
-        _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
-    }
+    let answer = netlink.ask(RouteNetlinkMessage::GetLink(question))?;
+    let RouteNetlinkMessage::NewLink(message) = answer else {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    };
+    Ok(message)
 }
 
 #[cfg(test)]
