@@ -19,8 +19,7 @@ demo:
 ## Every test, the traffic matrix by pairs.
 test:
 	packaging/setup.sh build test
-	$(BINARIES)
-	$(CARGO) test --release --locked --workspace
+	$(CARGO) test --locked --workspace
 
 ## Every test, the whole traffic matrix.
 test-all:
