@@ -43,7 +43,7 @@ pub const TABLE_SIZE_MIN: u32 = 251;
 /// Most slots that a pool's table may have.
 pub const TABLE_SIZE_MAX: u32 = 5_000_011;
 /// Bytes that one slot of a table takes.
-pub const SLOT_BYTES: u64 = 4;
+pub const SLOT_BYTES: u64 = 2;
 /// Least table memory, in bytes.
 pub const TABLE_MEMORY_MIN: u64 = 1 << 20;
 /// Most table memory, in bytes.
