@@ -106,7 +106,7 @@ impl Flow {
             sip.word(self.destination.low);
             sip.word(ports | TAG_FLOW6);
         }
-        sip.finish()
+        (sip.finish() >> 32) as u32
     }
 
     /// 32 hash bits of the client's address alone: Pen's form without `-r`.
@@ -116,7 +116,7 @@ impl Flow {
         sip.word(self.source.high);
         sip.word(self.source.low);
         sip.word(TAG_SOURCE);
-        sip.finish()
+        (sip.finish() >> 32) as u32
     }
 
     /// The flow seen from the other end: what an ICMP error quotes is the back end's answer.
@@ -179,11 +179,40 @@ impl Sip {
     }
 
     #[inline(always)]
-    fn finish(mut self) -> u32 {
+    fn finish(mut self) -> u64 {
         self.v2 ^= 0xff;
         self.round();
         self.round();
         self.round();
-        ((self.v0 ^ self.v1 ^ self.v2 ^ self.v3) >> 32) as u32
+        self.v0 ^ self.v1 ^ self.v2 ^ self.v3
+    }
+}
+
+impl HashKey {
+    /// The key for a configured seed: two words that differ in many bits for close seeds.
+    pub fn from_seed(seed: u64) -> Self {
+        let mix = Self {
+            k0: seed,
+            k1: !seed,
+        };
+        Self {
+            k0: mix.hash_bytes(b"k0"),
+            k1: mix.hash_bytes(b"k1"),
+        }
+    }
+
+    /// 64 hash bits of a text, for names and seeds; the length stands in the last word as in the
+    /// paper.
+    pub fn hash_bytes(self, bytes: &[u8]) -> u64 {
+        let mut sip = Sip::new(self);
+        for eight in bytes.chunks(8) {
+            let mut word = [0; 8];
+            for (to, from) in word.iter_mut().zip(eight) {
+                *to = *from;
+            }
+            sip.word(u64::from_le_bytes(word));
+        }
+        sip.word((bytes.len() as u64) << 56);
+        sip.finish()
     }
 }

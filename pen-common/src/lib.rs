@@ -7,8 +7,11 @@
 #![warn(missing_docs)]
 
 pub mod checksum;
+#[cfg(feature = "std")]
+pub mod config;
 pub mod flow;
 pub mod frame;
+#[cfg(feature = "std")]
 pub mod maglev;
 pub mod packet;
 pub mod rewrite;

@@ -15,12 +15,12 @@ use crate::{
 /// Number of a back end: 0 is nobody; stable as long as the back end keeps its name.
 pub type BackendId = u16;
 
-/// Elements of the VIP index in one bank. A power of two, and at least four times what is
-/// inserted, so that runs of full elements stay short.
-pub const VIP_SLOTS: u32 = 16_384;
+/// Elements of the VIP index in one bank. A power of two, and at least eight times what is
+/// inserted (a listener and its address), so that runs of full elements stay short.
+pub const VIP_SLOTS: u32 = 65_536;
 /// How many elements a look-up tries; insertion refuses beyond.
 pub const VIP_PROBES: u32 = 8;
-/// Listeners and addresses together that one index takes.
+/// Listeners that one index takes.
 pub const VIPS_MAX: usize = 4_096;
 /// Pools in one bank.
 pub const POOLS_MAX: u32 = 256;
@@ -44,7 +44,7 @@ pub const HEARTBEAT_NS_MAX: u64 = 200_000_000;
 /// Words of a bank's head.
 pub const HEAD_WORDS: usize = 8;
 
-const _: () = assert!(VIP_SLOTS.is_power_of_two() && VIPS_MAX * 4 <= VIP_SLOTS as usize);
+const _: () = assert!(VIP_SLOTS.is_power_of_two() && VIPS_MAX * 16 <= VIP_SLOTS as usize);
 const _: () = assert!(FRAGMENTS.is_power_of_two() && FRAGMENT_WAYS.is_power_of_two());
 const _: () = assert!(BACKENDS_MAX - 1 <= BackendId::MAX as u32);
 const _: () = assert!(BACKENDS_PER_POOL_MAX < BACKENDS_MAX as usize);

@@ -1,3 +1,4 @@
-//! The daemon.
+//! The daemon: control, and the planes that it steers.
 
+pub mod control;
 pub mod plane;
