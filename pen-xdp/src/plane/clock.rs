@@ -27,6 +27,9 @@ mod tests {
         let (before, start) = (coarse_ns(), Instant::now());
         std::thread::sleep(Duration::from_millis(50));
         let (coarse, fine) = (coarse_ns() - before, start.elapsed().as_nanos() as u64);
-        assert!(before > 0 && coarse.abs_diff(fine) <= 20_000_000, "{coarse} {fine}");
+        assert!(
+            before > 0 && coarse.abs_diff(fine) <= 20_000_000,
+            "{coarse} {fine}"
+        );
     }
 }

@@ -121,9 +121,18 @@ mod tests {
         let mut hand = Hand::new();
         let first = groups(&mut hand, &[(1, true); SEGMENTS_MAX + 1]);
         let pieces = 0..SEGMENTS_MAX;
-        assert_eq!(first, [Group::Excess { pieces, last: false }]);
+        assert_eq!(
+            first,
+            [Group::Excess {
+                pieces,
+                last: false
+            }]
+        );
         let second = groups(&mut hand, &[(1, false), (2, false)]);
         let pieces = 0..2;
-        assert_eq!(second, [Group::Excess { pieces, last: true }, Group::Packet(2..3)]);
+        assert_eq!(
+            second,
+            [Group::Excess { pieces, last: true }, Group::Packet(2..3)]
+        );
     }
 }
