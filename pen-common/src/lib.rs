@@ -9,6 +9,8 @@
 pub mod checksum;
 #[cfg(feature = "std")]
 pub mod config;
+#[cfg(feature = "std")]
+pub mod control;
 pub mod flow;
 pub mod frame;
 #[cfg(feature = "std")]

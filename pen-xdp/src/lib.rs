@@ -1,4 +1,11 @@
 //! The daemon: control, and the planes that it steers.
 
+pub mod announce;
+pub mod cli;
 pub mod control;
 pub mod plane;
+pub mod neighbor;
+pub mod netlink;
+pub mod nic;
+pub mod ownership;
+pub mod watch;

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Listener, Protocol};
+use super::{Backend, Listener, Protocol};
 
 /// A back end as written in Pen's positional form. Fields from the right may be absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,19 @@ pub struct HostPort {
     pub weight: Option<u16>,
     /// Priority, 0 if absent.
     pub prio: u32,
+}
+
+impl HostPort {
+    /// Writes what was given over `backend`, whose name becomes the host as written.
+    pub(crate) fn fill(self, backend: &mut Backend) {
+        backend.name.clone_from(&self.host);
+        backend.host = self.host;
+        backend.port = self.port;
+        backend.weight = self.weight.unwrap_or(1);
+        backend.max = self.max;
+        backend.hard = self.hard;
+        backend.prio = self.prio;
+    }
 }
 
 /// Parses `address[:port][/tcp|/udp]`; the port is 0 (all ports) if absent, the protocol

@@ -6,16 +6,24 @@
 
 mod address;
 mod check;
+mod commands;
 mod error;
+mod given;
+mod keys;
 pub mod nearest;
-mod words;
+mod pen_line;
+mod toml;
+pub(crate) mod words;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 pub use address::{HostPort, parse_listener, parse_server};
 pub use check::{Checked, check_interface};
+pub use commands::{Change, Command, CommandFault, ServerRef};
 pub use error::{ConfigError, ConfigErrors, Place};
+pub use keys::documented;
+pub use pen_line::PenLine;
 use words::words;
 
 /// Most listeners (address + protocol + port) in one process.
@@ -317,6 +325,17 @@ impl Backend {
             hard: 0,
             prio: 0,
             blacklist: 0,
+        }
+    }
+}
+
+impl Backend {
+    /// A back end of which nothing has been said yet.
+    pub(crate) fn unsaid() -> Self {
+        Self {
+            name: String::new(),
+            host: String::new(),
+            ..Self::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
         }
     }
 }
