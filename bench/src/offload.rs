@@ -1,0 +1,24 @@
+//! Where checksums and segments that a sender left to hardware are finished. In a lab there is no hardware: veth hands
+//! such frames on unfinished, and whoever takes them out of the kernel's hands must finish them.
+
+use anyhow::Result;
+
+use crate::namespace::Namespace;
+
+/// Which of the switch's ports finish checksums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Offloads {
+    /// As the kernel sets them: nobody finishes anything between the client's and the back end's sockets.
+    #[default]
+    AsKernelSets,
+    /// The load balancer's switch port finishes sums and segments: what arrives is what a wire would carry.
+    SwitchPortTxOff,
+    /// The back ends' switch ports finish the sums of frames still marked unfinished: the last hop is a wire. Shows
+    /// whether a frame was finished twice, or finished and left marked; from veth to veth that difference hides.
+    BackendPortTxOff,
+}
+
+/// Makes everything that leaves the switch by `port` finished: sums in software, segments at most one MTU.
+pub(crate) fn finish_at(switch: &Namespace, port: &str) -> Result<()> {
+    switch.ethtool(&format!("-K {port} tx off")).map(drop)
+}
