@@ -1,1 +1,10 @@
-//! The daemon.
+//! The daemon: control, and the planes that it steers.
+
+pub mod announce;
+pub mod cli;
+pub mod control;
+pub mod neighbor;
+pub mod netlink;
+pub mod nic;
+pub mod ownership;
+pub mod watch;

@@ -1,0 +1,5 @@
+//! What changes Pen while it runs: every change is a [`state::Command`], applied whole or refused
+//! whole, compiled into a [`snapshot::Snapshot`] and published to the data plane.
+
+pub mod snapshot;
+pub mod state;
