@@ -4,7 +4,8 @@
 #   bench/vm/initramfs.sh KERNEL OUT MODULE[,MODULE..] [PROGRAM[:PLACE] ..]
 #
 # KERNEL is the folder that kernel.sh printed. Every PROGRAM is put at PLACE (default /bin/NAME)
-# with the libraries that ldd finds, stripped of debugging symbols; anything that is not an ELF file is copied as it is.
+# without debugging symbols and with the libraries that ldd finds; what is no program of this
+# machine is only copied.
 set -euo pipefail
 
 fail() { echo "vm: $*" >&2; exit 1; }
@@ -19,7 +20,8 @@ add_libraries() { # PROGRAM
 
 add_program() { # FILE PLACE
     install -D -m 755 "$1" "$root$2"
-    if [ "$(head -c 4 "$1" | tr -d '\0')" = $'\x7fELF' ]; then
+    # Scripts, text and objects for other machines stay as they are.
+    if ldd "$1" >/dev/null 2>&1; then
         strip --strip-debug "$root$2"
         add_libraries "$1"
     fi

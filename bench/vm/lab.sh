@@ -29,7 +29,9 @@ lab_namespace() { # NAME
 
 lab_host() { # NAMESPACE PORT ADDRESS ADDRESS6
     lab_namespace "$1"
-    ip link add "$2" netns "$sw" type veth peer name eth0 netns "$1"
+    # A MAC that ends as the address does: easily read in a trace.
+    ip link add "$2" netns "$sw" type veth \
+        peer name eth0 address "02:00:00:99:00:${4##*:}" netns "$1"
     ip -n "$sw" link set "$2" master br0 up
     ip -n "$1" addr add "$3/24" dev eth0
     ip -n "$1" addr add "$4/64" dev eth0

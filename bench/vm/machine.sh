@@ -19,8 +19,8 @@ machine_boot() { # KERNEL INITRD QEMU-NETWORK-ARGUMENTS..
         -display none -nodefaults -no-reboot \
         -serial "file:$logs/console.log" \
         -chardev stdio,id=commands,signal=off -serial chardev:commands \
-        -kernel "$kernel/vmlinuz" -initrd "$initrd" \
-        -append "console=ttyS0 quiet panic=1 mitigations=off random.trust_cpu=on" \
+        -kernel "$kernel/vmlinux" -initrd "$initrd" \
+        -append "console=ttyS0 panic=1 mitigations=off random.trust_cpu=on" \
         "$@" <"$work/in" >"$work/out" 2>"$logs/qemu.log" &
     machine_pid=$!
     exec {to_machine}>"$work/in" {from_machine}<"$work/out"
