@@ -133,7 +133,16 @@ async fn converse(
         }
     };
     timeout(CLIENT, stream.write_all(answer.as_bytes())).await??;
-    stream.shutdown().await
+    stream.shutdown().await?;
+    // A socket closed with something unread in it is reset, and the client loses its answer.
+    timeout(CLIENT, swallow(&mut stream)).await?
+}
+
+/// Reads away what a client sends beyond its line.
+async fn swallow(stream: &mut UnixStream) -> io::Result<()> {
+    let mut part = [0; 1024];
+    while stream.read(&mut part).await? > 0 {}
+    Ok(())
 }
 
 /// Up to the first line feed, the end of what the client sends, or one byte more than a request
