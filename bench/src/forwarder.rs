@@ -3,7 +3,8 @@
 //!
 //! **A frame is in exactly one place**: posted for receive (fill ring, kernel, rx ring), in hand (`batch`, between two calls of
 //! one pass), or posted for send (tx ring, kernel, completion ring). Every ring has room for all frames of its
-//! UMEM, so no produce call can come short.
+//! UMEM, so no produce call can come short; the fill ring for twice as many, because the kernel shows a received frame
+//! before it gives up the frame's place there.
 #![allow(
     unsafe_code,
     reason = "xsk-rs marks its ring operations unsafe: they trust the caller with frame ownership"
@@ -89,7 +90,7 @@ impl Forwarder {
         let size = QueueSize::new(FRAMES)?;
         let umem_config = UmemConfig::builder()
             .frame_size(FrameSize::new(FRAME_BYTES)?)
-            .fill_queue_size(size)
+            .fill_queue_size(QueueSize::new(2 * FRAMES)?)
             .comp_queue_size(size)
             .build()?;
         let count = NonZeroU32::new(FRAMES).context("no frames")?;

@@ -1,5 +1,5 @@
-//! Programs for measurements only: two baselines that decide nothing, and a wrapper that lets a
-//! test-run meet the same frame again and again.
+//! Programs for measurements only: two baselines that decide nothing, a sink that counts what they
+//! deliver, and a wrapper that lets a test-run meet the same frame again and again.
 #![no_std]
 #![no_main]
 #![allow(
@@ -8,8 +8,8 @@
 )]
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_ABORTED, XDP_PASS, XDP_TX},
-    btf_maps::{ProgramArray, XskMap},
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
+    btf_maps::{Array, ProgramArray, XskMap},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -21,6 +21,12 @@ static UNDER_TEST: ProgramArray<1> = ProgramArray::new();
 /// The queues' AF_XDP sockets.
 #[btf_map]
 static SOCKETS: XskMap<{ QUEUES_MAX as usize }> = XskMap::new();
+/// Frames that came back for a back end. One element, written by one receive queue at a time.
+#[btf_map]
+static DELIVERED: Array<u64, 1> = Array::new();
+
+/// How the MAC of every back end begins in a measurement: first word, low half.
+const BACKEND_MAC: u32 = u16::from_ne_bytes([0x02, 0xbe]) as u32;
 
 /// Set by the loader: the frame's first twelve bytes as they were sent.
 #[unsafe(no_mangle)]
@@ -72,6 +78,24 @@ pub fn redirect(context: XdpContext) -> u32 {
     match SOCKETS.redirect(context.rx_queue_index(), u64::from(XDP_PASS)) {
         Ok(action) | Err(action) => action,
     }
+}
+
+/// Counts and drops the frames to a back end; all else, such as ARP requests, is the kernel's.
+#[xdp]
+pub fn sink(context: XdpContext) -> u32 {
+    let Some(macs) = macs(&context) else {
+        return XDP_PASS;
+    };
+    // SAFETY: `macs` has compared the twelve bytes with the frame's end.
+    let [first, ..] = unsafe { macs.read_unaligned() };
+    let Some(delivered) = DELIVERED.get_ptr_mut(0).filter(|_| first & 0xffff == BACKEND_MAC) else {
+        return XDP_PASS;
+    };
+    // SAFETY: the map's memory, always mapped.
+    let count = unsafe { delivered.read() };
+    // SAFETY: as above.
+    unsafe { delivered.write(count + 1) };
+    XDP_DROP
 }
 
 #[panic_handler]

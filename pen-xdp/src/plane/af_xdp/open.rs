@@ -297,10 +297,13 @@ fn bind(config: &XskConfig, rung: Rung) -> io::Result<Rings> {
     let ring = QueueSize::new(config.frames).map_err(io::Error::other)?;
     // Smaller than the fill ring: while the worker is away, that one still has frames.
     let rx_ring = QueueSize::new(config.frames / 2).map_err(io::Error::other)?;
+    // The kernel shows a received frame before it gives up the frame's place in the fill ring, so
+    // one that has already been sent and completed may come back to a ring that looks full.
+    let fill_ring = QueueSize::new(config.frames * 2).map_err(io::Error::other)?;
     let frames = NonZeroU32::new(config.frames).ok_or(io::ErrorKind::InvalidInput)?;
     let umem_config = UmemConfig::builder()
         .frame_size(FrameSize::new(FRAME_SIZE).map_err(io::Error::other)?)
-        .fill_queue_size(ring)
+        .fill_queue_size(fill_ring)
         .comp_queue_size(ring)
         .build()
         .map_err(io::Error::other)?;

@@ -1,0 +1,270 @@
+//! The generator: offers frames on one end of a wire over AF_XDP and counts what comes back for back ends.
+//!
+//! It is a closed loop: no more than `window` frames are ever under way, fewer than any ring or buffer between here and
+//! the sink holds. So the rate that comes out is the forwarder's rate without loss, found in one run and
+//! without a search, and a frame that is lost is a fault to be told, not the usual way to find the limit.
+#![allow(
+    unsafe_code,
+    reason = "xsk-rs marks its ring operations unsafe: they trust the caller with frame ownership"
+)]
+
+use std::io::Write;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
+use aya::maps::{Array, MapData};
+use aya::programs::Xdp;
+use aya::programs::xdp::XdpMode;
+use clap::Args;
+use lab::Mac;
+use serde::{Deserialize, Serialize};
+use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
+use xsk_rs::{CompQueue, FrameDesc, Socket, TxQueue, Umem};
+
+use crate::busy::busy_seconds;
+use crate::traffic::{FRAME_BYTES, Traffic};
+
+/// Frames of the generator's UMEM; more than any window.
+const FRAMES: u32 = 1024;
+/// Frames sent by one wake-up, as far as the kernel goes along: 32 before 6.17.
+const BATCH: usize = 32;
+/// Left out at the start of a run: caches warm up, workers wake up.
+const WARM_UP: Duration = Duration::from_millis(100);
+/// Nothing came back for so long: what is under way is lost.
+const LOST_AFTER: Duration = Duration::from_millis(20);
+
+/// What to offer, on which interface.
+#[derive(Args, Debug)]
+pub struct Options {
+    #[arg(long)]
+    interface: String,
+    /// The MAC that the frames are sent to
+    #[arg(long)]
+    to: Mac,
+    #[arg(long)]
+    milliseconds: u64,
+    #[arg(long, default_value_t = 1)]
+    flows: usize,
+    #[arg(long, default_value_t = 1)]
+    vips: usize,
+    /// Frames under way at most
+    #[arg(long)]
+    window: usize,
+    #[arg(long)]
+    core: usize,
+    /// The eBPF object with the program `sink`
+    #[arg(long)]
+    object: PathBuf,
+}
+
+/// What came of one run.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Length of the measured part, seconds.
+    pub seconds: f64,
+    /// Frames that came back for a back end in that time.
+    pub delivered: u64,
+    /// CPU-seconds that all cores together were busy in that time.
+    pub busy: f64,
+    /// Frames sent in the whole run, warm-up and all.
+    pub sent_in_all: u64,
+    /// Of those, frames that never came back.
+    pub lost: u64,
+}
+
+impl Outcome {
+    /// Frames a second.
+    pub fn rate(&self) -> f64 {
+        self.delivered as f64 / self.seconds
+    }
+
+    /// Frames for each second of each busy core.
+    pub fn per_cpu_second(&self) -> f64 {
+        self.delivered as f64 / self.busy
+    }
+
+    /// Share of the frames that was lost.
+    pub fn loss(&self) -> f64 {
+        self.lost as f64 / self.sent_in_all.max(1) as f64
+    }
+}
+
+/// Runs the generator and prints an [`Outcome`] as JSON.
+pub fn main(options: &Options) -> Result<()> {
+    let id = options.core;
+    ensure!(core_affinity::set_for_current(core_affinity::CoreId { id }), "there is no core {id}");
+    let traffic = Traffic { flows: options.flows, vips: options.vips };
+    let sink = Sink::attach(&options.interface, options)?;
+    let sender = Sender::open(&options.interface, traffic.frames(options.to))?;
+    let outcome = Loop::new(sender, sink, options.window).run(options.milliseconds)?;
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
+}
+
+/// The program at this end, which counts and drops frames to back ends; detached when dropped.
+struct Sink {
+    delivered: Array<MapData, u64>,
+    _program: Ebpf,
+}
+
+impl Sink {
+    fn attach(interface: &str, options: &Options) -> Result<Self> {
+        let object = &options.object;
+        let mut ebpf =
+            Ebpf::load_file(object).with_context(|| format!("loading {}", object.display()))?;
+        let map = ebpf.take_map("DELIVERED").context("the object has no map DELIVERED")?;
+        let program: &mut Xdp =
+            ebpf.program_mut("sink").context("the object has no program sink")?.try_into()?;
+        program.load().context("loading the sink")?;
+        program
+            .attach(interface, XdpMode::Driver)
+            .with_context(|| format!("attaching the sink to {interface}"))?;
+        Ok(Self { delivered: Array::try_from(map)?, _program: ebpf })
+    }
+
+    fn delivered(&self) -> Result<u64> {
+        self.delivered.get(&0, 0).context("reading the sink's counter")
+    }
+}
+
+/// An AF_XDP socket that only sends. A frame is in `free` or posted for send (tx ring, kernel, completion ring).
+struct Sender {
+    umem: Umem,
+    tx: TxQueue,
+    completion: CompQueue,
+    free: Vec<FrameDesc>,
+    /// Where completed frames are read into; what is in there is not ours but by its count.
+    scratch: Vec<FrameDesc>,
+    frames: Vec<[u8; FRAME_BYTES]>,
+    next: usize,
+}
+
+impl Sender {
+    fn open(interface: &str, frames: Vec<[u8; FRAME_BYTES]>) -> Result<Self> {
+        let size = QueueSize::new(FRAMES)?;
+        let count = NonZeroU32::new(FRAMES).context("no frames")?;
+        let umem_config = UmemConfig::builder().comp_queue_size(size).build()?;
+        let (umem, free) = Umem::new(umem_config, count, false).context("making a UMEM")?;
+        let config = SocketConfig::builder()
+            .tx_queue_size(size)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+        let name: Interface = interface.parse()?;
+        // SAFETY: the UMEM is not shared: this is its first and only socket.
+        let made = unsafe { Socket::new(config, &umem, &name, 0) };
+        let (tx, _, rings) = made.with_context(|| format!("binding queue 0 of {interface}"))?;
+        let (_, completion) = rings.context("the first socket of a UMEM has its rings")?;
+        let scratch = free[..BATCH].to_vec();
+        Ok(Self { umem, tx, completion, free, scratch, frames, next: 0 })
+    }
+
+    /// Sends up to [`BATCH`] frames and says how many.
+    fn send(&mut self, count: usize) -> Result<usize> {
+        let first = self.free.len() - count.min(BATCH).min(self.free.len());
+        for descriptor in &mut self.free[first..] {
+            // SAFETY: the descriptor is in `free`: nobody else touches its frame.
+            let mut data = unsafe { self.umem.data_mut(descriptor) };
+            let mut cursor = data.cursor();
+            cursor.set_pos(0);
+            cursor.write_all(&self.frames[self.next]).context("a frame fits its buffer")?;
+            self.next += 1;
+            if self.next == self.frames.len() {
+                self.next = 0;
+            }
+        }
+        // SAFETY: these were in `free` and leave it in the next line.
+        let posted = unsafe { self.tx.produce(&self.free[first..]) };
+        ensure!(first + posted == self.free.len(), "the tx ring has room for every frame");
+        self.free.truncate(first);
+        self.push()?;
+        Ok(posted)
+    }
+
+    /// Lets the kernel send what is posted.
+    fn push(&self) -> Result<()> {
+        if self.tx.needs_wakeup() {
+            self.tx.wakeup().context("sending")?;
+        }
+        Ok(())
+    }
+
+    fn reclaim(&mut self) {
+        loop {
+            // SAFETY: `scratch` is of this UMEM, and its contents were copied out.
+            let completed = unsafe { self.completion.consume(&mut self.scratch) };
+            self.free.extend_from_slice(&self.scratch[..completed]);
+            if completed < self.scratch.len() {
+                return;
+            }
+        }
+    }
+}
+
+struct Loop {
+    sender: Sender,
+    sink: Sink,
+    window: usize,
+    sent: u64,
+    /// Delivered, or given up as lost.
+    settled: u64,
+    delivered: u64,
+    progress: Instant,
+}
+
+impl Loop {
+    fn new(sender: Sender, sink: Sink, window: usize) -> Self {
+        let progress = Instant::now();
+        Self { sender, sink, window, sent: 0, settled: 0, delivered: 0, progress }
+    }
+
+    fn run(&mut self, milliseconds: u64) -> Result<Outcome> {
+        self.run_until(Instant::now() + WARM_UP)?;
+        let (start, first, busy) = (Instant::now(), self.delivered, busy_seconds()?);
+        self.run_until(start + Duration::from_millis(milliseconds))?;
+        let (seconds, delivered) = (start.elapsed().as_secs_f64(), self.delivered - first);
+        let busy = busy_seconds()? - busy;
+        let end = Instant::now() + LOST_AFTER;
+        while self.delivered < self.sent && Instant::now() < end {
+            self.sender.push()?;
+            self.look()?;
+        }
+        let (sent_in_all, lost) = (self.sent, self.sent.saturating_sub(self.delivered));
+        Ok(Outcome { seconds, delivered, busy, sent_in_all, lost })
+    }
+
+    fn run_until(&mut self, end: Instant) -> Result<()> {
+        loop {
+            let now = self.look()?;
+            if now > end {
+                return Ok(());
+            }
+            let under_way = (self.sent - self.settled) as usize;
+            let room = self.window.saturating_sub(under_way);
+            self.sender.reclaim();
+            if room >= BATCH {
+                self.sent += self.sender.send(room)? as u64;
+            } else if self.sender.free.len() < FRAMES as usize {
+                // A wake-up may have left some of a batch unsent.
+                self.sender.push()?;
+            }
+        }
+    }
+
+    /// Reads the counter, and gives up what is under way when it stands still.
+    fn look(&mut self) -> Result<Instant> {
+        let (now, delivered) = (Instant::now(), self.sink.delivered()?);
+        if delivered != self.delivered {
+            self.settled = (self.settled + delivered - self.delivered).min(self.sent);
+            self.delivered = delivered;
+            self.progress = now;
+        } else if now - self.progress > LOST_AFTER {
+            self.settled = self.sent;
+            self.progress = now;
+        }
+        Ok(now)
+    }
+}
