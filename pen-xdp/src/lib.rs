@@ -3,9 +3,9 @@
 pub mod announce;
 pub mod cli;
 pub mod control;
-pub mod plane;
 pub mod neighbor;
 pub mod netlink;
 pub mod nic;
 pub mod ownership;
+pub mod plane;
 pub mod watch;
