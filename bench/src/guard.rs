@@ -24,7 +24,7 @@ spaces=$(ls /run/netns 2>/dev/null | grep "^$1-")
 for space in $spaces; do
     for pid in $(ip netns pids "$space" 2>/dev/null); do kill -s KILL "$pid" 2>/dev/null; done
 done
-for space in $spaces; do ip netns delete "$space" 2>/dev/null; done
+for space in $spaces; do echo "netns delete $space"; done | ip -force -batch - 2>/dev/null
 umount "/run/$1/bpf" 2>/dev/null || umount -l "/run/$1/bpf" 2>/dev/null
 rm -rf --one-file-system "/run/$1"
 "#;

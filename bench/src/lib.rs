@@ -48,5 +48,5 @@ pub use pcap::{read_pcap, write_pcap};
 pub use peer::{Peer, binary, neighbour, object, send_frames};
 pub use process::{Output, Process, Signal};
 pub use require::{installed, missing, ready, skip};
-pub use server::{Iperf, Nginx, big_file, download_is_intact, fetch};
+pub use server::{Iperf, Nginx, big_file, download_is_intact, fetch, fetch_within};
 pub use topology::{Builder, Lab};

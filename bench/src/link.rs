@@ -1,9 +1,7 @@
 //! Cables: one end a port of the switch's bridge, the other end a machine's `eth0`.
 
-use anyhow::Result;
-
 use crate::address::Station;
-use crate::namespace::{Namespace, ip};
+use crate::namespace::Namespace;
 
 /// The name of every machine's interface on the segment.
 pub const NIC: &str = "eth0";
@@ -40,32 +38,38 @@ pub(crate) struct Cable<'a> {
 }
 
 impl Cable<'_> {
-    /// Makes both ends, in their namespaces from the start, and brings them up.
-    pub(crate) fn plug(&self) -> Result<()> {
+    /// The `ip` command (outside of any namespace) that makes both ends, in their namespaces from the start.
+    pub(crate) fn creation(&self) -> String {
         let (mtu, port) = (self.mtu, &self.port);
-        let queues = format!("numrxqueues {0} numtxqueues {0}", self.queues);
         let (inner, mac) = match self.nic {
             Nic::Veth => (NIC, format!("address {}", self.station.mac())),
             Nic::Macvlan => (UNDERLAY, String::new()),
         };
         let (switch, machine) = (self.switch.name(), self.machine.name());
-        let words = format!(
+        let queues = format!("numrxqueues {0} numtxqueues {0}", self.queues);
+        format!(
             "link add {port} netns {switch} mtu {mtu} {queues} type veth \
              peer name {inner} netns {machine} mtu {mtu} {mac} {queues}"
-        );
-        ip(words.split_whitespace())?;
-        self.switch
-            .ip(&format!("link set {port} master {BRIDGE} up"))?;
-        self.machine.ip(&format!("link set {inner} up"))?;
-        if self.nic == Nic::Macvlan {
-            let mac = self.station.mac();
-            self.machine.ip(&format!(
-                "link add link {UNDERLAY} name {NIC} address {mac} mtu {mtu} type macvlan mode bridge"
-            ))?;
-            self.machine.ip(&format!("link set {NIC} up"))?;
+        )
+    }
+
+    /// The commands in the switch that put this end to the others.
+    pub(crate) fn at_switch(&self) -> String {
+        format!("link set {} master {BRIDGE} up", self.port)
+    }
+
+    /// The commands in the machine that bring its end up.
+    pub(crate) fn at_machine(&self) -> Vec<String> {
+        let up = |interface| format!("link set {interface} up");
+        match self.nic {
+            Nic::Veth => vec![up("lo"), up(NIC)],
+            Nic::Macvlan => {
+                let (mac, mtu) = (self.station.mac(), self.mtu);
+                let macvlan = format!(
+                    "link add link {UNDERLAY} name {NIC} address {mac} mtu {mtu} type macvlan mode bridge"
+                );
+                vec![up("lo"), up(UNDERLAY), macvlan, up(NIC)]
+            }
         }
-        // Frames that the far end sends by XDP_TX or redirect are dropped unless this end polls: with a program or GRO.
-        self.switch.ethtool(&format!("-K {port} gro on"))?;
-        Ok(())
     }
 }

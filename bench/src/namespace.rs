@@ -1,6 +1,7 @@
 //! One network namespace: a machine of the lab.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,18 +23,14 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes the namespace `name`; its loopback is up. The lab's guard deletes it.
-    pub(crate) fn create(name: String, folder: PathBuf) -> Result<Self> {
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("creating {}", folder.display()))?;
-        ip(["netns", "add", name.as_str()])?;
-        let namespace = Self {
+    /// The namespace `name`, which the caller makes (with others, in one go) and the lab's guard deletes.
+    pub(crate) fn new(name: String, folder: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        Ok(Self {
             name,
             folder,
             numbers: AtomicU32::new(0),
-        };
-        namespace.ip("link set lo up")?;
-        Ok(namespace)
+        })
     }
 
     /// The name that `ip netns` knows.
@@ -133,6 +130,14 @@ impl Namespace {
             .chain(words.split_whitespace()))
     }
 
+    /// Several `ip -n NAMESPACE` commands by one program: a lab needs a hundred of them.
+    ///
+    /// # Errors
+    /// One was refused; the following were not tried.
+    pub fn ip_batch(&self, lines: &[String]) -> Result<()> {
+        ip_batch(&["-n", &self.name], &self.folder, lines)
+    }
+
     /// Writes kernel settings, each `name=value` in sysctl's dotted form.
     pub fn sysctl(&self, settings: &[&str]) -> Result<()> {
         self.run_ok("sysctl", ["-q", "-w"].iter().chain(settings))
@@ -150,4 +155,16 @@ pub(crate) fn ip<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Output>
     let mut command = Command::new("ip");
     command.args(words);
     process::run_ok(command, RUN_LIMIT)
+}
+
+/// Several `ip` commands by one program, read from a file in `folder`.
+pub(crate) fn ip_batch(options: &[&str], folder: &Path, lines: &[String]) -> Result<()> {
+    let file = folder.join("ip.batch");
+    let text = lines.join("\n") + "\n";
+    fs::write(&file, &text).with_context(|| format!("writing {}", file.display()))?;
+    let path = file.to_string_lossy();
+    // ip names the line that it stumbles over.
+    ip(options.iter().copied().chain(["-batch", &*path]))
+        .map(drop)
+        .with_context(|| text)
 }

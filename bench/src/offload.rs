@@ -1,10 +1,6 @@
 //! Where checksums and segments that a sender left to hardware are finished. In a lab there is no hardware: veth hands
 //! such frames on unfinished, and whoever takes them out of the kernel's hands must finish them.
 
-use anyhow::Result;
-
-use crate::namespace::Namespace;
-
 /// Which of the switch's ports finish checksums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Offloads {
@@ -18,7 +14,17 @@ pub enum Offloads {
     BackendPortTxOff,
 }
 
-/// Makes everything that leaves the switch by `port` finished: sums in software, segments at most one MTU.
-pub(crate) fn finish_at(switch: &Namespace, port: &str) -> Result<()> {
-    switch.ethtool(&format!("-K {port} tx off")).map(drop)
+impl Offloads {
+    /// ethtool's settings for the load balancers' ports of the switch, and for the back ends' ports.
+    ///
+    /// `tx off`: what leaves by the port is finished, sums in software, segments at most one MTU.
+    /// `gro on`: frames that the far end sends by XDP_TX or redirect are dropped unless this end polls, be it for a
+    /// program of its own or for GRO.
+    pub(crate) fn port_settings(self) -> (&'static str, &'static str) {
+        match self {
+            Self::AsKernelSets => ("gro on", "gro on"),
+            Self::SwitchPortTxOff => ("gro on tx off", "gro on"),
+            Self::BackendPortTxOff => ("gro on", "gro on tx off"),
+        }
+    }
 }

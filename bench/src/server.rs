@@ -126,14 +126,23 @@ pub fn big_file(lab: &Lab) -> Result<PathBuf> {
 /// No answer within 10 s or a status other than 2xx; the text is curl's.
 pub fn fetch(from: &Namespace, address: IpAddr, port: u16, path: &str) -> Result<String> {
     let url = format!("http://{}{path}", host_port(address, port));
+    fetch_within(Duration::from_secs(10), from, &url)
+}
+
+/// Fetches `url`, waiting at most `limit`: a short one to see that nobody answers.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_within(limit: Duration, from: &Namespace, url: &str) -> Result<String> {
+    let seconds = limit.as_secs_f64().to_string();
     let words = [
         "--globoff",
         "--silent",
         "--show-error",
         "--fail",
         "--max-time",
-        "10",
-        &url,
+        &seconds,
+        url,
     ];
     Ok(from.run_ok("curl", words)?.stdout)
 }

@@ -20,8 +20,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::address::{BACKENDS_MAX, BALANCERS_MAX, PREFIX_V4, PREFIX_V6, Station};
 use crate::guard::{self, Guard};
 use crate::link::{BRIDGE, Cable, NIC, Nic};
-use crate::namespace::Namespace;
-use crate::offload::{self, Offloads};
+use crate::namespace::{Namespace, ip_batch};
+use crate::offload::Offloads;
 use crate::process;
 
 /// How long a lab may take until every address is usable.
@@ -103,6 +103,14 @@ impl Lab {
         &self.backends
     }
 
+    /// Every machine but the switch: client, load balancers, back ends.
+    pub fn machines(&self) -> impl Iterator<Item = &Namespace> {
+        [&self.client]
+            .into_iter()
+            .chain(&self.balancers)
+            .chain(&self.backends)
+    }
+
     /// A folder for files, removed with the lab.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -122,12 +130,9 @@ impl Lab {
     /// Writes VIP -> `station` into the client's neighbour tables; a back end here is the way around any load balancer.
     pub fn point_vips_at(&self, station: Station) -> Result<()> {
         let mac = station.mac();
-        for vip in self.vips() {
-            self.client.ip(&format!(
-                "neigh replace {vip} lladdr {mac} dev {NIC} nud permanent"
-            ))?;
-        }
-        Ok(())
+        let line = |vip| format!("neigh replace {vip} lladdr {mac} dev {NIC} nud permanent");
+        self.client
+            .ip_batch(&self.vips().map(line).collect::<Vec<_>>())
     }
 
     /// Forgets what the client knows about the VIPs' MACs, so that it asks again.
@@ -236,7 +241,7 @@ impl Builder {
         let folder = guard::folder(&name);
         mount_bpffs(&folder.join("bpf"))?;
         let space =
-            |machine: String| Namespace::create(format!("{name}-{machine}"), folder.join(&machine));
+            |machine: String| Namespace::new(format!("{name}-{machine}"), folder.join(&machine));
         let numbered = |machine: &'static str, count| {
             (0..count)
                 .map(|i| space(format!("{machine}{i}")))
@@ -251,6 +256,11 @@ impl Builder {
             folder: folder.clone(),
             _guard: guard,
         };
+        let spaces = lab.machines().chain([&lab.switch]);
+        let additions: Vec<_> = spaces
+            .map(|space| format!("netns add {}", space.name()))
+            .collect();
+        ip_batch(&[], &folder, &additions)?;
         self.set_kernels(&lab)?;
         self.plug(&lab)?;
         wait_until_usable(&lab)?;
@@ -288,63 +298,93 @@ impl Builder {
     }
 
     fn plug(&self, lab: &Lab) -> Result<()> {
-        let mtu = self.mtu;
-        // Without a querier, snooping would end in not delivering what was asked for.
-        lab.switch.ip(&format!(
-            "link add {BRIDGE} mtu {mtu} type bridge mcast_snooping 0"
-        ))?;
-        lab.switch.ip(&format!("link set {BRIDGE} up"))?;
-        let cable = |port: &str, machine, station| Cable {
+        let (balancer_settings, backend_settings) = self.offloads.port_settings();
+        let cable = |port: String, machine, station| Cable {
             switch: &lab.switch,
-            port: port.to_owned(),
+            port,
             machine,
             station,
             nic: Nic::Veth,
             queues: 1,
-            mtu,
+            mtu: self.mtu,
         };
-        cable("client", &lab.client, Station::client()).plug()?;
-        address(&lab.client, Station::client())?;
+        let client = cable("client".into(), &lab.client, Station::client());
+        let mut settings = vec!["-K client gro on".to_owned()];
+        let mut machines = vec![(client, addresses(Station::client()))];
         for (index, balancer) in lab.balancers.iter().enumerate() {
-            let (port, station) = (format!("lb{index}"), Station::balancer(index));
-            let plain = cable(&port, balancer, station);
-            Cable {
-                nic: self.nic,
-                queues: self.queues,
-                ..plain
-            }
-            .plug()?;
-            if self.addressed {
-                address(balancer, station)?;
-            }
-            if self.offloads == Offloads::SwitchPortTxOff {
-                offload::finish_at(&lab.switch, &port)?;
-            }
+            let station = Station::balancer(index);
+            let plain = cable(format!("lb{index}"), balancer, station);
+            let lines = if self.addressed {
+                addresses(station)
+            } else {
+                Vec::new()
+            };
+            machines.push((
+                Cable {
+                    nic: self.nic,
+                    queues: self.queues,
+                    ..plain
+                },
+                lines,
+            ));
+            settings.push(format!("-K lb{index} {balancer_settings}"));
         }
         for (index, backend) in lab.backends.iter().enumerate() {
-            let (port, station) = (format!("be{index}"), Station::backend(index));
-            cable(&port, backend, station).plug()?;
-            address(backend, station)?;
-            for vip in 0..self.vips {
-                let vip = Station::vip(vip);
-                backend.ip(&format!("addr add {}/32 dev lo", vip.v4()))?;
-                backend.ip(&format!("addr add {}/128 dev lo nodad", vip.v6()))?;
-            }
-            if self.offloads == Offloads::BackendPortTxOff {
-                offload::finish_at(&lab.switch, &port)?;
-            }
+            let station = Station::backend(index);
+            let mut lines = addresses(station);
+            lines.extend((0..self.vips).flat_map(|vip| on_loopback(Station::vip(vip))));
+            machines.push((cable(format!("be{index}"), backend, station), lines));
+            settings.push(format!("-K be{index} {backend_settings}"));
+        }
+        let lines: Vec<_> = machines.iter().map(|(cable, _)| cable.creation()).collect();
+        ip_batch(&[], &lab.folder, &lines)?;
+        self.switch_on(lab, machines.iter().map(|(cable, _)| cable), &settings)?;
+        for (cable, lines) in &machines {
+            cable
+                .machine
+                .ip_batch(&[&cable.at_machine()[..], &lines[..]].concat())?;
         }
         Ok(())
     }
+
+    /// The bridge with its ports, and their offloads.
+    fn switch_on<'a>(
+        &self,
+        lab: &Lab,
+        cables: impl Iterator<Item = &'a Cable<'a>>,
+        settings: &[String],
+    ) -> Result<()> {
+        let mtu = self.mtu;
+        // Without a querier, snooping would end in not delivering what was asked for.
+        let mut lines = vec![
+            format!("link add {BRIDGE} mtu {mtu} type bridge mcast_snooping 0"),
+            format!("link set {BRIDGE} up"),
+        ];
+        lines.extend(cables.map(Cable::at_switch));
+        lab.switch.ip_batch(&lines)?;
+        // One shell for all ports: entering a namespace costs more than ethtool.
+        let script: String = settings
+            .iter()
+            .map(|words| format!("ethtool {words}\n"))
+            .collect();
+        lab.switch.run_ok("sh", ["-e", "-c", &script]).map(drop)
+    }
 }
 
-fn address(machine: &Namespace, station: Station) -> Result<()> {
-    machine.ip(&format!("addr add {}/{PREFIX_V4} dev {NIC}", station.v4()))?;
-    machine.ip(&format!(
-        "addr add {}/{PREFIX_V6} dev {NIC} nodad",
-        station.v6()
-    ))?;
-    Ok(())
+fn addresses(station: Station) -> Vec<String> {
+    let (v4, v6) = (station.v4(), station.v6());
+    vec![
+        format!("addr add {v4}/{PREFIX_V4} dev {NIC}"),
+        format!("addr add {v6}/{PREFIX_V6} dev {NIC} nodad"),
+    ]
+}
+
+fn on_loopback(vip: Station) -> [String; 2] {
+    let (v4, v6) = (vip.v4(), vip.v6());
+    [
+        format!("addr add {v4}/32 dev lo"),
+        format!("addr add {v6}/128 dev lo nodad"),
+    ]
 }
 
 fn mount_bpffs(folder: &Path) -> Result<()> {
@@ -359,26 +399,16 @@ fn mount_bpffs(folder: &Path) -> Result<()> {
 /// Carrier takes a moment, and an IPv6 address is tentative until then.
 fn wait_until_usable(lab: &Lab) -> Result<()> {
     let deadline = Instant::now() + READY_LIMIT;
-    let machines = [&lab.client]
-        .into_iter()
-        .chain(&lab.balancers)
-        .chain(&lab.backends);
-    for machine in machines {
+    for machine in lab.machines() {
         loop {
-            let up = machine
-                .ip(&format!("-o link show dev {NIC} up"))?
-                .stdout
-                .contains("LOWER_UP");
-            let tentative = machine
-                .ip(&format!("-o -6 addr show dev {NIC} tentative"))?
-                .stdout;
-            if up && tentative.is_empty() {
+            let text = machine.ip(&format!("addr show dev {NIC}"))?.stdout;
+            if text.contains("LOWER_UP") && !text.contains("tentative") {
                 break;
             }
             let name = machine.name();
             ensure!(
                 Instant::now() < deadline,
-                "{NIC} in {name} is not usable: {tentative}"
+                "{NIC} in {name} is not usable:\n{text}"
             );
             thread::sleep(Duration::from_millis(10));
         }

@@ -61,10 +61,9 @@ fn back_ends_serve_a_vip_but_do_not_claim_it() {
     let lab = Lab::builder().backends(2).vips(2).build().unwrap();
     let _web = Nginx::start_all(&lab, &[80, 8080]).unwrap();
     for vip in lab.vips() {
-        assert!(
-            lab::fetch(lab.client(), vip, 80, "/").is_err(),
-            "somebody answered for {vip}"
-        );
+        let url = format!("http://{}/", lab::host_port(vip, 80));
+        let page = lab::fetch_within(Duration::from_millis(500), lab.client(), &url);
+        assert!(page.is_err(), "somebody answered for {vip}");
         assert_eq!(lab::neighbour(lab.client(), vip).unwrap(), None);
     }
     lab.point_vips_at(Station::backend(1)).unwrap();
