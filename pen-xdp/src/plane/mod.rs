@@ -3,6 +3,7 @@
 //! Nothing here knows control: planes are given open ports and a memory to decide by, and tell
 //! by counters, reports and [`Event`]s what they see.
 
+pub mod af_packet;
 pub mod af_xdp;
 mod busy;
 mod clock;
