@@ -14,7 +14,7 @@ use crate::packet_socket::{Batch, PacketSocket, Ring};
 
 /// How frames are taken and sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum How {
+pub(crate) enum How {
     /// A packet socket, one frame a call
     RecvSend,
     /// A packet socket, up to 64 frames a call
@@ -26,7 +26,7 @@ pub enum How {
 }
 
 #[derive(Args, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     #[arg(long)]
     how: How,
     #[arg(long)]
@@ -42,9 +42,12 @@ pub struct Options {
 }
 
 /// Forwards until killed; prints `ready` when it has begun.
-pub fn main(options: &Options) -> Result<()> {
+pub(crate) fn main(options: &Options) -> Result<()> {
     let id = options.core;
-    ensure!(core_affinity::set_for_current(core_affinity::CoreId { id }), "there is no core {id}");
+    ensure!(
+        core_affinity::set_for_current(core_affinity::CoreId { id }),
+        "there is no core {id}"
+    );
     let interface = &options.interface;
     let opening = || format!("opening a packet socket on {interface}");
     let to = options.to.0;
@@ -88,11 +91,15 @@ fn swap(options: &Options) -> Result<()> {
     let object = &options.object;
     let mut ebpf =
         Ebpf::load_file(object).with_context(|| format!("loading {}", object.display()))?;
-    let program: &mut Xdp =
-        ebpf.program_mut("swap").context("the object has no program swap")?.try_into()?;
+    let program: &mut Xdp = ebpf
+        .program_mut("swap")
+        .context("the object has no program swap")?
+        .try_into()?;
     program.load().context("loading the program swap")?;
     // The mode is named, so that nothing falls back unseen. The link ends with this process.
-    program.attach(&options.interface, XdpMode::Driver).context("attaching the program swap")?;
+    program
+        .attach(&options.interface, XdpMode::Driver)
+        .context("attaching the program swap")?;
     println!("ready");
     loop {
         std::thread::park();

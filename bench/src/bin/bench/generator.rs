@@ -38,7 +38,7 @@ const LOST_AFTER: Duration = Duration::from_millis(20);
 
 /// What to offer, on which interface.
 #[derive(Args, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     #[arg(long)]
     interface: String,
     /// The MAC that the frames are sent to
@@ -62,41 +62,47 @@ pub struct Options {
 
 /// What came of one run.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Length of the measured part, seconds.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Frames that came back for a back end in that time.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// CPU-seconds that all cores together were busy in that time.
-    pub busy: f64,
+    pub(crate) busy: f64,
     /// Frames sent in the whole run, warm-up and all.
-    pub sent_in_all: u64,
+    pub(crate) sent_in_all: u64,
     /// Of those, frames that never came back.
-    pub lost: u64,
+    pub(crate) lost: u64,
 }
 
 impl Outcome {
     /// Frames a second.
-    pub fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.delivered as f64 / self.seconds
     }
 
     /// Frames for each second of each busy core.
-    pub fn per_cpu_second(&self) -> f64 {
+    pub(crate) fn per_cpu_second(&self) -> f64 {
         self.delivered as f64 / self.busy
     }
 
     /// Share of the frames that was lost.
-    pub fn loss(&self) -> f64 {
+    pub(crate) fn loss(&self) -> f64 {
         self.lost as f64 / self.sent_in_all.max(1) as f64
     }
 }
 
 /// Runs the generator and prints an [`Outcome`] as JSON.
-pub fn main(options: &Options) -> Result<()> {
+pub(crate) fn main(options: &Options) -> Result<()> {
     let id = options.core;
-    ensure!(core_affinity::set_for_current(core_affinity::CoreId { id }), "there is no core {id}");
-    let traffic = Traffic { flows: options.flows, vips: options.vips };
+    ensure!(
+        core_affinity::set_for_current(core_affinity::CoreId { id }),
+        "there is no core {id}"
+    );
+    let traffic = Traffic {
+        flows: options.flows,
+        vips: options.vips,
+    };
     let sink = Sink::attach(&options.interface, options)?;
     let sender = Sender::open(&options.interface, traffic.frames(options.to))?;
     let outcome = Loop::new(sender, sink, options.window).run(options.milliseconds)?;
@@ -115,18 +121,27 @@ impl Sink {
         let object = &options.object;
         let mut ebpf =
             Ebpf::load_file(object).with_context(|| format!("loading {}", object.display()))?;
-        let map = ebpf.take_map("DELIVERED").context("the object has no map DELIVERED")?;
-        let program: &mut Xdp =
-            ebpf.program_mut("sink").context("the object has no program sink")?.try_into()?;
+        let map = ebpf
+            .take_map("DELIVERED")
+            .context("the object has no map DELIVERED")?;
+        let program: &mut Xdp = ebpf
+            .program_mut("sink")
+            .context("the object has no program sink")?
+            .try_into()?;
         program.load().context("loading the sink")?;
         program
             .attach(interface, XdpMode::Driver)
             .with_context(|| format!("attaching the sink to {interface}"))?;
-        Ok(Self { delivered: Array::try_from(map)?, _program: ebpf })
+        Ok(Self {
+            delivered: Array::try_from(map)?,
+            _program: ebpf,
+        })
     }
 
     fn delivered(&self) -> Result<u64> {
-        self.delivered.get(&0, 0).context("reading the sink's counter")
+        self.delivered
+            .get(&0, 0)
+            .context("reading the sink's counter")
     }
 }
 
@@ -159,7 +174,15 @@ impl Sender {
         let (tx, _, rings) = made.with_context(|| format!("binding queue 0 of {interface}"))?;
         let (_, completion) = rings.context("the first socket of a UMEM has its rings")?;
         let scratch = free[..BATCH].to_vec();
-        Ok(Self { umem, tx, completion, free, scratch, frames, next: 0 })
+        Ok(Self {
+            umem,
+            tx,
+            completion,
+            free,
+            scratch,
+            frames,
+            next: 0,
+        })
     }
 
     /// Sends up to [`BATCH`] frames and says how many.
@@ -170,7 +193,9 @@ impl Sender {
             let mut data = unsafe { self.umem.data_mut(descriptor) };
             let mut cursor = data.cursor();
             cursor.set_pos(0);
-            cursor.write_all(&self.frames[self.next]).context("a frame fits its buffer")?;
+            cursor
+                .write_all(&self.frames[self.next])
+                .context("a frame fits its buffer")?;
             self.next += 1;
             if self.next == self.frames.len() {
                 self.next = 0;
@@ -178,7 +203,10 @@ impl Sender {
         }
         // SAFETY: these were in `free` and leave it in the next line.
         let posted = unsafe { self.tx.produce(&self.free[first..]) };
-        ensure!(first + posted == self.free.len(), "the tx ring has room for every frame");
+        ensure!(
+            first + posted == self.free.len(),
+            "the tx ring has room for every frame"
+        );
         self.free.truncate(first);
         self.push()?;
         Ok(posted)
@@ -218,7 +246,15 @@ struct Loop {
 impl Loop {
     fn new(sender: Sender, sink: Sink, window: usize) -> Self {
         let progress = Instant::now();
-        Self { sender, sink, window, sent: 0, settled: 0, delivered: 0, progress }
+        Self {
+            sender,
+            sink,
+            window,
+            sent: 0,
+            settled: 0,
+            delivered: 0,
+            progress,
+        }
     }
 
     fn run(&mut self, milliseconds: u64) -> Result<Outcome> {
@@ -233,7 +269,13 @@ impl Loop {
             self.look()?;
         }
         let (sent_in_all, lost) = (self.sent, self.sent.saturating_sub(self.delivered));
-        Ok(Outcome { seconds, delivered, busy, sent_in_all, lost })
+        Ok(Outcome {
+            seconds,
+            delivered,
+            busy,
+            sent_in_all,
+            lost,
+        })
     }
 
     fn run_until(&mut self, end: Instant) -> Result<()> {

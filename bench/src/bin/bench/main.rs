@@ -1,18 +1,63 @@
 //! The measurements: Pen against bare forwarders, packet sockets and Debian's pen, as ratios inside one run.
+//!
+//! `make bench` runs them and writes `bench/results`. Everything happens in a lab of its own; nothing is left behind.
 
 mod busy;
+mod contender;
+mod debian;
+mod figure;
+mod figures;
 mod forward;
 mod generator;
+mod instructions;
+mod machine;
 mod packet_socket;
+mod pairs;
+mod pen;
+mod plot;
+mod program;
+mod result;
+mod stream;
 mod traffic;
+mod wire;
 
-use anyhow::Result;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
+use lab::Lab;
+
+use crate::contender::{Contender, Forwarder, Rig};
+use crate::figures::{Effort, OTHERS};
+use crate::machine::Machine;
+use crate::pairs::Rates;
+use crate::result::{Rate, Results};
+
+/// Forwarders get this core until Pen says where its worker is.
+const CORE: usize = 1;
 
 #[derive(Parser)]
+#[command(about = "Measure Pen against its peers and write bench/results")]
 struct Options {
     #[command(subcommand)]
     part: Option<Part>,
+    /// Only see that everything works: one short pair of each; writes nothing
+    #[arg(long)]
+    quick: bool,
+    /// Interleaved pairs behind each figure
+    #[arg(long, default_value_t = 9)]
+    pairs: usize,
+    /// Length of one run
+    #[arg(long, default_value_t = 1000)]
+    milliseconds: u64,
+    /// Only figures whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// Where to write; the checkout's bench/results if left out
+    #[arg(long)]
+    results: Option<PathBuf>,
 }
 
 /// What the measurements start of themselves, inside of the lab.
@@ -24,11 +69,168 @@ enum Part {
     Forward(forward::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let options = Options::parse();
     match &options.part {
-        Some(Part::Generate(options)) => generator::main(options),
-        Some(Part::Forward(options)) => forward::main(options),
-        None => Ok(()),
+        Some(Part::Generate(options)) => generator::main(options)?,
+        Some(Part::Forward(options)) => forward::main(options)?,
+        None => return run(&options),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
+    check_prerequisites()?;
+    let effort = if options.quick {
+        Effort {
+            pairs: 1,
+            requests: 500,
+            seconds: 1,
+            repeat: 10_000,
+        }
+    } else {
+        Effort {
+            pairs: options.pairs.max(1),
+            requests: 10_000,
+            seconds: 2,
+            repeat: 1_000_000,
+        }
+    };
+    let wanted = |name: &str| options.only.as_ref().is_none_or(|part| name.contains(part));
+    let machine = Machine::this()?;
+    let mut rig = Rig {
+        lab: Lab::builder()
+            .backends(1)
+            .build()
+            .context("building a lab")?,
+        object: contender::object()?,
+        own: env::current_exe().context("finding the running program")?,
+        core: CORE,
+        busy: false,
+        milliseconds: if options.quick {
+            200
+        } else {
+            options.milliseconds
+        },
+    };
+    let mut facts = Vec::new();
+    let forwarders = start_all(&mut rig, &mut facts);
+
+    let mut rates = Rates::default();
+    let mut figures = figures::frames(&rig, &forwarders, effort, &mut rates, wanted);
+    let others = OTHERS.iter().filter(|other| wanted(other.name));
+    figures.extend(others.map(|other| figures::other(&rig, &forwarders, effort, other)));
+    let rates = rates.table().into_iter();
+    let results = Results {
+        machine,
+        pairs: effort.pairs,
+        milliseconds: rig.milliseconds,
+        facts,
+        figures,
+        rates: rates
+            .map(|(name, kpps, kpps_per_core, loss)| Rate {
+                name,
+                kpps,
+                kpps_per_core,
+                loss,
+            })
+            .collect(),
+    };
+    println!("{}", results.table());
+    let missing = results
+        .figures
+        .iter()
+        .filter(|figure| figure.value.is_none())
+        .count();
+    if !options.quick {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+        results.write(options.results.as_ref().unwrap_or(&own))?;
+    }
+    // A figure that was not measured is said aloud, and is a failure where everything must be there.
+    let strict = options.quick || env::var("CI").as_deref() == Ok("true");
+    Ok(if strict && missing > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Starts every forwarder; Pen first, because it says where and how the others shall run.
+fn start_all(rig: &mut Rig, facts: &mut Vec<String>) -> Vec<Forwarder> {
+    let order = [
+        Contender::AfXdp,
+        Contender::AfXdpMany,
+        Contender::Xdp,
+        Contender::L2fwd,
+        Contender::Swap,
+        Contender::RecvSend,
+        Contender::Mmsg,
+        Contender::Ring,
+        Contender::DebianPen,
+    ];
+    let mut forwarders = Vec::new();
+    for (number, contender) in (1..).zip(order) {
+        eprintln!("starting {} ...", contender.name());
+        let started = rig.start(contender, number).and_then(|forwarder| {
+            follow_pen(rig, &forwarder, facts)?;
+            rig.warm_up(&forwarder)?;
+            Ok(forwarder)
+        });
+        match started {
+            Ok(forwarder) => forwarders.push(forwarder),
+            Err(why) => {
+                eprintln!("{why:#}");
+                facts.push(format!("{} was not measured: {why:#}", contender.name()));
+            }
+        }
+    }
+    forwarders
+}
+
+fn follow_pen(rig: &mut Rig, forwarder: &Forwarder, facts: &mut Vec<String>) -> Result<()> {
+    let Some(pen) = forwarder
+        .pen()
+        .filter(|_| forwarder.contender() == Contender::AfXdp)
+    else {
+        return Ok(());
+    };
+    rig.core = pen.core()?.context("no worker has a core")?;
+    rig.busy = pen.is_busy_polling()?;
+    let how = if rig.busy {
+        "poll the device themselves"
+    } else {
+        "do not poll the device"
+    };
+    facts.push(format!(
+        "Pen's workers {how}; the bare AF_XDP forwarder does as they do."
+    ));
+    Ok(())
+}
+
+fn check_prerequisites() -> Result<()> {
+    if let Some(what) = lab::missing() {
+        bail!("no measurement without it: {what}");
+    }
+    for (program, package) in [
+        ("taskset", "util-linux"),
+        ("iperf3", "iperf3"),
+        ("ab", "apache2-utils"),
+        ("nginx", "nginx-light"),
+    ] {
+        ensure!(
+            lab::installed(program),
+            "{program} is missing; mend: apt-get install {package}, or packaging/setup.sh test bench"
+        );
+    }
+    for program in ["pen", "l2fwd"] {
+        lab::binary(program)?;
+    }
+    let cores = std::thread::available_parallelism()
+        .context("counting cores")?
+        .get();
+    ensure!(
+        cores >= 2,
+        "measuring takes 2 cores: one for the generator, one for the forwarder"
+    );
+    Ok(())
 }

@@ -13,7 +13,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Frames in one call.
-pub const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// Room for one frame.
 const BUFFER_BYTES: usize = 2048;
 /// Bytes of one block of the ring. A block is handed over when it is full, so a small one: about 28 of the smallest frames.
@@ -26,7 +26,7 @@ const RECEIVE_BYTES: i32 = 4 << 20;
 
 /// A packet socket that receives the IPv4 frames of one interface and sends out of it.
 #[derive(Debug)]
-pub struct PacketSocket {
+pub(crate) struct PacketSocket {
     file: File,
 }
 
@@ -35,7 +35,7 @@ impl PacketSocket {
     ///
     /// # Errors
     /// There is no such interface, or CAP_NET_RAW is missing.
-    pub fn open(interface: &str) -> io::Result<Self> {
+    pub(crate) fn open(interface: &str) -> io::Result<Self> {
         let socket = Self::unbound()?;
         socket.bind(interface)?;
         Ok(socket)
@@ -50,7 +50,9 @@ impl PacketSocket {
         }
         // SAFETY: `fd` was just opened and nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let socket = Self { file: File::from(fd) };
+        let socket = Self {
+            file: File::from(fd),
+        };
         socket.set(libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1_i32)?;
         socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BYTES)?;
         Ok(socket)
@@ -77,24 +79,33 @@ impl PacketSocket {
         let fd = self.file.as_raw_fd();
         // SAFETY: `address` is a sockaddr_ll of `length` bytes, as AF_PACKET wants, and lives over the call.
         let done = unsafe { libc::bind(fd, (&raw const address).cast(), length) };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if done < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     fn set<T>(&self, level: i32, name: i32, value: &T) -> io::Result<()> {
         let length = size_of::<T>() as libc::socklen_t;
         let fd = self.file.as_raw_fd();
         // SAFETY: `value` is `length` readable bytes; each caller passes the type that its option wants.
-        let done = unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(value).cast(), length) };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        let done =
+            unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(value).cast(), length) };
+        if done < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits for one frame and returns its length.
-    pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.file.read(buffer)
     }
 
     /// Sends one frame.
-    pub fn send(&mut self, frame: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         self.file.write(frame).map(drop)
     }
 
@@ -117,7 +128,7 @@ impl PacketSocket {
 
 /// Buffers and headers for [`BATCH`] frames in one system call. The headers point into `vectors`, these into `buffers`;
 /// neither is resized or moved after [`Batch::new`], so the pointers hold as long as the batch.
-pub struct Batch {
+pub(crate) struct Batch {
     buffers: Vec<[u8; BUFFER_BYTES]>,
     vectors: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
@@ -125,7 +136,7 @@ pub struct Batch {
 
 impl Batch {
     /// An empty batch.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut buffers = vec![[0; BUFFER_BYTES]; BATCH];
         let mut vectors: Vec<libc::iovec> = buffers
             .iter_mut()
@@ -135,11 +146,15 @@ impl Batch {
             })
             .collect();
         let headers = vectors.iter_mut().map(header).collect();
-        Self { buffers, vectors, headers }
+        Self {
+            buffers,
+            vectors,
+            headers,
+        }
     }
 
     /// Waits for at least one frame and takes what has come, up to [`BATCH`].
-    pub fn receive(&mut self, socket: &PacketSocket) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, socket: &PacketSocket) -> io::Result<usize> {
         for vector in &mut self.vectors {
             vector.iov_len = BUFFER_BYTES;
         }
@@ -147,11 +162,15 @@ impl Batch {
         let flags = libc::MSG_WAITFORONE;
         // SAFETY: BATCH headers that point to BATCH vectors and buffers, all alive and ours (see the type).
         let count = unsafe { libc::recvmmsg(fd, headers, BATCH as u32, flags, ptr::null_mut()) };
-        if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+        if count < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(count as usize)
+        }
     }
 
     /// Sends the first `count` frames, each with `change` applied to it.
-    pub fn forward(
+    pub(crate) fn forward(
         &mut self,
         socket: &PacketSocket,
         count: usize,
@@ -175,7 +194,7 @@ fn header(vector: &mut libc::iovec) -> libc::mmsghdr {
 
 /// A receive ring of version 3 (kernel document "packet_mmap"), mapped: blocks of frames are handed back and forth.
 /// **A block is the kernel's or ours**, by its status word; we touch nothing of it but that word while it is the kernel's.
-pub struct Ring {
+pub(crate) struct Ring {
     socket: PacketSocket,
     start: NonNull<u8>,
     block: usize,
@@ -187,7 +206,7 @@ impl Ring {
     ///
     /// # Errors
     /// There is no such interface, CAP_NET_RAW is missing, or there is no memory for the ring.
-    pub fn open(interface: &str) -> io::Result<Self> {
+    pub(crate) fn open(interface: &str) -> io::Result<Self> {
         let socket = PacketSocket::unbound()?;
         let version = libc::tpacket_versions::TPACKET_V3 as i32;
         socket.set(libc::SOL_PACKET, libc::PACKET_VERSION, &version)?;
@@ -204,18 +223,22 @@ impl Ring {
         let (access, fd) = (libc::PROT_READ | libc::PROT_WRITE, socket.file.as_raw_fd());
         let length = BLOCKS * BLOCK_BYTES;
         // SAFETY: a new mapping of a ring of just this size.
-        let start =
-            unsafe { libc::mmap(ptr::null_mut(), length, access, libc::MAP_SHARED, fd, 0) };
+        let start = unsafe { libc::mmap(ptr::null_mut(), length, access, libc::MAP_SHARED, fd, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         socket.bind(interface)?;
         let start = NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)?;
-        Ok(Self { socket, start, block: 0, vectors: Vec::with_capacity(BATCH) })
+        Ok(Self {
+            socket,
+            start,
+            block: 0,
+            vectors: Vec::with_capacity(BATCH),
+        })
     }
 
     /// Waits for the next block, sends its frames straight out of the ring with `change` applied to each, and hands it back.
-    pub fn forward(&mut self, change: impl Fn(&mut [u8])) -> io::Result<()> {
+    pub(crate) fn forward(&mut self, change: impl Fn(&mut [u8])) -> io::Result<()> {
         let offset = self.block * BLOCK_BYTES;
         // SAFETY: `block` is below BLOCKS, so this stays inside of the mapping.
         let block = unsafe { self.start.add(offset) }.cast::<libc::tpacket_block_desc>();
@@ -244,7 +267,10 @@ impl Ring {
         self.vectors.clear();
         let mut at = block + first;
         for _ in 0..count {
-            assert!(at + size_of::<libc::tpacket3_hdr>() <= block + BLOCK_BYTES, "frame in block");
+            assert!(
+                at + size_of::<libc::tpacket3_hdr>() <= block + BLOCK_BYTES,
+                "frame in block"
+            );
             // SAFETY: inside of the mapping, by the line above.
             let header = unsafe { self.start.add(at) }.cast::<libc::tpacket3_hdr>();
             // SAFETY: the block is ours, so it is not written to; the kernel aligns the header to 16 bytes.
@@ -271,7 +297,11 @@ impl Ring {
         };
         // SAFETY: one pollfd that lives over the call.
         let done = unsafe { libc::poll(&raw mut socket, 1, -1) };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if done < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -6,33 +6,33 @@ use lab::Mac;
 use pen_common::checksum::Sum;
 
 /// Bytes of a frame without the checksum that hardware appends: the least that Ethernet allows.
-pub const FRAME_BYTES: usize = 60;
+pub(crate) const FRAME_BYTES: usize = 60;
 /// Port of every VIP.
-pub const PORT: u16 = 53;
+pub(crate) const PORT: u16 = 53;
 /// Sender of every frame: neither the forwarder's nor a back end's, or the frame would be taken for a loop. Like the
 /// MACs of all back ends it begins with [`BACKEND_MAC`], so that a bare exchange of MACs counts as delivery.
-pub const SOURCE_MAC: Mac = Mac([BACKEND_MAC[0], BACKEND_MAC[1], 0xff, 0xff, 0xff, 0xff]);
+pub(crate) const SOURCE_MAC: Mac = Mac([BACKEND_MAC[0], BACKEND_MAC[1], 0xff, 0xff, 0xff, 0xff]);
 /// How every back end's MAC begins; the program `sink` counts frames to such a MAC.
-pub const BACKEND_MAC: [u8; 2] = [0x02, 0xbe];
+pub(crate) const BACKEND_MAC: [u8; 2] = [0x02, 0xbe];
 /// How many VIPs [`vip`] knows.
-pub const VIPS_MAX: usize = 250 * 250;
+pub(crate) const VIPS_MAX: usize = 250 * 250;
 
 /// How many flows, to how many VIPs.
 #[derive(Debug, Clone, Copy)]
-pub struct Traffic {
-    pub flows: usize,
-    pub vips: usize,
+pub(crate) struct Traffic {
+    pub(crate) flows: usize,
+    pub(crate) vips: usize,
 }
 
 /// VIP `index`, counted from 0.
-pub const fn vip(index: usize) -> Ipv4Addr {
+pub(crate) const fn vip(index: usize) -> Ipv4Addr {
     assert!(index < VIPS_MAX, "no such VIP");
     Ipv4Addr::new(10, 99, (index / 250) as u8, (index % 250) as u8 + 1)
 }
 
 impl Traffic {
     /// One frame of each flow, in random order of clients, ports and VIPs, the same in every run.
-    pub fn frames(&self, forwarder: Mac) -> Vec<[u8; FRAME_BYTES]> {
+    pub(crate) fn frames(&self, forwarder: Mac) -> Vec<[u8; FRAME_BYTES]> {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         (0..self.flows)
             .map(|_| {
@@ -102,7 +102,10 @@ mod tests {
 
     #[test]
     fn frames_are_sound_and_differ() {
-        let traffic = Traffic { flows: 1000, vips: 10 };
+        let traffic = Traffic {
+            flows: 1000,
+            vips: 10,
+        };
         let frames = traffic.frames(Mac([2, 0, 0, 0, 0, 1]));
         for frame in &frames {
             let ip = &frame[14..34];
@@ -114,6 +117,11 @@ mod tests {
         let mut sorted = frames.clone();
         sorted.sort_unstable();
         sorted.dedup();
-        assert!(sorted.len() > 990, "{} of {} are different", sorted.len(), frames.len());
+        assert!(
+            sorted.len() > 990,
+            "{} of {} are different",
+            sorted.len(),
+            frames.len()
+        );
     }
 }

@@ -12,15 +12,18 @@ use crate::traffic::BACKEND_MAC;
 
 /// One wire; its two ends bear the same name.
 #[derive(Debug, Clone)]
-pub struct Wire {
+pub(crate) struct Wire {
     name: String,
     number: u8,
 }
 
 impl Wire {
     /// Plugs wire `number`, whose back ends `0..backends` are permanent neighbours of the load balancer.
-    pub fn plug(lab: &Lab, number: u8, backends: usize) -> Result<Self> {
-        let wire = Self { name: format!("wire{number}"), number };
+    pub(crate) fn plug(lab: &Lab, number: u8, backends: usize) -> Result<Self> {
+        let wire = Self {
+            name: format!("wire{number}"),
+            number,
+        };
         let (client, balancer) = (lab.client(), lab.balancer());
         let name = &wire.name;
         client.ip(&format!(
@@ -35,7 +38,10 @@ impl Wire {
         let mut neighbours = String::new();
         for index in 0..backends {
             let (address, mac) = (wire.backend(index), Self::backend_mac(index));
-            writeln!(neighbours, "neigh replace {address} lladdr {mac} dev {name} nud permanent")?;
+            writeln!(
+                neighbours,
+                "neigh replace {address} lladdr {mac} dev {name} nud permanent"
+            )?;
         }
         let file = balancer.folder().join(format!("{name}-neighbours"));
         fs::write(&file, neighbours).context("writing the list of neighbours")?;
@@ -44,21 +50,22 @@ impl Wire {
     }
 
     /// Makes the first `count` back ends real, all at the client's end, for a forwarder that asks by ARP itself.
-    pub fn answer_for_backends(&self, lab: &Lab, count: usize) -> Result<()> {
+    pub(crate) fn answer_for_backends(&self, lab: &Lab, count: usize) -> Result<()> {
         for index in 0..count {
             let (address, name) = (self.backend(index), &self.name);
-            lab.client().ip(&format!("addr add {address}/16 dev {name}"))?;
+            lab.client()
+                .ip(&format!("addr add {address}/16 dev {name}"))?;
         }
         Ok(())
     }
 
     /// Name of both ends.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// MAC of the end that forwards.
-    pub fn balancer_mac(&self) -> Mac {
+    pub(crate) fn balancer_mac(&self) -> Mac {
         Mac([0x02, 0x77, 1, 0, 0, self.number])
     }
 
@@ -68,12 +75,12 @@ impl Wire {
     }
 
     /// Address of back end `index`, counted from 0.
-    pub fn backend(&self, index: usize) -> Ipv4Addr {
+    pub(crate) fn backend(&self, index: usize) -> Ipv4Addr {
         self.address(1 + (index >> 8) as u8, index as u8)
     }
 
     /// MAC of back end `index`.
-    pub fn backend_mac(index: usize) -> Mac {
+    pub(crate) fn backend_mac(index: usize) -> Mac {
         let [high, low] = (index as u16).to_be_bytes();
         Mac([BACKEND_MAC[0], BACKEND_MAC[1], 1, 0, high, low])
     }

@@ -1,0 +1,154 @@
+//! The results as JSON and as a table for people.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::figure::{Figure, Target};
+use crate::machine::Machine;
+use crate::plot;
+
+/// Rates of one contender over all its runs.
+#[derive(Debug, Serialize)]
+pub(crate) struct Rate {
+    pub(crate) name: &'static str,
+    /// Thousand frames a second, median.
+    pub(crate) kpps: f64,
+    /// Thousand frames for each second of a busy core, generator included, median.
+    pub(crate) kpps_per_core: f64,
+    /// Largest share of frames lost in a run.
+    pub(crate) loss: f64,
+}
+
+/// Everything that one call measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Results {
+    pub(crate) machine: Machine,
+    /// Pairs behind each ratio.
+    pub(crate) pairs: usize,
+    /// Length of one run, milliseconds.
+    pub(crate) milliseconds: u64,
+    /// Versions and settings that matter.
+    pub(crate) facts: Vec<String>,
+    pub(crate) figures: Vec<Figure>,
+    pub(crate) rates: Vec<Rate>,
+}
+
+impl Results {
+    /// Writes `latest.json`, `latest.md` and `latest.svg` into `folder`.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        let json = serde_json::to_string_pretty(self)? + "\n";
+        for (name, text) in [
+            ("latest.json", json),
+            ("latest.md", self.table()),
+            ("latest.svg", plot::draw(self)),
+        ] {
+            let file = folder.join(name);
+            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The table, in Markdown.
+    pub(crate) fn table(&self) -> String {
+        let mut text = String::new();
+        self.write_table(&mut text)
+            .expect("writing to a String does not fail");
+        text
+    }
+
+    fn write_table(&self, out: &mut String) -> std::fmt::Result {
+        let Machine {
+            processor,
+            cores,
+            kernel,
+            system,
+            load,
+            date,
+        } = &self.machine;
+        writeln!(out, "# Measured\n")?;
+        writeln!(
+            out,
+            "{date} UTC, {cores} cores ({processor}), kernel {kernel}, {system}; load average at the start {load}. \
+             Medians of {} interleaved pairs of {} ms; in brackets the smallest and the largest. Written by \
+             `make bench`.\n",
+            self.pairs, self.milliseconds
+        )?;
+        writeln!(out, "| figure | value | must reach | |\n|---|---|---|---|")?;
+        for figure in &self.figures {
+            let note = if figure.note.is_empty() { "" } else { ": " };
+            writeln!(
+                out,
+                "| {} | {} | {} | {}{note}{} |",
+                figure.name,
+                shown(figure),
+                target(figure),
+                figure.verdict(),
+                figure.note.replace('|', "\\|").replace('\n', " ")
+            )?;
+        }
+        writeln!(
+            out,
+            "\n| forwarder | 1,000 frames a second | for each busy core | most lost |"
+        )?;
+        writeln!(out, "|---|---|---|---|")?;
+        for Rate {
+            name,
+            kpps,
+            kpps_per_core,
+            loss,
+        } in &self.rates
+        {
+            let loss = loss * 100.0;
+            writeln!(
+                out,
+                "| {name} | {kpps:.0} | {kpps_per_core:.0} | {loss:.3} % |"
+            )?;
+        }
+        writeln!(
+            out,
+            "\nFrames of 60 bytes (UDP over IPv4) over one veth pair, forwarder on one core, generator on the other, no \
+             more than 192 frames under way: the rate is what comes back for a back end without loss. Rates depend on \
+             the machine and what else it does; only ratios inside one run mean something.\n"
+        )?;
+        for fact in &self.facts {
+            writeln!(out, "- {fact}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Value with its spread.
+fn shown(figure: &Figure) -> String {
+    let Some(value) = figure.value else {
+        return "-".into();
+    };
+    let unit = figure.unit;
+    let spread = match figure.spread() {
+        Some((least, most)) if figure.samples.len() > 1 => {
+            format!(" ({} to {})", number(least), number(most))
+        }
+        _ => String::new(),
+    };
+    format!("{} {unit}{spread}", number(value))
+}
+
+fn target(figure: &Figure) -> String {
+    match figure.target {
+        Target::AtLeast(least) => format!(">= {least} {}", figure.unit),
+        Target::AtMost(most) => format!("<= {most} {}", figure.unit),
+        Target::None => String::new(),
+    }
+}
+
+fn number(value: f64) -> String {
+    if value >= 100.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
+}
