@@ -183,6 +183,8 @@ impl Watch {
     fn learn(&mut self, message: &RouteNetlinkMessage) {
         if let Some(change) = self.owned.learn(message) {
             self.events.push_back(change.into());
+            // With an address to ask from, the kernel may resolve what it could not before.
+            self.refresh.reset_immediately();
         }
         if let Some(resolved) = self.neighbors.learn(message) {
             self.events.push_back(NetEvent::Neighbor(resolved));

@@ -27,8 +27,12 @@ pub(super) struct Seen {
     pub(super) ours: bool,
     /// The kernel keeps it resolved.
     pub(super) managed: bool,
-    /// Set by hand, or on an interface without address resolution.
+    /// Set by hand.
     pub(super) permanent: bool,
+    /// The kernel takes the address for no machine's and will never ask for it. In a network
+    /// namespace that has had no IPv4 address yet it takes every one for a broadcast address, and
+    /// remembers that in the entry.
+    pub(super) misjudged: bool,
 }
 
 /// All entries of one interface.
@@ -69,16 +73,14 @@ pub(super) fn read(message: &RouteNetlinkMessage, ifindex: u32) -> Option<(IpAdd
         mac: None,
         ours: false,
         managed: false,
-        permanent: matches!(
-            header.state,
-            NeighbourState::Permanent | NeighbourState::Noarp
-        ),
+        permanent: header.state == NeighbourState::Permanent,
+        misjudged: header.state == NeighbourState::Noarp,
     };
     for attribute in &message.attributes {
         if let NeighbourAttribute::Destination(destination) = attribute {
             address = ip(destination);
         } else if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
-            seen.mac = bytes.as_slice().try_into().ok();
+            seen.mac = individual(bytes);
         } else if let NeighbourAttribute::Protocol(protocol) = attribute {
             seen.ours = *protocol == PROTOCOL;
         } else if let NeighbourAttribute::ExtFlags(flags) = attribute {
@@ -156,7 +158,8 @@ fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
     }
 }
 
-/// The states in which the kernel itself would send to the MAC (`NUD_VALID`).
+/// The states in which the kernel itself would send to the MAC (`NUD_VALID`), except the one that
+/// needs no question asked: on Ethernet that is for broadcast and multicast.
 fn resolved(state: NeighbourState) -> bool {
     matches!(
         state,
@@ -165,8 +168,13 @@ fn resolved(state: NeighbourState) -> bool {
             | NeighbourState::Delay
             | NeighbourState::Probe
             | NeighbourState::Permanent
-            | NeighbourState::Noarp
     )
+}
+
+/// The MAC of one machine; a group address (the lowest bit of the first byte) is nobody's.
+fn individual(bytes: &[u8]) -> Option<[u8; 6]> {
+    let mac: [u8; 6] = bytes.try_into().ok()?;
+    (mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
 }
 
 #[cfg(test)]
@@ -193,11 +201,11 @@ mod tests {
     #[test]
     fn a_mac_counts_while_the_kernel_would_use_it() {
         use NeighbourState::*;
-        for state in [Reachable, Stale, Delay, Probe, Permanent, Noarp] {
+        for state in [Reachable, Stale, Delay, Probe, Permanent] {
             let message = RouteNetlinkMessage::NewNeighbour(message(state));
             assert_eq!(mac(&message), Some([2, 0, 0, 0, 0, 9]), "{state}");
         }
-        for state in [Incomplete, Failed, None] {
+        for state in [Incomplete, Failed, None, Noarp] {
             let message = RouteNetlinkMessage::NewNeighbour(message(state));
             assert_eq!(mac(&message), Option::None, "{state}");
         }
@@ -213,6 +221,20 @@ mod tests {
         assert!(read(&RouteNetlinkMessage::NewNeighbour(ordinary.clone()), 7).is_some());
         assert!(read(&RouteNetlinkMessage::NewNeighbour(ordinary), 8).is_none());
         assert!(read(&RouteNetlinkMessage::NewNeighbour(proxy), 7).is_none());
+    }
+
+    #[test]
+    fn only_the_mac_of_one_machine_is_one() {
+        assert_eq!(individual(&[2, 0, 0, 0, 0, 9]), Some([2, 0, 0, 0, 0, 9]));
+        for nobody in [
+            &[0xff; 6][..],
+            &[1, 0, 0x5e, 0, 0, 1],
+            &[0; 6],
+            &[2; 5],
+            &[],
+        ] {
+            assert_eq!(individual(nobody), None);
+        }
     }
 
     #[test]

@@ -250,9 +250,14 @@ impl Neighbors {
             let there = table
                 .get(&address)
                 .is_some_and(|seen| seen.managed || !self.managed());
+            let misjudged = table.get(&address).is_some_and(|seen| seen.misjudged);
             // A refusal here is one of the moment (the interface is down); the next call tries
             // again, and a back end without a MAC is shown as such.
-            if !there {
+            if misjudged {
+                // Only a new entry is judged anew.
+                let _ = entry::delete(&mut self.netlink, self.ifindex, address);
+            }
+            if misjudged || !there {
                 let _ = self.manage(address);
             } else if !self.managed() {
                 let _ = entry::probe(&mut self.netlink, self.ifindex, address);
@@ -306,6 +311,7 @@ mod tests {
             ours: false,
             managed: false,
             permanent: false,
+            misjudged: false,
         };
         assert_eq!(hold_of(None), Hold::Created);
         assert_eq!(hold_of(Some(&dynamic)), Hold::Borrowed);
