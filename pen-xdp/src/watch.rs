@@ -156,6 +156,11 @@ impl Watch {
         self.nic.link
     }
 
+    /// Ends, but leaves the neighbour entries as they are, for the process that comes next.
+    pub fn leave(mut self) {
+        self.neighbors.leave();
+    }
+
     /// Takes our neighbour entries out of the kernel's table. Dropping does the same, silently.
     ///
     /// # Errors
@@ -188,10 +193,9 @@ impl Watch {
         }
         if let Some(resolved) = self.neighbors.learn(message) {
             self.events.push_back(NetEvent::Neighbor(resolved));
-            if matches!(message, RouteNetlinkMessage::DelNeighbour(_)) && self.nic.link.up {
-                // Deleted by hand, or flushed: made again at once, not at the next round.
-                self.refresh.reset_immediately();
-            }
+        }
+        if self.neighbors.deleted(message) {
+            self.refresh.reset_immediately();
         }
         if let RouteNetlinkMessage::NewLink(link) = message
             && link.header.index == self.nic.index

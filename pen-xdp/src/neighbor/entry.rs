@@ -93,13 +93,23 @@ pub(super) fn read(message: &RouteNetlinkMessage, ifindex: u32) -> Option<(IpAdd
     Some((address?, seen))
 }
 
-/// Makes the entry, or marks the one that is there as managed. The MAC of an existing entry is
-/// kept: the kernel changes neither state nor MAC on such an order.
-pub(super) fn manage(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
+/// Makes the entry, or marks the one that is there; with `managed` the kernel keeps it resolved.
+/// State and MAC of an existing entry are kept: the kernel changes neither on such an order.
+pub(super) fn make(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    address: IpAddr,
+    managed: bool,
+) -> io::Result<()> {
     let mut message = entry(ifindex, address);
-    message
-        .attributes
-        .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+    if managed {
+        message
+            .attributes
+            .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+    } else {
+        // Without either flag the order would set the state, to none.
+        message.header.flags = NeighbourFlags::Use;
+    }
     message
         .attributes
         .push(NeighbourAttribute::Protocol(PROTOCOL));
