@@ -73,6 +73,7 @@ pub struct Watch {
     owned: Owned,
     events: VecDeque<NetEvent>,
     refresh: Interval,
+    lost: u64,
 }
 
 impl Watch {
@@ -107,6 +108,7 @@ impl Watch {
             nic,
             events: VecDeque::new(),
             refresh,
+            lost: 0,
         })
     }
 
@@ -156,6 +158,12 @@ impl Watch {
         self.nic.link
     }
 
+    /// How often the kernel had more to tell than the socket could hold, and the tables were read
+    /// anew instead.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
     /// Ends, but leaves the neighbour entries as they are, for the process that comes next.
     pub fn leave(mut self) {
         self.neighbors.leave();
@@ -173,7 +181,10 @@ impl Watch {
         let bytes = match received {
             Ok(bytes) => bytes,
             // Notifications were lost (netlink(7)): read everything anew.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return self.resync(),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                self.lost += 1;
+                return self.resync();
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(error),
         };

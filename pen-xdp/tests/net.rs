@@ -220,6 +220,26 @@ fn macs_appear_change_vanish_and_come_back() {
     });
 }
 
+/// More than the kernel's table holds of ordinary entries (1,024 by default).
+#[test]
+fn four_thousand_back_ends_fit_into_the_table() {
+    in_lab("four_thousand_back_ends_fit_into_the_table", |_| {
+        run("ip link set lo up");
+        let backends = (0..4096).map(|n| address(&format!("10.2.{}.{}", n / 250, n % 250 + 1)));
+        let mut neighbors = Neighbors::open(Nic::open("eth1").unwrap().index).unwrap();
+        let asked = neighbors.want(&backends.collect()).unwrap();
+        assert!(asked.failed.is_empty(), "{:?}", asked.failed.first());
+        let held = || {
+            run("ip neigh show nud all dev eth1")
+                .matches("10.2.")
+                .count()
+        };
+        assert_eq!(held(), 4096);
+        neighbors.close().unwrap();
+        assert_eq!(held(), 0);
+    });
+}
+
 /// As on a kernel before 5.16. The first back end doesn't exist; the others must not wait for it.
 #[test]
 fn an_old_kernel_is_asked_for_each_mac() {
@@ -393,6 +413,36 @@ fn addresses_and_link_changes_are_told() {
             expect(&mut watch, NetEvent::Queues { rx: 1, tx: 1 }).await;
             run("ip link del eth1");
             expect(&mut watch, NetEvent::LinkGone).await;
+        });
+    });
+}
+
+/// Nobody reads while the kernel tells of 20,000 neighbours; what matters is in the flood.
+#[test]
+fn lost_notifications_are_made_good() {
+    in_lab("lost_notifications_are_made_good", |_| {
+        let scratch = Scratch::new("lost");
+        fs::create_dir_all(&scratch.0).unwrap();
+        let batch = scratch.0.join("batch");
+        let line = |n: u32| {
+            let (high, low) = (n / 250, n % 250 + 1);
+            format!("neigh replace 10.1.{high}.{low} lladdr 02:00:00:00:00:01 dev eth1\n")
+        };
+        let mut lines: String = (0..10_000).map(line).collect();
+        lines += "addr add 192.0.2.80/32 dev lo\nneigh replace 192.0.2.10 dev eth1 lladdr \
+                  02:00:00:00:be:01 nud permanent\n";
+        lines.extend((0..10_000).map(line));
+        fs::write(&batch, lines).unwrap();
+        runtime().block_on(async {
+            let mut watch = Watch::open(&Nic::open("eth1").unwrap()).unwrap();
+            watch.want(&addresses(&["192.0.2.10"])).unwrap();
+            run(&format!("ip -batch {}", batch.display()));
+            let told = [
+                NetEvent::AddressAdded(address("192.0.2.80")),
+                mac_of("192.0.2.10", BACKEND_MAC),
+            ];
+            expect_all(&mut watch, told).await;
+            assert!(watch.lost() > 0, "the flood was too small");
         });
     });
 }

@@ -27,6 +27,8 @@ pub(super) struct Seen {
     pub(super) ours: bool,
     /// The kernel keeps it resolved.
     pub(super) managed: bool,
+    /// Marked as learnt from elsewhere, so that the kernel neither ages nor counts it.
+    pub(super) learned: bool,
     /// Set by hand.
     pub(super) permanent: bool,
     /// The kernel takes the address for no machine's and will never ask for it. In a network
@@ -73,6 +75,7 @@ pub(super) fn read(message: &RouteNetlinkMessage, ifindex: u32) -> Option<(IpAdd
         mac: None,
         ours: false,
         managed: false,
+        learned: header.flags.contains(NeighbourFlags::ExtLearned),
         permanent: header.state == NeighbourState::Permanent,
         misjudged: header.state == NeighbourState::Noarp,
     };
@@ -95,6 +98,9 @@ pub(super) fn read(message: &RouteNetlinkMessage, ifindex: u32) -> Option<(IpAdd
 
 /// Makes the entry, or marks the one that is there; with `managed` the kernel keeps it resolved.
 /// State and MAC of an existing entry are kept: the kernel changes neither on such an order.
+///
+/// Every entry of ours is marked as learnt from elsewhere too: others count against
+/// `net.ipv4.neigh.default.gc_thresh3`, 1,024 for the whole host, and may be collected.
 pub(super) fn make(
     netlink: &mut Netlink,
     ifindex: u32,
@@ -102,13 +108,14 @@ pub(super) fn make(
     managed: bool,
 ) -> io::Result<()> {
     let mut message = entry(ifindex, address);
+    message.header.flags = NeighbourFlags::ExtLearned;
     if managed {
         message
             .attributes
             .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
     } else {
         // Without either flag the order would set the state, to none.
-        message.header.flags = NeighbourFlags::Use;
+        message.header.flags |= NeighbourFlags::Use;
     }
     message
         .attributes
@@ -119,15 +126,15 @@ pub(super) fn make(
     )
 }
 
-/// Has the kernel verify the entry as if a packet had used it.
+/// Has the kernel verify an entry of ours as if a packet had used it.
 pub(super) fn probe(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
     let mut message = entry(ifindex, address);
-    message.header.flags = NeighbourFlags::Use;
+    message.header.flags = NeighbourFlags::Use | NeighbourFlags::ExtLearned;
     netlink.order(RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE)
 }
 
-/// Takes the managed mark off (any order without it does) and ours too: the entry ages like every
-/// other again. The kernel can't forget a protocol number, so it gets the kernel's own.
+/// Takes the marks off (any order without them does) and ours too: the entry ages like every other
+/// again. The kernel can't forget a protocol number, so it gets the kernel's own.
 pub(super) fn unmanage(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
     let mut message = entry(ifindex, address);
     message.header.flags = NeighbourFlags::Use;

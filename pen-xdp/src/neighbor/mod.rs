@@ -323,7 +323,7 @@ fn hold_of(seen: Option<&Seen>) -> Hold {
     match seen {
         None => Hold::Created,
         Some(seen) if seen.ours => Hold::Created,
-        Some(seen) if seen.permanent || seen.managed => Hold::Foreign,
+        Some(seen) if seen.permanent || seen.managed || seen.learned => Hold::Foreign,
         Some(_) => Hold::Borrowed,
     }
 }
@@ -360,6 +360,7 @@ mod tests {
         mac: Some([2; 6]),
         ours: false,
         managed: false,
+        learned: false,
         permanent: false,
         misjudged: false,
     };
@@ -382,6 +383,11 @@ mod tests {
         assert_eq!(hold_of(Some(&DYNAMIC)), Hold::Borrowed);
         assert_eq!(hold_of(Some(&PERMANENT)), Hold::Foreign);
         assert_eq!(hold_of(Some(&MANAGED)), Hold::Foreign);
+        let of_a_routing_daemon = Seen {
+            learned: true,
+            ..DYNAMIC
+        };
+        assert_eq!(hold_of(Some(&of_a_routing_daemon)), Hold::Foreign);
         let left_by_a_killed_one = Seen {
             ours: true,
             ..MANAGED
