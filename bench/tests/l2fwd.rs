@@ -1,8 +1,9 @@
 //! A bare forwarder through the lab: the wiring that every test of the data plane stands on.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
-use lab::{Iperf, Lab, Load, NIC, Nginx, Offloads, Peer, Process, Signal, Station};
+use lab::{Capture, Iperf, Lab, Load, NIC, Nginx, Offloads, Peer, Process, Signal, Station};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -138,4 +139,36 @@ fn unfinished_checksums_are_lost_behind_a_bare_forwarder() {
     let url = format!("http://{}/", Station::vip(0).v4());
     assert!(lab::fetch_within(Duration::from_secs(2), lab.client(), &url).is_err());
     assert!(lab::snmp_counter(lab.backend(0), "TcpInCsumErrors").unwrap() > 0);
+}
+
+#[test]
+fn what_a_program_sends_back_arrives() {
+    if !ready("what_a_program_sends_back_arrives") {
+        return;
+    }
+    for queues in [1, 4] {
+        let lab = Lab::builder().backends(1).queues(queues).build().unwrap();
+        let _swap = forward(&lab, &["--program", "swap"]);
+        let (client, balancer) = (Station::client().mac().0, Station::balancer(0).mac().0);
+        let frame = |to: [u8; 6], from: [u8; 6], number: u8| {
+            [&to[..], &from, &[0x88, 0xb5], &[number; 46]].concat()
+        };
+        let sent: Vec<_> = (0..100)
+            .map(|number| frame(balancer, client, number))
+            .collect();
+        let back: Vec<_> = (0..100)
+            .map(|number| frame(client, balancer, number))
+            .collect();
+        let filter = format!(
+            "ether proto 0x88b5 and ether src {}",
+            Station::balancer(0).mac()
+        );
+        let capture = Capture::start(lab.client(), NIC, &filter).unwrap();
+        lab::send_frames(lab.client(), NIC, &sent).unwrap();
+        capture.wait_for(back.len(), LIMIT).unwrap();
+        let mut caught = capture.stop().unwrap();
+        // Each core has a queue of its own on the way back.
+        caught.sort();
+        assert_eq!(caught, back);
+    }
 }
