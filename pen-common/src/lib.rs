@@ -1,1 +1,22 @@
+//! Pen's pure logic: packets, balancing and the one decision, [`steer::steer`].
+//!
+//! The core is `no_std` and does no I/O, so that the XDP program, the AF_XDP workers and the
+//! AF_PACKET plane run the very same lines. Feature `std` adds configuration and the control
+//! protocol; feature `testing` adds the frame builders and the case table.
 #![cfg_attr(not(feature = "std"), no_std)]
+#![warn(missing_docs)]
+
+pub mod checksum;
+#[cfg(feature = "std")]
+pub mod config;
+#[cfg(feature = "std")]
+pub mod control;
+pub mod flow;
+pub mod frame;
+#[cfg(feature = "std")]
+pub mod maglev;
+pub mod packet;
+pub mod rewrite;
+pub mod steer;
+pub mod tables;
+pub mod verdict;

@@ -1,1 +1,15 @@
-//! The daemon.
+//! The daemon: control, and the planes that it steers.
+
+pub mod announce;
+pub mod cli;
+pub mod control;
+pub mod daemon;
+pub mod ebpf;
+pub mod keeper;
+pub mod mapped;
+pub mod neighbor;
+pub mod netlink;
+pub mod nic;
+pub mod ownership;
+pub mod plane;
+pub mod watch;

@@ -1,0 +1,58 @@
+# Pen's commands. Each one installs what it needs (packaging/setup.sh), works, ends, and leaves
+# nothing behind but target/. Root is needed for namespaces and BPF: as root, or by sudo.
+
+SHELL := /bin/bash
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+# Test binaries run as root; the compiler does not.
+export CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU_RUNNER := $(SUDO)
+CARGO := cargo
+BINARIES := $(CARGO) build --release --locked -p pen-xdp -p pen-ctl -p pen-bench
+
+.PHONY: demo test test-all bench ebpf lint vm-smoke fuzz clean
+
+## Real HTTP through a VIP to three back ends, in namespaces, and what Pen says about it.
+demo:
+	packaging/setup.sh build test
+	$(BINARIES)
+	$(SUDO) target/release/demo
+
+## Every test, the traffic matrix by pairs.
+test:
+	packaging/setup.sh build test
+	$(CARGO) test --locked --workspace
+
+## Every test, the whole traffic matrix.
+test-all:
+	PEN_TEST_ALL=1 $(MAKE) test
+
+## The figures of README.md, written to bench/results.
+bench:
+	packaging/setup.sh build test bench
+	$(BINARIES)
+	$(SUDO) target/release/bench $(BENCH)
+
+## The eBPF object and the digest of its sources, from source.
+ebpf:
+	packaging/setup.sh build ebpf
+	packaging/ebpf.sh
+
+## Formatting and lints, as in CI.
+lint:
+	packaging/setup.sh build
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+
+## Debian 12's own 6.1 kernel under QEMU: the object's cases, and TCP over virtio-net.
+vm-smoke:
+	packaging/setup.sh build test vm
+	$(BINARIES)
+	$(SUDO) bench/vm/smoke.sh
+
+## The parser under libFuzzer; needs a nightly toolchain and `cargo install cargo-fuzz`.
+fuzz:
+	cd pen-common/fuzz && cargo +nightly fuzz run steer -- -max_total_time=120
+
+clean:
+	$(CARGO) clean
+	rm -rf pen-ebpf/target

@@ -1,0 +1,419 @@
+//! Every key of a configuration: its name, what it means, how it is read and written back.
+//!
+//! The TOML file and the commands share these tables, so that a key exists in both or in none.
+
+use ::toml::Value;
+
+use super::address::{check_host, parse_listener};
+use super::given::Given;
+use super::nearest::did_you_mean;
+use super::{
+    Backend, Config, Pool, Protocol, RING_SIZE_MAX, RING_SIZE_MIN, Service, TABLE_MEMORY_MAX,
+    TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, VLAN_MAX, WORKERS_MAX, Workers,
+};
+
+/// One key of a `T`.
+pub(crate) struct Key<T> {
+    /// How it is written.
+    pub(crate) name: &'static str,
+    /// What it means, for the list of keys in the documentation.
+    pub(crate) help: &'static str,
+    /// Takes a value; called once for each element if the key takes a list.
+    pub(crate) read: fn(&mut T, Given<'_>) -> Result<(), String>,
+    /// The value as TOML; `None` if it is unset.
+    pub(crate) write: fn(&T) -> Option<Value>,
+    /// Whether a list of values may stand there.
+    pub(crate) list: bool,
+}
+
+/// A key for one value; the closure gets the key's name for its messages.
+macro_rules! key {
+    ($name:literal, $help:literal, $read:expr, $write:expr) => {
+        Key {
+            name: $name,
+            help: $help,
+            read: $read,
+            write: $write,
+            list: false,
+        }
+    };
+}
+
+fn text(text: impl ToString) -> Option<Value> {
+    Some(Value::String(text.to_string()))
+}
+
+fn number(number: impl Into<i64>) -> Option<Value> {
+    Some(Value::Integer(number.into()))
+}
+
+fn path(path: &std::path::Path) -> Option<Value> {
+    text(path.display())
+}
+
+/// Keys of the top level. Each is a command, too: `-O "plane xdp"`.
+pub(crate) const CONFIG: &[Key<Config>] = &[
+    key!(
+        "interface",
+        "interface that carries the VIPs (Pen's command: dsr_if)",
+        |c, given| given
+            .text("interface")
+            .map(|name| name.clone_into(&mut c.interface)),
+        |c| text(&c.interface)
+    ),
+    key!(
+        "plane",
+        "where frames are forwarded: auto, af_xdp, xdp or af_packet",
+        |c, given| given.word("plane").map(|plane| c.plane = plane),
+        |c| text(c.plane)
+    ),
+    key!(
+        "xdp_mode",
+        "how the XDP program is attached: auto, native or generic",
+        |c, given| given.word("xdp_mode").map(|mode| c.xdp_mode = mode),
+        |c| text(c.xdp_mode)
+    ),
+    key!(
+        "busy",
+        "whether workers spin: auto (while there is traffic), always or never",
+        |c, given| given.word("busy").map(|busy| c.busy = busy),
+        |c| text(c.busy)
+    ),
+    key!(
+        "workers",
+        "how many workers serve the queues: auto or a number",
+        |c, given| read_workers(c, given),
+        |c| match c.workers {
+            Workers::Auto => text("auto"),
+            Workers::Count(count) => number(count),
+        }
+    ),
+    key!(
+        "zero_copy",
+        "whether AF_XDP sockets are bound without copying: auto or never",
+        |c, given| given.word("zero_copy").map(|wanted| c.zero_copy = wanted),
+        |c| text(c.zero_copy)
+    ),
+    key!(
+        "multi_buffer",
+        "whether frames larger than one buffer are taken (jumbo frames): auto or never",
+        |c, given| given
+            .word("multi_buffer")
+            .map(|wanted| c.multi_buffer = wanted),
+        |c| text(c.multi_buffer)
+    ),
+    key!(
+        "ring_size",
+        "descriptors in each ring of a queue: a power of two",
+        |c, given| {
+            given
+                .number("ring_size", RING_SIZE_MIN..=RING_SIZE_MAX)
+                .map(|size| c.ring_size = size)
+        },
+        |c| number(c.ring_size)
+    ),
+    key!(
+        "seed",
+        "key of the flow hash: a number or any text; machines that share it choose alike",
+        |c, given| read_seed(given).map(|seed| c.seed = seed),
+        |c| text(format!("{:#018x}", c.seed))
+    ),
+    key!(
+        "finish_checksums",
+        "whether checksums that the sender left to the hardware are finished: true or false",
+        |c, given| given
+            .flag("finish_checksums")
+            .map(|flag| c.finish_checksums = flag),
+        |c| Some(Value::Boolean(c.finish_checksums))
+    ),
+    key!(
+        "table_memory",
+        "bytes for the tables of all pools, fixed at start; 64MiB and the like are understood",
+        |c, given| read_bytes(given).map(|bytes| c.table_memory = Some(bytes)),
+        |c| c
+            .table_memory
+            .and_then(|bytes| i64::try_from(bytes).ok())
+            .and_then(number)
+    ),
+    key!(
+        "control",
+        "path of the control socket (-C)",
+        |c, given| read_control(given).map(|path| c.control = Some(path)),
+        |c| c.control.as_deref().and_then(path)
+    ),
+    key!(
+        "pid_file",
+        "path of the pid file (-p)",
+        |c, given| given.path("pid_file").map(|path| c.pid_file = Some(path)),
+        |c| c.pid_file.as_deref().and_then(path)
+    ),
+    key!(
+        "foreground",
+        "whether to stay in the foreground (-f): true or false",
+        |c, given| given.flag("foreground").map(|flag| c.foreground = flag),
+        |c| Some(Value::Boolean(c.foreground))
+    ),
+    key!(
+        "debug",
+        "how much is logged (-d adds one): 0 to 255",
+        |c, given| given
+            .number("debug", 0..=u8::MAX)
+            .map(|level| c.debug = level),
+        |c| number(c.debug)
+    ),
+    key!(
+        "bpffs",
+        "where the BPF file system is mounted",
+        |c, given| given.path("bpffs").map(|path| c.bpffs = path),
+        |c| path(&c.bpffs)
+    ),
+    key!(
+        "run_dir",
+        "where Pen keeps what the next start must know",
+        |c, given| given.path("run_dir").map(|path| c.run_dir = path),
+        |c| path(&c.run_dir)
+    ),
+];
+
+/// Keys of a `[[service]]`.
+pub(crate) const SERVICE: &[Key<Service>] = &[
+    key!(
+        "name",
+        "unique among services",
+        |s, given| given.text("name").map(|name| name.clone_into(&mut s.name)),
+        |s| text(&s.name)
+    ),
+    Key {
+        name: "listen",
+        help: "one VIP or a list: ADDRESS, ADDRESS:PORT, [IPV6]:PORT, each with /udp for UDP",
+        read: |s, given| {
+            let listener = parse_listener(given.text("listen")?, Protocol::Tcp)?;
+            s.listeners.push(listener);
+            Ok(())
+        },
+        write: |s| Some(Value::Array(s.listeners.iter().filter_map(text).collect())),
+        list: true,
+    },
+    key!(
+        "mode",
+        "how it is served: dsr (tcp, udp and http belong to proxy mode, which isn't there yet)",
+        |s, given| read_mode(given).map(|mode| s.mode = mode),
+        |s| text(s.mode)
+    ),
+    key!(
+        "pool",
+        "name of the pool that serves it; that of the service if left out",
+        |s, given| given.text("pool").map(|pool| pool.clone_into(&mut s.pool)),
+        |s| text(&s.pool)
+    ),
+    key!(
+        "vlan",
+        "VLAN that its frames carry; left out, they are taken with and without tags",
+        |s, given| given
+            .number("vlan", 1..=VLAN_MAX)
+            .map(|vlan| s.vlan = Some(vlan)),
+        |s| s.vlan.and_then(number)
+    ),
+    key!(
+        "hash",
+        "what chooses the back end: flow (Pen's -r) or source (the client's address alone)",
+        |s, given| given.word("hash").map(|hash| s.hash = hash),
+        |s| text(s.hash)
+    ),
+];
+
+/// Keys of a `[[pool]]`, its back ends apart.
+pub(crate) const POOL: &[Key<Pool>] = &[
+    key!(
+        "name",
+        "unique among pools",
+        |p, given| given.text("name").map(|name| name.clone_into(&mut p.name)),
+        |p| text(&p.name)
+    ),
+    key!(
+        "table_size",
+        "slots of its table: a prime; 65537 if left out",
+        |p, given| {
+            given
+                .number("table_size", TABLE_SIZE_MIN..=TABLE_SIZE_MAX)
+                .map(|size| p.table_size = size)
+        },
+        |p| number(p.table_size)
+    ),
+];
+
+/// Keys of a back end.
+pub(crate) const BACKEND: &[Key<Backend>] = &[
+    key!(
+        "name",
+        "unique in its pool, its identity over restarts; the address as written if left out",
+        |b, given| given.text("name").map(|name| name.clone_into(&mut b.name)),
+        |b| text(&b.name)
+    ),
+    key!(
+        "address",
+        "address or host name",
+        |b, given| read_host(given).map(|host| b.host = host),
+        |b| text(&b.host)
+    ),
+    key!(
+        "port",
+        "that of the VIP if left out; another one is refused: DSR can't translate ports",
+        |b, given| given.number("port", 0..=u16::MAX).map(|port| b.port = port),
+        |b| number(b.port)
+    ),
+    key!(
+        "weight",
+        "share of new flows; 0 takes none; 1 if left out",
+        |b, given| given
+            .number("weight", 0..=u16::MAX)
+            .map(|weight| b.weight = weight),
+        |b| number(b.weight)
+    ),
+    key!(
+        "max",
+        "soft connection limit, for proxy mode",
+        |b, given| given.number("max", 0..=u32::MAX).map(|max| b.max = max),
+        |b| number(b.max)
+    ),
+    key!(
+        "hard",
+        "hard connection limit, for proxy mode",
+        |b, given| given.number("hard", 0..=u32::MAX).map(|hard| b.hard = hard),
+        |b| number(b.hard)
+    ),
+    key!(
+        "prio",
+        "priority, lower wins, for proxy mode",
+        |b, given| given.number("prio", 0..=u32::MAX).map(|prio| b.prio = prio),
+        |b| number(b.prio)
+    ),
+    key!(
+        "blacklist",
+        "seconds from start during which it takes no new flows",
+        |b, given| given
+            .number("blacklist", 0..=u32::MAX)
+            .map(|time| b.blacklist = time),
+        |b| number(b.blacklist)
+    ),
+];
+
+impl Config {
+    /// Sets a key of the top level to a value in words, as a command or a flag gives it.
+    ///
+    /// # Errors
+    /// A sentence that names the key, the value and what may stand there.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match CONFIG.iter().find(|known| known.name == key) {
+            Some(known) => (known.read)(self, Given::Word(value)),
+            None => {
+                let hint = did_you_mean(key, CONFIG.iter().map(|known| known.name));
+                Err(format!("unknown key `{key}`{hint}"))
+            }
+        }
+    }
+}
+
+/// Names and meanings of all keys: top level, `[[service]]`, `[[pool]]`, back end.
+pub fn documented() -> [(&'static str, Vec<(&'static str, &'static str)>); 4] {
+    fn pairs<T>(keys: &[Key<T>]) -> Vec<(&'static str, &'static str)> {
+        keys.iter().map(|key| (key.name, key.help)).collect()
+    }
+    [
+        ("", pairs(CONFIG)),
+        ("service", pairs(SERVICE)),
+        ("pool", pairs(POOL)),
+        ("pool.backend", pairs(BACKEND)),
+    ]
+}
+
+fn read_workers(config: &mut Config, given: Given<'_>) -> Result<(), String> {
+    config.workers = match given {
+        Given::Word("auto") | Given::Text("auto") => Workers::Auto,
+        Given::Text(_) => return Err(format!("workers = {given} is neither auto nor a number")),
+        Given::Word(_) | Given::Whole(_) | Given::Flag(_) => {
+            Workers::Count(given.number("workers", 1..=WORKERS_MAX)?)
+        }
+    };
+    Ok(())
+}
+
+/// A number, in decimal or as `0x...`, or any text, which is hashed (FNV-1a, 64 bits): the seed
+/// is no secret, it only has to be the same where the text is.
+fn read_seed(given: Given<'_>) -> Result<u64, String> {
+    let text = match given {
+        Given::Word(text) | Given::Text(text) => text,
+        Given::Whole(_) | Given::Flag(_) => return given.number("seed", 0..=u64::MAX),
+    };
+    if text.is_empty() {
+        return Err("seed = \"\" is empty: leave it out, or give a number or a text".to_owned());
+    }
+    if let Some(hex) = text.strip_prefix("0x") {
+        return u64::from_str_radix(hex, 16)
+            .map_err(|_| format!("seed = {text:?} is not a hexadecimal number of 64 bits"));
+    }
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        return Given::Word(text).number("seed", 0..=u64::MAX);
+    }
+    let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    Ok(text.bytes().fold(0xcbf2_9ce4_8422_2325, fnv))
+}
+
+/// A number of bytes, or text such as `64MiB`.
+fn read_bytes(given: Given<'_>) -> Result<u64, String> {
+    let range = TABLE_MEMORY_MIN..=TABLE_MEMORY_MAX;
+    let (Given::Word(text) | Given::Text(text)) = given else {
+        return given.number("table_memory", range);
+    };
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("", 0)];
+    let bytes = units.iter().find_map(|(unit, shift)| {
+        let count = text.strip_suffix(unit)?.trim_end();
+        count.parse::<u64>().ok()?.checked_mul(1 << shift)
+    });
+    match bytes {
+        Some(bytes) if range.contains(&bytes) => Ok(bytes),
+        Some(_) => Err(format!(
+            "table_memory = {text:?} is out of range ({TABLE_MEMORY_MIN}..={TABLE_MEMORY_MAX})"
+        )),
+        None => Err(format!(
+            "table_memory = {text:?} is not a size: write bytes, or 64MiB"
+        )),
+    }
+}
+
+/// Pen took `[host:]port`, too; with a slash it is a path.
+fn read_control(given: Given<'_>) -> Result<std::path::PathBuf, String> {
+    let path = given.path("control")?;
+    if given.text("control")?.contains('/') {
+        return Ok(path);
+    }
+    Err(format!(
+        "control = {given} is not a path: a control port over TCP isn't there yet; write the \
+         path of a socket, with a slash"
+    ))
+}
+
+fn read_mode(given: Given<'_>) -> Result<super::Mode, String> {
+    match given {
+        Given::Text("tcp" | "udp" | "http") => Err(format!(
+            "mode = {given} belongs to proxy mode, which isn't there yet: only \"dsr\" is"
+        )),
+        Given::Text(_) | Given::Word(_) | Given::Whole(_) | Given::Flag(_) => given.word("mode"),
+    }
+}
+
+/// An address, with or without brackets, or a host name; the port has a key of its own.
+pub(crate) fn read_host(given: Given<'_>) -> Result<String, String> {
+    let text = given.text("address")?;
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    match check_host(bare) {
+        Ok(()) => Ok(bare.to_owned()),
+        Err(_) if bare.contains(':') => Err(format!(
+            "address = {text:?} is not an address; if a port is meant, write port = ... beside it"
+        )),
+        Err(why) => Err(format!("address: {why}")),
+    }
+}

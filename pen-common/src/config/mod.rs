@@ -1,0 +1,381 @@
+//! What Pen is asked to do: [`Config`], read from Pen's command line and commands or from TOML.
+//!
+//! Both forms end in the same plain data, and nothing here reads a file or asks a name server:
+//! what reading needs from the world comes in through [`Outside`]. A [`Checked`] configuration is
+//! one that [`Config::check`] found nothing wrong with.
+
+mod address;
+mod check;
+mod commands;
+mod error;
+mod given;
+mod keys;
+pub mod nearest;
+mod pen_line;
+mod toml;
+pub(crate) mod words;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+pub use address::{HostPort, parse_listener, parse_server};
+pub use check::{Checked, check_interface};
+pub use commands::{Change, Command, CommandFault, ServerRef};
+pub use error::{ConfigError, ConfigErrors, Place};
+pub use keys::documented;
+pub use pen_line::PenLine;
+use words::words;
+
+/// Most listeners (address + protocol + port) in one process.
+pub const VIPS_MAX: usize = 4096;
+/// Most pools in one process.
+pub const POOLS_MAX: usize = 256;
+/// Most back ends in one pool.
+pub const BACKENDS_PER_POOL_MAX: usize = 4096;
+/// Most back ends in all pools together: an identity fits 14 bits, and 0 is nobody.
+pub const BACKENDS_MAX: usize = 16_383;
+/// Greatest weight of a back end.
+pub const WEIGHT_MAX: u16 = u16::MAX;
+/// Slots of a pool's table when the configuration doesn't say: a prime just above 2^16.
+pub const TABLE_SIZE_DEFAULT: u32 = 65_537;
+/// Fewest slots that a pool's table may have.
+pub const TABLE_SIZE_MIN: u32 = 251;
+/// Most slots that a pool's table may have.
+pub const TABLE_SIZE_MAX: u32 = 5_000_011;
+/// Bytes that one slot of a table takes.
+pub const SLOT_BYTES: u64 = 2;
+/// Least table memory, in bytes.
+pub const TABLE_MEMORY_MIN: u64 = 1 << 20;
+/// Most table memory, in bytes.
+pub const TABLE_MEMORY_MAX: u64 = 1 << 30;
+/// VLAN identifiers that a service may name (IEEE 802.1Q: 0 and 4095 are reserved).
+pub const VLAN_MAX: u16 = 4094;
+/// Longest name of an interface in bytes (Linux IFNAMSIZ less its closing zero).
+pub const INTERFACE_NAME_MAX: usize = 15;
+/// Longest name of a service, pool or back end, in bytes: host names are such names.
+pub const NAME_MAX: usize = 253;
+/// Fewest descriptors in each ring of a queue.
+pub const RING_SIZE_MIN: u32 = 64;
+/// Most descriptors in each ring of a queue.
+pub const RING_SIZE_MAX: u32 = 8192;
+/// Most workers that may be asked for.
+pub const WORKERS_MAX: u16 = 256;
+/// The seed when none is configured: fixed, so that machines agree without being told to.
+pub const SEED_DEFAULT: u64 = 0x0070_656e_2d64_7372;
+/// Name of the one service and the one pool that Pen's command line describes.
+pub const SERVICE_DEFAULT: &str = "pen";
+
+const _: () = assert!(VIPS_MAX >= 1000 && POOLS_MAX >= 256 && BACKENDS_PER_POOL_MAX >= 4096);
+const _: () = assert!(BACKENDS_MAX < 1 << 14 && BACKENDS_PER_POOL_MAX <= BACKENDS_MAX);
+const _: () = assert!(TABLE_SIZE_MIN < TABLE_SIZE_DEFAULT && TABLE_SIZE_DEFAULT < TABLE_SIZE_MAX);
+const _: () = assert!(TABLE_SIZE_MAX as u64 * SLOT_BYTES <= TABLE_MEMORY_MAX);
+const _: () = assert!(RING_SIZE_MIN.is_power_of_two() && RING_SIZE_MAX.is_power_of_two());
+
+words! {
+    /// Where frames are forwarded.
+    Plane {
+        /// AF_XDP on native XDP, the program's own forwarding on generic XDP.
+        Auto = "auto",
+        /// AF_XDP workers in user space.
+        AfXdp = "af_xdp",
+        /// The XDP program itself, without workers.
+        Xdp = "xdp",
+        /// A packet socket: for hosts without BPF, and as the baseline.
+        AfPacket = "af_packet",
+    }
+}
+
+words! {
+    /// How the XDP program hangs on the interface.
+    XdpMode {
+        /// Native where the driver has it, else generic.
+        Auto = "auto",
+        /// In the driver.
+        Native = "native",
+        /// In the kernel's common receive path.
+        Generic = "generic",
+    }
+}
+
+words! {
+    /// Whether workers spin.
+    Busy {
+        /// Spin while there is traffic, park when idle.
+        Auto = "auto",
+        /// Spin for ever.
+        Always = "always",
+        /// Sleep in poll() between batches.
+        Never = "never",
+    }
+}
+
+words! {
+    /// Whether a faculty of the driver is made use of.
+    Use {
+        /// Where the driver has it and it is safe.
+        Auto = "auto",
+        /// Never.
+        Never = "never",
+    }
+}
+
+words! {
+    /// How a service is served.
+    Mode {
+        /// Direct server return: forwarded at layer 2, answered by the back end itself.
+        Dsr = "dsr",
+    }
+}
+
+words! {
+    /// Which part of a flow chooses its back end.
+    HashBy {
+        /// Addresses and ports (Pen's `-r`).
+        Flow = "flow",
+        /// The source address alone (Pen without `-r`).
+        Source = "source",
+    }
+}
+
+words! {
+    /// Layer 4 protocol of a listener.
+    Protocol {
+        /// TCP.
+        Tcp = "tcp",
+        /// UDP.
+        Udp = "udp",
+    }
+}
+
+/// How many workers serve the queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One a core, as many as there are queues, one core left to the rest of the machine.
+    Auto,
+    /// So many, never more than queues.
+    Count(u16),
+}
+
+/// Everything that Pen is asked to do. Plain data: see [`Config::check`] for what must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Interface that carries the VIPs (`dsr_if`); empty if none was named.
+    pub interface: String,
+    /// Where frames are forwarded.
+    pub plane: Plane,
+    /// How the XDP program is attached.
+    pub xdp_mode: XdpMode,
+    /// Whether workers spin.
+    pub busy: Busy,
+    /// How many workers serve the queues.
+    pub workers: Workers,
+    /// Whether AF_XDP sockets may be bound without copying.
+    pub zero_copy: Use,
+    /// Whether frames larger than one buffer are taken (jumbo frames).
+    pub multi_buffer: Use,
+    /// Descriptors in each ring of a queue; a power of two.
+    pub ring_size: u32,
+    /// Key of the flow hash; machines that share it choose alike.
+    pub seed: u64,
+    /// Whether checksums that the sender left to the hardware are finished where needed.
+    pub finish_checksums: bool,
+    /// Bytes for the slots of all pools, fixed at start; `None` for [`Config::table_memory`]'s own sum.
+    pub table_memory: Option<u64>,
+    /// Path of the control socket (`-C`).
+    pub control: Option<PathBuf>,
+    /// Path of the pid file (`-p`).
+    pub pid_file: Option<PathBuf>,
+    /// Stay in the foreground (`-f`).
+    pub foreground: bool,
+    /// Debug level (`-d`, repeatable).
+    pub debug: u8,
+    /// Where the BPF file system is mounted: program link and maps are pinned below it.
+    pub bpffs: PathBuf,
+    /// Where Pen keeps what the next start must know (saved NIC settings).
+    pub run_dir: PathBuf,
+    /// What is served.
+    pub services: Vec<Service>,
+    /// Who serves it.
+    pub pools: Vec<Pool>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interface: String::new(),
+            plane: Plane::Auto,
+            xdp_mode: XdpMode::Auto,
+            busy: Busy::Auto,
+            workers: Workers::Auto,
+            zero_copy: Use::Auto,
+            multi_buffer: Use::Auto,
+            ring_size: 2048,
+            seed: SEED_DEFAULT,
+            finish_checksums: true,
+            table_memory: None,
+            control: None,
+            pid_file: None,
+            foreground: false,
+            debug: 0,
+            bpffs: PathBuf::from("/sys/fs/bpf"),
+            run_dir: PathBuf::from("/run/pen"),
+            services: Vec::new(),
+            pools: Vec::new(),
+        }
+    }
+}
+
+/// Something that clients reach: one or more VIPs and the pool behind them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Unique among services.
+    pub name: String,
+    /// Where clients connect to.
+    pub listeners: Vec<Listener>,
+    /// How it is served.
+    pub mode: Mode,
+    /// Name of the pool that serves it.
+    pub pool: String,
+    /// The VLAN that its frames carry (1..=4094); `None` takes them with or without tags.
+    pub vlan: Option<u16>,
+    /// What chooses the back end.
+    pub hash: HashBy,
+}
+
+/// One VIP: an address with a protocol and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Listener {
+    /// The virtual address.
+    pub address: IpAddr,
+    /// Port; 0 stands for all ports.
+    pub port: u16,
+    /// Layer 4 protocol.
+    pub protocol: Protocol,
+}
+
+/// Back ends that serve alike, and the size of their table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Unique among pools.
+    pub name: String,
+    /// Slots of the Maglev table: a prime in [`TABLE_SIZE_MIN`]`..=`[`TABLE_SIZE_MAX`].
+    pub table_size: u32,
+    /// The back ends; Pen's `server N` counts them from 0.
+    pub backends: Vec<Backend>,
+}
+
+/// One machine that serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Unique in its pool; its identity over restarts. The address as written unless given.
+    pub name: String,
+    /// Address or host name as written.
+    pub host: String,
+    /// What `host` stood for when the configuration was read.
+    pub address: IpAddr,
+    /// Port; 0 stands for the VIP's.
+    pub port: u16,
+    /// Share of new flows; 0 takes none.
+    pub weight: u16,
+    /// Soft connection limit, 0 for none. Kept for proxy mode: DSR does not see connections end.
+    pub max: u32,
+    /// Hard connection limit. Kept for proxy mode.
+    pub hard: u32,
+    /// Priority, lower wins. Kept for proxy mode.
+    pub prio: u32,
+    /// Seconds from start during which it takes no new flows.
+    pub blacklist: u32,
+}
+
+impl Service {
+    /// A DSR service named `name`, served by the pool of the same name, without listeners.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            listeners: Vec::new(),
+            mode: Mode::Dsr,
+            pool: name.to_owned(),
+            vlan: None,
+            hash: HashBy::Flow,
+        }
+    }
+}
+
+impl Pool {
+    /// An empty pool named `name`.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            table_size: TABLE_SIZE_DEFAULT,
+            backends: Vec::new(),
+        }
+    }
+}
+
+impl Backend {
+    /// A back end of weight 1 at `address`, named and written as that address.
+    pub fn new(address: IpAddr) -> Self {
+        Self {
+            name: address.to_string(),
+            host: address.to_string(),
+            address,
+            port: 0,
+            weight: 1,
+            max: 0,
+            hard: 0,
+            prio: 0,
+            blacklist: 0,
+        }
+    }
+}
+
+impl Backend {
+    /// A back end of which nothing has been said yet.
+    pub(crate) fn unsaid() -> Self {
+        Self {
+            name: String::new(),
+            host: String::new(),
+            ..Self::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+        }
+    }
+}
+
+impl Config {
+    /// The pool named `name`.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+
+    /// Bytes that the slots of all pools take once.
+    pub fn slot_bytes(&self) -> u64 {
+        self.pools
+            .iter()
+            .map(|pool| u64::from(pool.table_size) * SLOT_BYTES)
+            .sum()
+    }
+
+    /// Bytes to set aside for slots: as configured, else room for all pools, for the largest one
+    /// a second time (a changed pool is written beside the one in use), and as much again to grow.
+    pub fn table_memory(&self) -> u64 {
+        self.table_memory.unwrap_or_else(|| {
+            let largest = self
+                .pools
+                .iter()
+                .map(|pool| pool.table_size)
+                .max()
+                .unwrap_or(0);
+            let needed = self.slot_bytes() + u64::from(largest) * SLOT_BYTES;
+            (needed * 2).clamp(TABLE_MEMORY_MIN, TABLE_MEMORY_MAX)
+        })
+    }
+}
+
+/// What reading a configuration needs from the world; tests bring their own.
+pub trait Outside {
+    /// The address that `host` stands for: the first one, as Pen always took it. The error is the
+    /// bare reason, without the name.
+    fn resolve(&self, host: &str) -> Result<IpAddr, String>;
+
+    /// The text of a file. The error is the bare reason, without the path.
+    fn read(&self, path: &Path) -> Result<String, String>;
+}

@@ -1,0 +1,263 @@
+//! The control socket's language: what is asked and what is answered, shared by daemon and
+//! `penctl`.
+//!
+//! Pen's protocol: connect, send one line, read until EOF. A raw client (netcat) gets Pen's
+//! texts; a line that begins with `json ` gets one JSON object, [`Envelope`].
+
+mod reply;
+mod status;
+
+pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
+pub use status::{
+    BackendState, BackendStatus, ConfigStatus, Counter, Degraded, FrameAccount, InterfaceStatus,
+    NicChange, Owner, PlaneStatus, PoolStatus, QueueStatus, Rung, ServedBy, ServerStatus, Status,
+    VipStatus, XdpStatistics, XdpStatus,
+};
+
+use crate::config::nearest::did_you_mean;
+use crate::config::{Change, Command, CommandFault, Config, ServerRef};
+
+/// Longest request in bytes, line feed included (what Pen reads at once).
+pub const REQUEST_BYTES_MAX: usize = 4095;
+
+/// How the asker wants the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Pen's text.
+    Raw,
+    /// One JSON object.
+    Json,
+}
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// How to answer.
+    pub form: Form,
+    /// Which service is meant (`-s NAME` before the command).
+    pub service: Option<String>,
+    /// What is wanted.
+    pub action: Action,
+}
+
+/// What can be asked of a running daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Show everything: [`Status`].
+    Status,
+    /// Show back ends: [`Servers`].
+    Servers,
+    /// Show every reason with its count.
+    Counters,
+    /// Show Pen's switches: [`mode_line`].
+    Mode,
+    /// Show the process id.
+    Pid,
+    /// Show the path of the control socket.
+    Control,
+    /// Show the VIPs.
+    Listen,
+    /// Show the debug level, or set it.
+    Debug(Option<u8>),
+    /// Change a back end: all changes or none. [`Config::locate`] finds it.
+    Server(ServerRef, Vec<Change>),
+    /// Hash over the whole flow (true) or the source address alone.
+    RoundRobin(bool),
+    /// Accepted and without effect: succeed in silence.
+    Nothing,
+    /// A blank line: succeed in silence.
+    Blank,
+}
+
+/// A line that asks for nothing that can be done, and how its sender wants to hear that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRequest {
+    /// How to answer.
+    pub form: Form,
+    /// First word, if the command is unknown: Pen's text names it.
+    pub unknown: Option<String>,
+    /// What is wrong, with the mend.
+    pub why: String,
+}
+
+impl BadRequest {
+    /// The reply; `generation` is that of the running configuration.
+    pub fn reply(&self, generation: u64) -> String {
+        match (&self.unknown, self.form) {
+            (Some(word), Form::Raw) => format!("do_cmd: ignoring command starting with '{word}'\n"),
+            (_, form) => Reply {
+                generation,
+                outcome: Err(self.why.clone()),
+            }
+            .render(form),
+        }
+    }
+}
+
+/// Parses the bytes of one request; what follows the first line feed is ignored. Total: any bytes
+/// of any length have an answer.
+///
+/// # Errors
+/// [`BadRequest`], ready to be sent back.
+pub fn parse_request(bytes: &[u8]) -> Result<Request, BadRequest> {
+    let line = bytes
+        .split(|byte| matches!(byte, b'\n' | b'\r'))
+        .next()
+        .unwrap_or_default();
+    let (form, line) = match line.strip_prefix(b"json ") {
+        Some(rest) => (Form::Json, rest),
+        None => (Form::Raw, line),
+    };
+    let refused = |why: String| BadRequest {
+        form,
+        unknown: None,
+        why,
+    };
+    if line.len() >= REQUEST_BYTES_MAX {
+        return Err(refused(format!(
+            "the request is longer than {REQUEST_BYTES_MAX} bytes"
+        )));
+    }
+    let line = String::from_utf8_lossy(line);
+    let (service, command) = split_service(&line).map_err(refused)?;
+    let action = match Command::parse(command) {
+        Ok(Some(command)) => live(command).map_err(refused)?,
+        Ok(None) => Action::Blank,
+        Err(CommandFault::Refused(why)) => return Err(refused(why)),
+        Err(CommandFault::Unknown { word, hint }) => {
+            let why = CommandFault::Unknown {
+                word: word.clone(),
+                hint,
+            }
+            .to_string();
+            return Err(BadRequest {
+                form,
+                unknown: Some(word),
+                why,
+            });
+        }
+    };
+    Ok(Request {
+        form,
+        service,
+        action,
+    })
+}
+
+/// Takes `-s SERVICE` off the front.
+fn split_service(line: &str) -> Result<(Option<String>, &str), String> {
+    let line = line.trim_start();
+    let Some(rest) = line
+        .strip_prefix("-s")
+        .filter(|rest| !rest.starts_with(char::is_alphanumeric))
+    else {
+        return Ok((None, line));
+    };
+    let (service, command) = rest.trim_start().split_once(' ').unwrap_or_default();
+    match service.is_empty() {
+        true => Err("-s takes the name of a service, and a command follows: -s web servers".into()),
+        false => Ok((Some(service.to_owned()), command)),
+    }
+}
+
+/// What a command asks of a running daemon; an error if it is one for the start.
+fn live(command: Command) -> Result<Action, String> {
+    Ok(match command {
+        Command::Status => Action::Status,
+        Command::Servers => Action::Servers,
+        Command::Counters => Action::Counters,
+        Command::Mode => Action::Mode,
+        Command::Pid => Action::Pid,
+        Command::Control => Action::Control,
+        Command::Debug(level) => Action::Debug(level),
+        Command::Listen(None) => Action::Listen,
+        Command::Server(server, changes) => Action::Server(server, changes),
+        Command::RoundRobin(on) => Action::RoundRobin(on),
+        Command::Nothing(_) => Action::Nothing,
+        Command::Set { key, .. } => return Err(only_at_start(key)),
+        Command::Listen(Some(_)) => return Err(only_at_start("listen")),
+        Command::Include(_) => return Err(only_at_start("include")),
+    })
+}
+
+fn only_at_start(what: &str) -> String {
+    format!("{what} can't be changed while Pen runs: write it into the configuration and restart")
+}
+
+impl Config {
+    /// Indices of the pool and the back end that a request means.
+    ///
+    /// # Errors
+    /// A sentence for the asker: no such service or back end, or several that could be meant.
+    pub fn locate(
+        &self,
+        service: Option<&str>,
+        server: &ServerRef,
+    ) -> Result<(usize, usize), String> {
+        let candidates: Vec<usize> = match service {
+            Some(name) => vec![self.pool_of_service(name)?],
+            None => (0..self.pools.len()).collect(),
+        };
+        let name = match server {
+            ServerRef::Name(name) => name,
+            ServerRef::Index(index) => {
+                let [pool] = candidates[..] else {
+                    return Err(self.which_service(&format!("server {index}")));
+                };
+                let count = self.pools[pool].backends.len();
+                return match *index < count {
+                    true => Ok((pool, *index)),
+                    false => Err(format!(
+                        "there is no server {index}: 0 to {} exist",
+                        count - 1
+                    )),
+                };
+            }
+        };
+        let mut found = candidates.iter().flat_map(|&pool| {
+            let backends = self.pools[pool].backends.iter().enumerate();
+            backends
+                .filter(|(_, b)| b.name == *name)
+                .map(move |(at, _)| (pool, at))
+        });
+        match (found.next(), found.next()) {
+            (Some(place), None) => Ok(place),
+            (Some(_), Some(_)) => Err(self.which_service(&format!("server {name:?}"))),
+            (None, _) => {
+                let all = candidates
+                    .iter()
+                    .flat_map(|&pool| &self.pools[pool].backends);
+                let hint = did_you_mean(name, all.map(|backend| backend.name.as_str()));
+                Err(format!("there is no server {name:?}{hint}"))
+            }
+        }
+    }
+
+    fn pool_of_service(&self, name: &str) -> Result<usize, String> {
+        let service = self.services.iter().find(|service| service.name == name);
+        let pool =
+            service.and_then(|service| self.pools.iter().position(|p| p.name == service.pool));
+        pool.ok_or_else(|| {
+            let names = self.services.iter().map(|service| service.name.as_str());
+            format!("there is no service {name:?}{}", did_you_mean(name, names))
+        })
+    }
+
+    fn which_service(&self, what: &str) -> String {
+        let names: Vec<&str> = self
+            .services
+            .iter()
+            .take(8)
+            .map(|s| s.name.as_str())
+            .collect();
+        let more = if self.services.len() > names.len() {
+            ", ..."
+        } else {
+            ""
+        };
+        format!(
+            "which service's {what}? Say -s NAME first: {}{more}",
+            names.join(", ")
+        )
+    }
+}

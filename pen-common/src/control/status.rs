@@ -1,0 +1,347 @@
+//! The shape of what `status`, `servers` and `counters` show.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::words::words;
+use crate::config::{Busy, HashBy, Plane, Protocol, XdpMode};
+
+/// Everything about a running daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Pen's version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since start.
+    pub uptime_s: u64,
+    /// Generation of the configuration in force.
+    pub generation: u64,
+    /// Where the configuration came from.
+    pub config: ConfigStatus,
+    /// The interface that carries the VIPs.
+    pub interface: InterfaceStatus,
+    /// Which plane forwards.
+    pub plane: PlaneStatus,
+    /// How the XDP program hangs on the interface.
+    pub xdp: XdpStatus,
+    /// Whether workers spin, as configured.
+    pub busy: Busy,
+    /// The interface's receive queues.
+    pub queues: Vec<QueueStatus>,
+    /// What works less well than it could.
+    pub degraded: Vec<Degraded>,
+    /// The VIPs.
+    pub vips: Vec<VipStatus>,
+    /// The pools.
+    pub pools: Vec<PoolStatus>,
+    /// Every reason, those that never happened, too.
+    pub counters: Vec<Counter>,
+    /// NIC settings that Pen changed and puts back at stop.
+    pub nic_changes: Vec<NicChange>,
+}
+
+/// Where the configuration came from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// A file's name, or `command line`.
+    pub source: String,
+    /// Why the last reload was refused; the generation in force is the one before.
+    pub last_error: Option<String>,
+}
+
+/// The interface that carries the VIPs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Name.
+    pub name: String,
+    /// Kernel's index.
+    pub index: u32,
+    /// Address in colon form.
+    pub mac: String,
+    /// Bytes of payload that a frame may carry.
+    pub mtu: u32,
+    /// Driver; empty if unknown.
+    pub driver: String,
+}
+
+/// Which plane forwards, and how that came about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlaneStatus {
+    /// As configured.
+    pub wanted: Plane,
+    /// In force; never `auto`.
+    pub actual: Plane,
+    /// Why this one, in one sentence.
+    pub why: String,
+    /// What was tried, best first.
+    pub rungs: Vec<Rung>,
+}
+
+/// One plane that was tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rung {
+    /// Which.
+    pub plane: Plane,
+    /// Whether it was taken.
+    pub taken: bool,
+    /// Why, or why not.
+    pub why: String,
+}
+
+/// How the XDP program hangs on the interface.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct XdpStatus {
+    /// Native or generic; `None` without a program.
+    pub mode: Option<XdpMode>,
+    /// Why, in one sentence.
+    pub why: String,
+    /// Who else holds the hook, if attaching was refused for that.
+    pub holder: Option<String>,
+}
+
+words! {
+    /// Who forwards a queue's frames.
+    ServedBy {
+        /// A worker in user space.
+        Worker = "worker",
+        /// The XDP program.
+        Program = "program",
+    }
+}
+
+/// One receive queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Its number.
+    pub queue: u32,
+    /// Who forwards its frames.
+    pub served_by: ServedBy,
+    /// Worker's number, if a worker serves it.
+    pub worker: Option<u32>,
+    /// Core that the worker is pinned to.
+    pub core: Option<u32>,
+    /// Whether frames reach the worker without a copy.
+    pub zero_copy: bool,
+    /// Whether frames may span several buffers.
+    pub multi_buffer: bool,
+    /// Whether the kernel says when it needs waking.
+    pub need_wakeup: bool,
+    /// Whether preferred busy polling is on.
+    pub busy_poll: bool,
+    /// Frames sent per system call, where the kernel lets one choose.
+    pub tx_budget: Option<u32>,
+    /// Milliseconds since the worker's last sign of life.
+    pub heartbeat_age_ms: Option<u64>,
+    /// Where the UMEM's frames are.
+    pub frames: Option<FrameAccount>,
+    /// The kernel's own counts for the socket.
+    pub xdp_statistics: Option<XdpStatistics>,
+}
+
+/// Where the frames of a UMEM are: the first three add up to the total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameAccount {
+    /// With the kernel, to be filled.
+    pub posted_receive: u64,
+    /// With the worker.
+    pub in_hand: u64,
+    /// With the kernel, to be sent.
+    pub posted_send: u64,
+    /// All.
+    pub total: u64,
+}
+
+impl FrameAccount {
+    /// Whether no frame is lost or counted twice.
+    pub fn adds_up(&self) -> bool {
+        self.posted_receive
+            .checked_add(self.in_hand)
+            .and_then(|sum| sum.checked_add(self.posted_send))
+            == Some(self.total)
+    }
+}
+
+/// The kernel's counts for an AF_XDP socket (`struct xdp_statistics`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpStatistics {
+    /// Frames lost for other reasons than those below.
+    pub rx_dropped: u64,
+    /// Fill descriptors that the kernel did not accept.
+    pub rx_invalid_descs: u64,
+    /// Send descriptors that the kernel did not accept.
+    pub tx_invalid_descs: u64,
+    /// Frames lost because the receive ring was full.
+    pub rx_ring_full: u64,
+    /// Times that the fill ring was empty.
+    pub rx_fill_ring_empty_descs: u64,
+    /// Times that the send ring was empty.
+    pub tx_ring_empty_descs: u64,
+}
+
+/// Something that works less well than it could.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Degraded {
+    /// What.
+    pub what: String,
+    /// Why, and what would mend it.
+    pub why: String,
+}
+
+words! {
+    /// Who answers for a VIP's address.
+    Owner {
+        /// Pen: it answers ARP, neighbour solicitations and pings.
+        Own = "own",
+        /// The kernel: a local interface has the address.
+        Kernel = "kernel",
+    }
+}
+
+/// One VIP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VipStatus {
+    /// The address.
+    pub address: IpAddr,
+    /// The port; 0 stands for all.
+    pub port: u16,
+    /// Layer 4 protocol.
+    pub protocol: Protocol,
+    /// The VLAN its frames carry, if one is configured.
+    pub vlan: Option<u16>,
+    /// Its service.
+    pub service: String,
+    /// The pool behind it.
+    pub pool: String,
+    /// What chooses the back end.
+    pub hash: HashBy,
+    /// Who answers for the address.
+    pub owner: Owner,
+}
+
+/// One pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: String,
+    /// Slots of its table.
+    pub table_size: u32,
+    /// Its back ends, in the order of Pen's numbers.
+    pub backends: Vec<BackendStatus>,
+}
+
+words! {
+    /// Whether a back end takes new flows.
+    BackendState {
+        /// It does.
+        Up = "up",
+        /// No: nobody on the segment answers for its address.
+        NoMac = "no-mac",
+        /// No: blacklisted for a time.
+        Blacklisted = "blacklisted",
+        /// No: its weight is 0.
+        Drained = "drained",
+    }
+}
+
+/// One back end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Pen's number in its pool, from 0.
+    pub index: usize,
+    /// Identity in the tables; 0 is nobody's.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC in colon form; `None` while unknown.
+    pub mac: Option<String>,
+    /// Its weight.
+    pub weight: u16,
+    /// Whether it takes new flows.
+    pub state: BackendState,
+    /// Seconds left on the blacklist.
+    pub blacklist_left_s: Option<u32>,
+    /// Slots of the pool's table that are its.
+    pub slots: u32,
+    /// Frames forwarded to it.
+    pub frames: u64,
+    /// Bytes forwarded to it, whole frames.
+    pub bytes: u64,
+}
+
+/// One reason with its count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counter {
+    /// The reason's word.
+    pub reason: String,
+    /// What it means.
+    pub text: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// A NIC setting that Pen changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NicChange {
+    /// Which setting.
+    pub what: String,
+    /// As it was, and as it will be again.
+    pub before: String,
+    /// As it is now.
+    pub now: String,
+}
+
+/// A back end in Pen's terms; shown as Pen's `servers` line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Pen's number, from 0.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port; 0 stands for the VIP's.
+    pub port: u16,
+    /// Connections; DSR sees none end, so always 0 there.
+    pub conn: u32,
+    /// Soft connection limit.
+    pub max: u32,
+    /// Hard connection limit.
+    pub hard: u32,
+    /// Its weight.
+    pub weight: u16,
+    /// Priority.
+    pub prio: u32,
+    /// Bytes forwarded to it.
+    pub sx: u64,
+    /// Bytes from it; DSR sees none.
+    pub rx: u64,
+}
+
+impl fmt::Display for ServerStatus {
+    /// Byte for byte what scripts parse.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            index,
+            address,
+            port,
+            conn,
+            max,
+            hard,
+            weight,
+            prio,
+            sx,
+            rx,
+            ..
+        } = self;
+        write!(
+            f,
+            "{index} addr {address} port {port} conn {conn} max {max} hard {hard} "
+        )?;
+        write!(f, "weight {weight} prio {prio} sx {sx} rx {rx}")
+    }
+}

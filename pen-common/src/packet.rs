@@ -1,0 +1,514 @@
+//! From bytes to [`Packet`]: Ethernet, VLAN tags, IPv4, IPv6 and the ports behind them.
+//!
+//! Nothing is read past the lengths that the headers themselves state, and nothing is trusted
+//! before it is compared with the length of the frame.
+
+use crate::{
+    checksum::fold,
+    flow::{Address, Flow},
+    frame::Frame,
+    tables::{FragmentKey, Mac},
+    verdict::Reason,
+};
+
+/// IP protocol numbers (IANA registry).
+pub const ICMP: u8 = 1;
+/// Transmission Control Protocol.
+pub const TCP: u8 = 6;
+/// User Datagram Protocol.
+pub const UDP: u8 = 17;
+/// ICMP for IPv6.
+pub const ICMPV6: u8 = 58;
+
+/// EtherTypes (IANA registry).
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// Address Resolution Protocol.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// Internet Protocol version 6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_CTAG: u16 = 0x8100;
+const ETHERTYPE_STAG: u16 = 0x88a8;
+
+/// VLAN tags that are looked behind.
+const TAGS_MAX: usize = 2;
+/// IPv6 extension headers that are followed. RFC 8504, section 5.3 lets a receiver set a limit.
+const EXTENSIONS_MAX: usize = 4;
+
+const ETHERNET_LEN: usize = 14;
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+const TCP_LEN: u16 = 20;
+const UDP_LEN: u16 = 8;
+
+/// The link layer's part of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Destination MAC.
+    pub destination: Mac,
+    /// Source MAC.
+    pub source: Mac,
+    /// EtherType behind the tags.
+    pub ethertype: u16,
+    /// VLAN number of the innermost tag; 0 without one and in a priority tag.
+    pub vlan: u16,
+    /// Offset of the network header.
+    pub l3: usize,
+}
+
+impl Link {
+    /// `None` if the frame ends early.
+    #[inline(always)]
+    pub fn parse<F: Frame>(frame: &F) -> Option<Self> {
+        let bytes = frame.get::<ETHERNET_LEN>(0)?;
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = bytes;
+        let mut link = Self {
+            destination: Mac::new([d0, d1, d2, d3, d4, d5]),
+            source: Mac::new([s0, s1, s2, s3, s4, s5]),
+            ethertype: u16::from_be_bytes([t0, t1]),
+            vlan: 0,
+            l3: ETHERNET_LEN,
+        };
+        let mut tags = 0;
+        while tags < TAGS_MAX && matches!(link.ethertype, ETHERTYPE_CTAG | ETHERTYPE_STAG) {
+            let [v0, v1, t0, t1] = frame.get::<4>(link.l3)?;
+            link.vlan = u16::from_be_bytes([v0, v1]) & 0xfff;
+            link.ethertype = u16::from_be_bytes([t0, t1]);
+            link.l3 += 4;
+            tags += 1;
+        }
+        Some(link)
+    }
+
+    /// Sent to more than one station.
+    #[inline(always)]
+    pub const fn is_group(&self) -> bool {
+        self.destination.0 >> 40 & 1 == 1
+    }
+}
+
+/// Which part of a datagram a packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The first part, with the ports.
+    First,
+    /// A later part, without ports.
+    Later,
+}
+
+/// Part, and of which datagram. The identification is not the enum's payload because the kernel's
+/// verifier refuses the copy of a payload that a variant does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// Which part.
+    pub part: Part,
+    /// Identification; 0 in a whole datagram.
+    pub id: u32,
+}
+
+impl Fragment {
+    /// No fragment.
+    pub const WHOLE: Self = Self {
+        part: Part::Whole,
+        id: 0,
+    };
+}
+
+/// An IP packet whose lengths agree with the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Addresses, protocol, and for TCP and UDP the ports (0 in a later fragment).
+    pub flow: Flow,
+    /// Whole or part.
+    pub fragment: Fragment,
+    /// Offset of the transport header.
+    pub l4: u16,
+    /// Bytes from there to the end of the packet, as the network header says.
+    pub l4_len: u16,
+}
+
+/// An IP header that can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Skip {
+    /// What is wrong with it.
+    pub reason: Reason,
+    /// Where it was going, if that could be read.
+    pub destination: Option<Address>,
+}
+
+impl Packet {
+    /// Parses the packet at `l3` of an IPv4 frame.
+    #[inline(always)]
+    pub fn parse_v4<F: Frame>(frame: &F, l3: usize) -> Result<Self, Skip> {
+        let packet = Self::network_v4(frame, l3)?;
+        packet.with_ports(frame)
+    }
+
+    /// Parses the packet at `l3` of an IPv6 frame.
+    #[inline(always)]
+    pub fn parse_v6<F: Frame>(frame: &F, l3: usize) -> Result<Self, Skip> {
+        let packet = Self::network_v6(frame, l3)?;
+        packet.with_ports(frame)
+    }
+
+    /// RFC 791, section 3.1.
+    #[inline(always)]
+    fn network_v4<F: Frame>(frame: &F, l3: usize) -> Result<Self, Skip> {
+        let short = Skip {
+            reason: Reason::TooShort,
+            destination: None,
+        };
+        let header = frame.get::<IPV4_LEN>(l3).ok_or(short)?;
+        let [
+            ihl,
+            _,
+            len0,
+            len1,
+            id0,
+            id1,
+            frag0,
+            frag1,
+            _,
+            protocol,
+            _,
+            _,
+            addresses @ ..,
+        ] = header;
+        if ihl >> 4 != 4 {
+            return Err(Skip {
+                reason: Reason::NotIp,
+                destination: None,
+            });
+        }
+        let [s0, s1, s2, s3, d0, d1, d2, d3] = addresses;
+        let destination = Address::v4(u32::from_be_bytes([d0, d1, d2, d3]));
+        let skip = |reason| Skip {
+            reason,
+            destination: Some(destination),
+        };
+        let header_len = u16::from(ihl & 0xf) * 4;
+        let total_len = u16::from_be_bytes([len0, len1]);
+        if usize::from(header_len) < IPV4_LEN || total_len < header_len {
+            return Err(skip(Reason::BadHeader));
+        }
+        if l3 + usize::from(total_len) > frame.len() {
+            return Err(skip(Reason::Truncated));
+        }
+        let id = u32::from(u16::from_be_bytes([id0, id1]));
+        let fragment = match u16::from_be_bytes([frag0, frag1]) & 0x3fff {
+            0 => Fragment::WHOLE,
+            0x2000 => Fragment {
+                part: Part::First,
+                id,
+            },
+            _ => Fragment {
+                part: Part::Later,
+                id,
+            },
+        };
+        Ok(Self {
+            flow: Flow {
+                source: Address::v4(u32::from_be_bytes([s0, s1, s2, s3])),
+                destination,
+                source_port: 0,
+                destination_port: 0,
+                protocol,
+            },
+            fragment,
+            l4: l3 as u16 + header_len,
+            l4_len: total_len - header_len,
+        })
+    }
+
+    /// RFC 8200, sections 3 and 4.
+    #[inline(always)]
+    fn network_v6<F: Frame>(frame: &F, l3: usize) -> Result<Self, Skip> {
+        let short = Skip {
+            reason: Reason::TooShort,
+            destination: None,
+        };
+        let [version, _, _, _, len0, len1, next, _] = frame.get::<8>(l3).ok_or(short)?;
+        if version >> 4 != 6 {
+            return Err(Skip {
+                reason: Reason::NotIp,
+                destination: None,
+            });
+        }
+        let source = Address::v6(frame.get::<16>(l3 + 8).ok_or(short)?);
+        let destination = Address::v6(frame.get::<16>(l3 + 24).ok_or(short)?);
+        let skip = |reason| Skip {
+            reason,
+            destination: Some(destination),
+        };
+        let payload_len = u16::from_be_bytes([len0, len1]);
+        if l3 + IPV6_LEN + usize::from(payload_len) > frame.len() {
+            return Err(skip(Reason::Truncated));
+        }
+        let start = Chain {
+            next,
+            fragment: Fragment::WHOLE,
+            used: 0,
+        };
+        let chain = start
+            .follow(frame, l3 + IPV6_LEN, payload_len)
+            .map_err(skip)?;
+        let flow = Flow {
+            source,
+            destination,
+            source_port: 0,
+            destination_port: 0,
+            protocol: chain.next,
+        };
+        Ok(Self {
+            flow,
+            fragment: chain.fragment,
+            l4: (l3 + IPV6_LEN) as u16 + chain.used,
+            l4_len: payload_len - chain.used,
+        })
+    }
+
+    /// Adds the ports, and holds the transport header against the packet's length.
+    #[inline(always)]
+    fn with_ports<F: Frame>(mut self, frame: &F) -> Result<Self, Skip> {
+        let least = match self.flow.protocol {
+            TCP => TCP_LEN,
+            UDP => UDP_LEN,
+            _ => return Ok(self),
+        };
+        let skip = |reason| Skip {
+            reason,
+            destination: Some(self.flow.destination),
+        };
+        if self.fragment.part == Part::Later {
+            return Ok(self);
+        }
+        // A first fragment may end inside the TCP header (RFC 791 allows 8 bytes of it).
+        let whole = self.fragment.part == Part::Whole;
+        if self.l4_len < if whole { least } else { UDP_LEN } {
+            return Err(skip(Reason::Truncated));
+        }
+        let l4 = usize::from(self.l4);
+        let [s0, s1, d0, d1, len0, len1] =
+            frame.get::<6>(l4).ok_or_else(|| skip(Reason::Truncated))?;
+        self.flow.source_port = u16::from_be_bytes([s0, s1]);
+        self.flow.destination_port = u16::from_be_bytes([d0, d1]);
+        if !whole {
+            return Ok(self);
+        }
+        let stated = if self.flow.protocol == UDP {
+            u16::from_be_bytes([len0, len1])
+        } else {
+            let [offset] = frame
+                .get::<1>(l4 + 12)
+                .ok_or_else(|| skip(Reason::Truncated))?;
+            u16::from(offset >> 4) * 4
+        };
+        if stated < least || stated > self.l4_len {
+            return Err(skip(Reason::BadHeader));
+        }
+        Ok(self)
+    }
+
+    /// The flow whose answer an ICMP error quotes at `at`, seen from the client; `None` if the
+    /// quotation is too short, is not TCP or UDP, or does not come from `vip`.
+    #[inline(always)]
+    pub fn quoted<F: Frame>(frame: &F, at: usize, vip: Address) -> Option<Flow> {
+        let (flow, l4) = if vip.is_v4() {
+            quoted_v4(frame, at)?
+        } else {
+            quoted_v6(frame, at)?
+        };
+        if flow.source != vip || !matches!(flow.protocol, TCP | UDP) {
+            return None;
+        }
+        let [s0, s1, d0, d1] = frame.get::<4>(l4)?;
+        let quoted = Flow {
+            source_port: u16::from_be_bytes([s0, s1]),
+            destination_port: u16::from_be_bytes([d0, d1]),
+            ..flow
+        };
+        Some(quoted.reversed())
+    }
+
+    /// Identity of the datagram that this packet is a part of.
+    #[inline(always)]
+    pub const fn fragment_key(&self) -> Option<FragmentKey> {
+        if matches!(self.fragment.part, Part::Whole) {
+            return None;
+        }
+        let protocol = if self.flow.destination.is_v4() {
+            self.flow.protocol
+        } else {
+            0
+        };
+        Some(FragmentKey {
+            source: self.flow.source,
+            destination: self.flow.destination,
+            protocol,
+            id: self.fragment.id,
+        })
+    }
+
+    /// Offset of the checksum field of a whole TCP or UDP packet.
+    #[inline(always)]
+    pub fn checksum_at(&self) -> Option<usize> {
+        let offset = match self.flow.protocol {
+            TCP => 16,
+            UDP => 6,
+            _ => return None,
+        };
+        (self.fragment.part == Part::Whole).then_some(usize::from(self.l4) + offset)
+    }
+
+    /// Folded sum of the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1).
+    #[inline(always)]
+    pub const fn pseudo_sum(&self) -> u16 {
+        let Flow {
+            source,
+            destination,
+            protocol,
+            ..
+        } = self.flow;
+        let addresses = if source.is_v4() && destination.is_v4() {
+            source.v4_number() as u64 + destination.v4_number() as u64
+        } else {
+            half(source.high) + half(source.low) + half(destination.high) + half(destination.low)
+        };
+        fold(addresses + protocol as u64 + self.l4_len as u64)
+    }
+}
+
+/// Two 32-bit halves added: a step of a one's complement sum.
+#[inline(always)]
+pub(crate) const fn half(word: u64) -> u64 {
+    (word >> 32) + (word & 0xffff_ffff)
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Progress along the extension headers.
+#[derive(Clone, Copy)]
+struct Chain {
+    next: u8,
+    fragment: Fragment,
+    used: u16,
+}
+
+impl Chain {
+    /// Follows the headers that stand at `offset`, in `len` bytes of payload.
+    #[inline(always)]
+    fn follow<F: Frame>(mut self, frame: &F, offset: usize, len: u16) -> Result<Self, Reason> {
+        let mut count = 0;
+        while is_extension(self.next) {
+            if count == EXTENSIONS_MAX {
+                return Err(Reason::HeaderChain);
+            }
+            let at = offset + usize::from(self.used);
+            let [next, size, f0, f1, i0, i1, i2, i3] =
+                frame.get::<8>(at).ok_or(Reason::Truncated)?;
+            let size = match self.next {
+                FRAGMENT => 8,
+                // RFC 4302 counts in 4 bytes, the others in 8.
+                AUTHENTICATION => (u16::from(size) + 2) * 4,
+                _ => (u16::from(size) + 1) * 8,
+            };
+            if self.next == FRAGMENT {
+                let id = u32::from_be_bytes([i0, i1, i2, i3]);
+                // A fragment that is the whole datagram (RFC 6946) has its ports at hand.
+                self.fragment = match u16::from_be_bytes([f0, f1]) & 0xfff9 {
+                    0 => Fragment::WHOLE,
+                    1 => Fragment {
+                        part: Part::First,
+                        id,
+                    },
+                    _ => Fragment {
+                        part: Part::Later,
+                        id,
+                    },
+                };
+            }
+            self.used += size;
+            if self.used > len {
+                return Err(Reason::Truncated);
+            }
+            self.next = next;
+            count += 1;
+            if self.fragment.part == Part::Later {
+                return Ok(self);
+            }
+        }
+        Ok(self)
+    }
+}
+
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
+    )
+}
+
+/// Addresses and protocol of a quoted IPv4 packet, and where its ports stand.
+#[inline(always)]
+fn quoted_v4<F: Frame>(frame: &F, at: usize) -> Option<(Flow, usize)> {
+    let [
+        ihl,
+        _,
+        _,
+        _,
+        _,
+        _,
+        frag0,
+        frag1,
+        _,
+        protocol,
+        _,
+        _,
+        addresses @ ..,
+    ] = frame.get::<IPV4_LEN>(at)?;
+    let [s0, s1, s2, s3, d0, d1, d2, d3] = addresses;
+    let later = u16::from_be_bytes([frag0, frag1]) & 0x1fff != 0;
+    if ihl >> 4 != 4 || ihl & 0xf < 5 || later {
+        return None;
+    }
+    let flow = Flow {
+        source: Address::v4(u32::from_be_bytes([s0, s1, s2, s3])),
+        destination: Address::v4(u32::from_be_bytes([d0, d1, d2, d3])),
+        source_port: 0,
+        destination_port: 0,
+        protocol,
+    };
+    Some((flow, at + usize::from(ihl & 0xf) * 4))
+}
+
+/// The same for IPv6. Extension headers in a quotation are followed as in a packet.
+#[inline(always)]
+fn quoted_v6<F: Frame>(frame: &F, at: usize) -> Option<(Flow, usize)> {
+    let [version, _, _, _, len0, len1, next, _] = frame.get::<8>(at)?;
+    let source = Address::v6(frame.get::<16>(at + 8)?);
+    let destination = Address::v6(frame.get::<16>(at + 24)?);
+    let start = Chain {
+        next,
+        fragment: Fragment::WHOLE,
+        used: 0,
+    };
+    let len = u16::from_be_bytes([len0, len1]);
+    let chain = start.follow(frame, at + IPV6_LEN, len).ok()?;
+    if version >> 4 != 6 || chain.fragment.part == Part::Later {
+        return None;
+    }
+    let flow = Flow {
+        source,
+        destination,
+        source_port: 0,
+        destination_port: 0,
+        protocol: chain.next,
+    };
+    Some((flow, at + IPV6_LEN + usize::from(chain.used)))
+}

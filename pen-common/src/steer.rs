@@ -1,0 +1,447 @@
+//! The one decision: what becomes of a frame.
+//!
+//! [`classify`] says whose a frame is, and answers what is to be answered; [`deliver`] chooses the
+//! back end and rewrites. [`steer`] is the two in a row. The XDP program calls them apart, because
+//! between them it may hand the frame to a worker, which then calls [`steer`] on it.
+
+use crate::{
+    checksum,
+    flow::{Address, Flow},
+    frame::Frame,
+    packet::{
+        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, Link, Packet, Part, Skip, TCP,
+        UDP,
+    },
+    rewrite,
+    tables::{BackendId, FragmentOwner, Mac, Memory, Service, Tables, Vip, VipEntry, VipKey},
+    verdict::{Reason, Verdict},
+};
+
+/// Decides and rewrites.
+#[inline(always)]
+pub fn steer<F: Frame, M: Memory>(frame: &mut F, tables: &Tables<'_, M>) -> Verdict {
+    match classify(frame, tables) {
+        Class::Deliver(delivery) => deliver(frame, tables, &delivery),
+        Class::Done(verdict) => verdict,
+    }
+}
+
+/// What [`classify`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// For a DSR service.
+    Deliver(Delivery),
+    /// Settled.
+    Done(Verdict),
+}
+
+/// A frame for a DSR service, on its way to [`deliver`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// The packet; for an ICMP error its flow is the one that the error quotes.
+    pub packet: Packet,
+    /// Sender on the link.
+    pub source: Mac,
+    /// To whom.
+    pub to: To,
+}
+
+/// How a back end is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// By the service's table.
+    Service(Service),
+    /// Known already: a later fragment follows its first.
+    Backend(BackendId),
+}
+
+impl Delivery {
+    /// Whether it is part of a fragmented datagram. Such frames are steered where they arrive,
+    /// so that a later fragment can't overtake the first in another worker's ring.
+    #[inline(always)]
+    pub const fn is_fragment(&self) -> bool {
+        !matches!(self.packet.fragment.part, Part::Whole)
+    }
+}
+
+/// Whose frame is it? Answers ARP requests, neighbour solicitations and pings in place.
+#[inline(always)]
+pub fn classify<F: Frame, M: Memory>(frame: &mut F, tables: &Tables<'_, M>) -> Class {
+    let Some(link) = Link::parse(frame) else {
+        return pass(Reason::TooShort);
+    };
+    let ours = link.destination == tables.head.mac;
+    if !ours && !link.is_group() {
+        return pass(Reason::NotOurMac);
+    }
+    let parsed = match link.ethertype {
+        ETHERTYPE_ARP => return Class::Done(arp(frame, &link, tables)),
+        ETHERTYPE_IPV4 if ours => Packet::parse_v4(frame, link.l3),
+        ETHERTYPE_IPV6 => Packet::parse_v6(frame, link.l3),
+        ETHERTYPE_IPV4 => return pass(Reason::NotOurMac),
+        _ => return pass(Reason::NotIp),
+    };
+    let packet = match parsed {
+        Ok(packet) => packet,
+        Err(skip) => return unusable(&link, skip, tables),
+    };
+    if packet.flow.protocol == ICMPV6 && usize::from(packet.l4) == link.l3 + 40 {
+        if let Some(verdict) = neighbor(frame, &link, &packet, tables) {
+            return Class::Done(verdict);
+        }
+    }
+    if !ours {
+        return pass(Reason::NotOurMac);
+    }
+    by_protocol(frame, &link, &packet, tables)
+}
+
+#[inline(always)]
+fn by_protocol<F: Frame, M: Memory>(
+    frame: &mut F,
+    link: &Link,
+    packet: &Packet,
+    tables: &Tables<'_, M>,
+) -> Class {
+    if packet.fragment.part == Part::Later {
+        return later_fragment(link, packet, tables);
+    }
+    match packet.flow.protocol {
+        TCP | UDP => transport(link, packet, tables),
+        ICMP if packet.flow.destination.is_v4() => icmp(frame, link, packet, tables),
+        ICMPV6 if !packet.flow.destination.is_v4() => icmp(frame, link, packet, tables),
+        _ => no_service(link, packet.flow.destination, Reason::NoService, tables),
+    }
+}
+
+/// Chooses the back end and rewrites the MAC addresses; finishes a checksum left to hardware.
+#[inline(always)]
+pub fn deliver<F: Frame, M: Memory>(
+    frame: &mut F,
+    tables: &Tables<'_, M>,
+    delivery: &Delivery,
+) -> Verdict {
+    let Delivery { packet, source, to } = delivery;
+    let chosen = match *to {
+        To::Backend(id) => Some(id),
+        To::Service(Service { pool, by_source }) => {
+            let key = tables.head.key;
+            let hash = if by_source {
+                packet.flow.source_hash(key)
+            } else {
+                packet.flow.hash(key)
+            };
+            tables.slot(pool, hash)
+        }
+    };
+    let Some(id) = chosen else {
+        return Verdict::Drop(Reason::NoBackend);
+    };
+    let Some(mac) = tables.backend(id) else {
+        return Verdict::Drop(Reason::NoMac);
+    };
+    // Only the back end that this flow goes to can have sent it back; a back end of one pool may
+    // well be a client of another.
+    if *source == mac || *source == tables.head.mac {
+        return Verdict::Drop(Reason::Loop);
+    }
+    if packet.fragment.part == Part::First {
+        if let Some(key) = packet.fragment_key() {
+            tables.remember(&key, FragmentOwner::Backend(id));
+        }
+    }
+    if tables.finish_checksums() && checksum::finish(frame, packet) {
+        tables.note(Reason::ChecksumFinished);
+    }
+    match rewrite::macs(frame, mac, tables.head.mac) {
+        Some(()) => Verdict::Forward(id),
+        None => Verdict::Drop(Reason::Truncated),
+    }
+}
+
+#[inline(always)]
+const fn pass(reason: Reason) -> Class {
+    Class::Done(Verdict::Pass(reason))
+}
+
+#[inline(always)]
+const fn drop(reason: Reason) -> Class {
+    Class::Done(Verdict::Drop(reason))
+}
+
+/// A frame in another VLAN than the entry names is none of the service's.
+#[inline(always)]
+const fn in_vlan(entry: &VipEntry, link: &Link) -> bool {
+    entry.vlan == 0 || entry.vlan == link.vlan
+}
+
+/// Who owns an address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Own,
+    Kernel,
+    Nobody,
+    OtherVlan,
+}
+
+#[inline(always)]
+fn owner<M: Memory>(address: Address, link: &Link, tables: &Tables<'_, M>) -> Owner {
+    match tables.vip(&VipKey::owner(address)) {
+        Some(entry) if !in_vlan(&entry, link) => Owner::OtherVlan,
+        Some(VipEntry { vip: Vip::Own, .. }) => Owner::Own,
+        Some(_) => Owner::Kernel,
+        None => Owner::Nobody,
+    }
+}
+
+/// A packet that no service takes: dropped with `reason` if the VIP is ours.
+#[inline(always)]
+fn no_service<M: Memory>(
+    link: &Link,
+    destination: Address,
+    reason: Reason,
+    tables: &Tables<'_, M>,
+) -> Class {
+    match owner(destination, link, tables) {
+        Owner::Own => drop(reason),
+        Owner::Kernel => pass(Reason::KernelOwned),
+        Owner::Nobody => pass(Reason::NotVip),
+        Owner::OtherVlan => pass(Reason::OtherVlan),
+    }
+}
+
+/// A malformed header: the kernel's business unless it was going to a VIP of ours.
+#[inline(always)]
+fn unusable<M: Memory>(link: &Link, skip: Skip, tables: &Tables<'_, M>) -> Class {
+    match skip.destination {
+        None => pass(skip.reason),
+        Some(_) if link.is_group() => pass(Reason::NotOurMac),
+        Some(destination) => no_service(link, destination, skip.reason, tables),
+    }
+}
+
+/// TCP and UDP with their ports at hand. An exact port beats port 0.
+#[inline(always)]
+fn transport<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M>) -> Class {
+    match service(link, &packet.flow, tables) {
+        Some(Vip::Service(service)) => Class::Deliver(Delivery {
+            packet: *packet,
+            source: link.source,
+            to: To::Service(service),
+        }),
+        Some(_) => {
+            if let Some(key) = packet.fragment_key() {
+                tables.remember(&key, FragmentOwner::Kernel);
+            }
+            pass(Reason::KernelOwned)
+        }
+        None => no_service(link, packet.flow.destination, Reason::NoService, tables),
+    }
+}
+
+/// The service, or the kernel's port, that takes this flow.
+#[inline(always)]
+fn service<M: Memory>(link: &Link, flow: &Flow, tables: &Tables<'_, M>) -> Option<Vip> {
+    let exact = VipKey {
+        address: flow.destination,
+        port: flow.destination_port,
+        protocol: flow.protocol,
+    };
+    if let Some(entry) = tables.vip(&exact) {
+        if in_vlan(&entry, link) {
+            return Some(entry.vip);
+        }
+    }
+    let entry = tables.vip(&VipKey { port: 0, ..exact })?;
+    in_vlan(&entry, link).then_some(entry.vip)
+}
+
+/// A fragment without ports goes where its first one went.
+#[inline(always)]
+fn later_fragment<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M>) -> Class {
+    let owner = owner(packet.flow.destination, link, tables);
+    match owner {
+        Owner::Nobody => return pass(Reason::NotVip),
+        Owner::OtherVlan => return pass(Reason::OtherVlan),
+        Owner::Own | Owner::Kernel => {}
+    }
+    let first = packet.fragment_key().and_then(|key| tables.fragment(&key));
+    match first {
+        Some(FragmentOwner::Backend(id)) => Class::Deliver(Delivery {
+            packet: *packet,
+            source: link.source,
+            to: To::Backend(id),
+        }),
+        Some(FragmentOwner::Kernel) => pass(Reason::KernelOwned),
+        None if owner == Owner::Kernel => pass(Reason::KernelOwned),
+        None => drop(Reason::FragmentFirstMissing),
+    }
+}
+
+const ECHO_REQUEST_V4: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
+
+/// Errors follow the flow that they quote (RFC 792; RFC 4443, section 3); pings are answered.
+#[inline(always)]
+fn icmp<F: Frame, M: Memory>(
+    frame: &mut F,
+    link: &Link,
+    packet: &Packet,
+    tables: &Tables<'_, M>,
+) -> Class {
+    let vip = packet.flow.destination;
+    let l4 = usize::from(packet.l4);
+    let Some([kind, code]) = frame.get::<2>(l4).filter(|_| packet.l4_len >= 8) else {
+        return no_service(link, vip, Reason::Truncated, tables);
+    };
+    let v4 = vip.is_v4();
+    let is_error = if v4 {
+        matches!(kind, 3 | 11 | 12)
+    } else {
+        matches!(kind, 1..=4)
+    };
+    if is_error {
+        let quoted = Packet::quoted(frame, l4 + 8, vip);
+        let found = quoted.and_then(|flow| Some((service(link, &flow, tables)?, flow)));
+        return match found {
+            Some((Vip::Service(service), flow)) => Class::Deliver(Delivery {
+                packet: Packet { flow, ..*packet },
+                source: link.source,
+                to: To::Service(service),
+            }),
+            _ => no_service(link, vip, Reason::IcmpUnmatched, tables),
+        };
+    }
+    let is_echo = code == 0 && kind == if v4 { ECHO_REQUEST_V4 } else { ECHO_REQUEST_V6 };
+    if !is_echo {
+        return no_service(link, vip, Reason::NoService, tables);
+    }
+    match owner(vip, link, tables) {
+        Owner::Own => Class::Done(echo(frame, link, packet, tables.head.mac)),
+        Owner::Kernel => pass(Reason::KernelOwned),
+        Owner::Nobody => pass(Reason::NotVip),
+        Owner::OtherVlan => pass(Reason::OtherVlan),
+    }
+}
+
+#[inline(always)]
+fn echo<F: Frame>(frame: &mut F, link: &Link, packet: &Packet, mac: Mac) -> Verdict {
+    if packet.fragment.part != Part::Whole {
+        return Verdict::Drop(Reason::EchoFragment);
+    }
+    if link.source == mac {
+        return Verdict::Drop(Reason::Loop);
+    }
+    if !can_be_answered(packet.flow.source) {
+        return Verdict::Drop(Reason::EchoRefused);
+    }
+    match rewrite::echo_reply(frame, link, packet, mac) {
+        Some(()) => Verdict::Reply(Reason::EchoAnswered),
+        None => Verdict::Drop(Reason::Truncated),
+    }
+}
+
+/// RFC 1122, section 3.2.1.3: no answer to an address that is not one host's.
+#[inline(always)]
+const fn can_be_answered(source: Address) -> bool {
+    if source.is_v4() {
+        // Not "this network", not loopback, not multicast, reserved or broadcast.
+        let first = source.v4_number() >> 24;
+        first != 0 && first != 127 && first < 224
+    } else {
+        source.high >> 56 != 0xff && !(source.high == 0 && source.low <= 1)
+    }
+}
+
+/// ARP for a VIP that nobody on this host owns (RFC 826, RFC 5227).
+#[inline(always)]
+fn arp<F: Frame, M: Memory>(frame: &mut F, link: &Link, tables: &Tables<'_, M>) -> Verdict {
+    let Some(packet) = frame.get::<28>(link.l3) else {
+        return Verdict::Pass(Reason::TooShort);
+    };
+    let [
+        h0,
+        h1,
+        p0,
+        p1,
+        hlen,
+        plen,
+        o0,
+        o1,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        rest @ ..,
+    ] = packet;
+    let [s0, s1, s2, s3, _, _, _, _, _, _, t0, t1, t2, t3] = rest;
+    if [h0, h1, p0, p1, hlen, plen] != [0, 1, 8, 0, 6, 4] {
+        return Verdict::Pass(Reason::NotIp);
+    }
+    let sender = Address::v4(u32::from_be_bytes([s0, s1, s2, s3]));
+    let target = Address::v4(u32::from_be_bytes([t0, t1, t2, t3]));
+    if link.source != tables.head.mac && owner(sender, link, tables) == Owner::Own {
+        return Verdict::Pass(Reason::VipClaimed);
+    }
+    match owner(target, link, tables) {
+        Owner::Kernel => return Verdict::Pass(Reason::KernelOwned),
+        Owner::Nobody => return Verdict::Pass(Reason::NotVip),
+        Owner::OtherVlan => return Verdict::Pass(Reason::OtherVlan),
+        Owner::Own => {}
+    }
+    if [o0, o1] != [0, 1] || link.source == tables.head.mac {
+        return Verdict::Pass(Reason::NotVip);
+    }
+    match rewrite::arp_reply(frame, link, tables.head.mac) {
+        Some(()) => Verdict::Reply(Reason::ArpAnswered),
+        None => Verdict::Drop(Reason::NoRoom),
+    }
+}
+
+const NEIGHBOR_SOLICITATION: u8 = 135;
+const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+
+/// Neighbour discovery for a VIP that nobody on this host owns (RFC 4861, RFC 4862);
+/// `None` if the packet is no such message.
+#[inline(always)]
+fn neighbor<F: Frame, M: Memory>(
+    frame: &mut F,
+    link: &Link,
+    packet: &Packet,
+    tables: &Tables<'_, M>,
+) -> Option<Verdict> {
+    let l4 = usize::from(packet.l4);
+    let [kind, code] = frame.get::<2>(l4)?;
+    if !matches!(kind, NEIGHBOR_SOLICITATION | NEIGHBOR_ADVERTISEMENT) || packet.l4_len < 24 {
+        return None;
+    }
+    let target = Address::v6(frame.get::<16>(l4 + 8)?);
+    match owner(target, link, tables) {
+        Owner::Kernel => return Some(Verdict::Pass(Reason::KernelOwned)),
+        Owner::Nobody => return Some(Verdict::Pass(Reason::NotVip)),
+        Owner::OtherVlan => return Some(Verdict::Pass(Reason::OtherVlan)),
+        Owner::Own => {}
+    }
+    if link.source == tables.head.mac {
+        return Some(Verdict::Pass(Reason::NotVip));
+    }
+    if kind == NEIGHBOR_ADVERTISEMENT {
+        return Some(Verdict::Pass(Reason::VipClaimed));
+    }
+    // RFC 4861, section 7.1.1: hop limit 255 shows that no router forwarded it.
+    let [hop_limit] = frame.get::<1>(link.l3 + 7)?;
+    let sum = frame.sum(l4, usize::from(packet.l4_len))?;
+    let whole = checksum::fold(u64::from(sum) + u64::from(packet.pseudo_sum()));
+    if hop_limit != 255 || code != 0 || whole != 0xffff {
+        return Some(Verdict::Drop(Reason::NeighborRefused));
+    }
+    let asker = packet.flow.source;
+    Some(
+        match rewrite::neighbor_advertisement(frame, link, asker, target, tables.head.mac) {
+            Some(()) => Verdict::Reply(Reason::NeighborAnswered),
+            None => Verdict::Drop(Reason::NoRoom),
+        },
+    )
+}

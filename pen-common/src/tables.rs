@@ -1,0 +1,502 @@
+//! The memory that [`crate::steer::steer`] reads and remembers in: its layout, and how it is read.
+//!
+//! Each part is one memory-mappable eBPF array. The kernel looks elements up, workers read the
+//! same pages through `mmap`; [`Memory`] is that access, one element at a time, and everything
+//! above it is written once. All words are in the machine's own byte order.
+//!
+//! One root word selects one of two banks of the small arrays (heads, VIP index, pools, back
+//! ends). A frame reads it once, in [`Tables::read`], so no frame sees half a change.
+
+use crate::{
+    flow::{Address, Flow, HashKey},
+    verdict::Reason,
+};
+
+/// Raised when the meaning of a word below changes without its place changing: a new daemon
+/// adopts the memory of the one before only if both mean the same by it.
+pub const LAYOUT: u32 = 1;
+
+/// Number of a back end: 0 is nobody; stable as long as the back end keeps its name.
+pub type BackendId = u16;
+
+/// Elements of the VIP index in one bank. A power of two, and at least eight times what is
+/// inserted (a listener and its address), so that runs of full elements stay short.
+pub const VIP_SLOTS: u32 = 65_536;
+/// How many elements a look-up tries; insertion refuses beyond.
+pub const VIP_PROBES: u32 = 8;
+/// Listeners that one index takes.
+pub const VIPS_MAX: usize = 4_096;
+/// Pools in one bank.
+pub const POOLS_MAX: u32 = 256;
+/// Back ends in one bank, all pools together; number 0 stays free.
+pub const BACKENDS_MAX: u32 = 16_384;
+/// Back ends in one pool.
+pub const BACKENDS_PER_POOL_MAX: usize = 4_096;
+/// Elements of the fragment table.
+pub const FRAGMENTS: u32 = 32_768;
+/// Elements that one fragment may stand in.
+pub const FRAGMENT_WAYS: u32 = 4;
+/// How long a fragment entry is good, milliseconds. Linux reassembles for 30 s
+/// (net.ipv4.ipfrag_time); nothing later can complete a datagram.
+pub const FRAGMENT_MS_MAX: u64 = 30_000;
+/// Slots in one element of the slot array.
+pub const SLOTS_PER_WORD: u32 = 4;
+/// Queues of one interface that can be served.
+pub const QUEUES_MAX: u32 = 256;
+/// A worker whose heartbeat is older than this, nanoseconds, is passed over by the program.
+pub const HEARTBEAT_NS_MAX: u64 = 200_000_000;
+/// Words of a bank's head.
+pub const HEAD_WORDS: usize = 8;
+
+const _: () = assert!(VIP_SLOTS.is_power_of_two() && VIPS_MAX * 16 <= VIP_SLOTS as usize);
+const _: () = assert!(FRAGMENTS.is_power_of_two() && FRAGMENT_WAYS.is_power_of_two());
+const _: () = assert!(BACKENDS_MAX - 1 <= BackendId::MAX as u32);
+const _: () = assert!(BACKENDS_PER_POOL_MAX < BACKENDS_MAX as usize);
+
+/// Access to the mapped arrays, one element at a time; `None` beyond the end.
+pub trait Memory {
+    /// The root word: bit 0 is the bank, the rest the generation.
+    fn root(&self) -> u64;
+    /// A bank's head, see [`Head`].
+    fn head(&self, bank: u32) -> Option<[u64; HEAD_WORDS]>;
+    /// Element of the VIP index; both banks in a row.
+    fn vip(&self, index: u32) -> Option<[u64; 4]>;
+    /// Pool descriptor; both banks in a row.
+    fn pool(&self, index: u32) -> Option<u64>;
+    /// Word of [`SLOTS_PER_WORD`] slots.
+    fn slots(&self, index: u32) -> Option<u64>;
+    /// Back end; both banks in a row.
+    fn backend(&self, index: u32) -> Option<u64>;
+    /// Element of the fragment table.
+    fn fragment(&self, index: u32) -> Option<u64>;
+    /// Writes an element of the fragment table.
+    fn set_fragment(&self, index: u32, entry: u64);
+    /// A clock that the host shares with the others that use this memory, milliseconds.
+    fn now_ms(&self) -> u64;
+    /// Whether checksums left to hardware are to be finished here.
+    fn finish_checksums(&self) -> bool;
+    /// Counts something that happened beside a frame's fate.
+    fn note(&self, reason: Reason);
+}
+
+/// The few values of a bank that stand alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Head {
+    /// The interface's own MAC address.
+    pub mac: Mac,
+    /// Seed of the VIP index's hash.
+    pub index_seed: u64,
+    /// Key of the flow hash.
+    pub key: HashKey,
+    /// Longest frame that the program hands to a socket, bytes.
+    pub redirect_len_max: u32,
+}
+
+impl Head {
+    /// As words.
+    pub const fn to_words(self) -> [u64; HEAD_WORDS] {
+        let Self {
+            mac,
+            index_seed,
+            key,
+            redirect_len_max,
+        } = self;
+        [
+            mac.0,
+            index_seed,
+            key.k0,
+            key.k1,
+            redirect_len_max as u64,
+            0,
+            0,
+            0,
+        ]
+    }
+
+    /// From words.
+    #[inline(always)]
+    pub const fn from_words(words: [u64; HEAD_WORDS]) -> Self {
+        let [mac, index_seed, k0, k1, redirect_len_max, ..] = words;
+        Self {
+            mac: Mac(mac),
+            index_seed,
+            key: HashKey { k0, k1 },
+            redirect_len_max: redirect_len_max as u32,
+        }
+    }
+}
+
+/// A MAC address, in the low 48 bits, first byte highest; 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Mac(pub u64);
+
+impl Mac {
+    /// From its six bytes.
+    #[inline(always)]
+    pub const fn new(bytes: [u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = bytes;
+        Self(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+    }
+
+    /// Its six bytes.
+    #[inline(always)]
+    pub const fn bytes(self) -> [u8; 6] {
+        let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
+        [a, b, c, d, e, f]
+    }
+}
+
+impl core::fmt::Display for Mac {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let [a, b, c, d, e, g] = self.bytes();
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// What a look-up in the VIP index asks for. `protocol` 0 and `port` 0 ask for the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VipKey {
+    /// The VIP.
+    pub address: Address,
+    /// Port; 0 for all.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl VipKey {
+    /// The key of the address itself, which tells who owns it.
+    #[inline(always)]
+    pub const fn owner(address: Address) -> Self {
+        Self {
+            address,
+            port: 0,
+            protocol: 0,
+        }
+    }
+
+    /// First element to try, before the bank is added.
+    #[inline(always)]
+    pub const fn hash(&self, seed: u64) -> u32 {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let rest = ((self.port as u64) << 8) | self.protocol as u64;
+        let mut hash = (self.address.high ^ seed).wrapping_mul(ODD);
+        hash = (hash ^ (hash >> 32) ^ self.address.low).wrapping_mul(ODD);
+        hash = (hash ^ (hash >> 32) ^ rest).wrapping_mul(ODD);
+        (hash >> 40) as u32
+    }
+}
+
+/// What stands behind a key of the VIP index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Vip {
+    /// A DSR service.
+    Service(Service),
+    /// A port that a listener of this host takes: the kernel's.
+    KernelPort,
+    /// The address itself, which no interface of this host has: Pen answers for it.
+    Own,
+    /// The address itself, which the kernel has.
+    Kernel,
+}
+
+/// How a DSR service is steered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Service {
+    /// Its pool.
+    pub pool: u16,
+    /// Whether the client's address alone is hashed (Pen's form without `-r`).
+    pub by_source: bool,
+}
+
+/// One full element of the VIP index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VipEntry {
+    /// Key.
+    pub key: VipKey,
+    /// VLAN that frames must be in; 0 for any.
+    pub vlan: u16,
+    /// Meaning.
+    pub vip: Vip,
+}
+
+const KIND_EMPTY: u8 = 0;
+const KIND_SERVICE: u8 = 1;
+const KIND_KERNEL_PORT: u8 = 2;
+const KIND_OWN: u8 = 3;
+const KIND_KERNEL: u8 = 4;
+
+impl VipEntry {
+    /// As words: address, address, then port, protocol, kind and VLAN, then the service.
+    pub const fn to_words(&self) -> [u64; 4] {
+        let (kind, service) = match self.vip {
+            Vip::Service(service) => (KIND_SERVICE, service),
+            Vip::KernelPort => (
+                KIND_KERNEL_PORT,
+                Service {
+                    pool: 0,
+                    by_source: false,
+                },
+            ),
+            Vip::Own => (
+                KIND_OWN,
+                Service {
+                    pool: 0,
+                    by_source: false,
+                },
+            ),
+            Vip::Kernel => (
+                KIND_KERNEL,
+                Service {
+                    pool: 0,
+                    by_source: false,
+                },
+            ),
+        };
+        let tail = tail_word(&self.key) | ((kind as u64) << 16) | self.vlan as u64;
+        let service = service.pool as u64 | ((service.by_source as u64) << 16);
+        [self.key.address.high, self.key.address.low, tail, service]
+    }
+}
+
+#[inline(always)]
+const fn tail_word(key: &VipKey) -> u64 {
+    ((key.port as u64) << 32) | ((key.protocol as u64) << 48)
+}
+
+/// Where a pool's slots stand: first word, number of slots, generation of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolEntry {
+    /// First word of its region in the slot array.
+    pub region: u32,
+    /// Slots; 0 for a pool that nobody can serve. At most 2^24 - 1.
+    pub size: u32,
+    /// Counts its tables, modulo 256.
+    pub generation: u8,
+}
+
+impl PoolEntry {
+    /// As one word, so that a reader never sees a mixture.
+    pub const fn to_word(self) -> u64 {
+        ((self.region as u64) << 32)
+            | ((self.size as u64 & 0xff_ffff) << 8)
+            | self.generation as u64
+    }
+
+    /// From the word.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            region: (word >> 32) as u32,
+            size: ((word >> 8) & 0xff_ffff) as u32,
+            generation: word as u8,
+        }
+    }
+}
+
+/// Identity of a datagram in fragments (RFC 791, section 3.2; RFC 8200, section 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FragmentKey {
+    /// Sender.
+    pub source: Address,
+    /// VIP.
+    pub destination: Address,
+    /// Protocol; in IPv6 the fragment header's next header, which may differ between fragments
+    /// and is left out (0) for that reason.
+    pub protocol: u8,
+    /// Identification.
+    pub id: u32,
+}
+
+impl FragmentKey {
+    /// Set of the table and tag within it.
+    #[inline(always)]
+    fn place(&self, key: HashKey) -> (u32, u32) {
+        let flow = Flow {
+            source: self.source,
+            destination: self.destination,
+            source_port: (self.id >> 16) as u16,
+            destination_port: self.id as u16,
+            protocol: self.protocol,
+        };
+        let tag = flow.hash(key);
+        let set = tag.wrapping_mul(0x9e37_79b1) >> 8;
+        ((set * FRAGMENT_WAYS) & (FRAGMENTS - 1), tag)
+    }
+}
+
+/// Whom the later fragments of a datagram go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FragmentOwner {
+    /// A back end.
+    Backend(BackendId),
+    /// The kernel: a listener of this host takes the port.
+    Kernel,
+}
+
+// One entry is one word: tag 32 bits, owner 16 bits (0 kernel), time 16 bits in quarter seconds.
+const TICK_MS: u64 = 250;
+
+/// One consistent view of the memory, taken at the start of a frame.
+pub struct Tables<'a, M> {
+    memory: &'a M,
+    bank: u32,
+    /// The bank's head.
+    pub head: Head,
+    /// The generation that this frame sees.
+    pub generation: u64,
+}
+
+impl<'a, M: Memory> Tables<'a, M> {
+    /// Reads the root word; `None` if the memory is not what it should be.
+    #[inline(always)]
+    pub fn read(memory: &'a M) -> Option<Self> {
+        let root = memory.root();
+        let bank = (root & 1) as u32;
+        let head = Head::from_words(memory.head(bank)?);
+        Some(Self {
+            memory,
+            bank,
+            head,
+            generation: root >> 1,
+        })
+    }
+
+    /// The entry behind a key.
+    #[inline(always)]
+    pub fn vip(&self, key: &VipKey) -> Option<VipEntry> {
+        let first = key.hash(self.head.index_seed);
+        let tail = tail_word(key);
+        let base = self.bank * VIP_SLOTS;
+        let mut probe = 0;
+        while probe < VIP_PROBES {
+            let index = base + (first.wrapping_add(probe) & (VIP_SLOTS - 1));
+            let [high, low, word, service] = self.memory.vip(index)?;
+            let kind = (word >> 16) as u8;
+            if kind == KIND_EMPTY {
+                return None;
+            }
+            if high == key.address.high && low == key.address.low && word >> 32 == tail >> 32 {
+                return Some(VipEntry {
+                    key: *key,
+                    vlan: word as u16,
+                    vip: match kind {
+                        KIND_SERVICE => Vip::Service(Service {
+                            pool: service as u16,
+                            by_source: service >> 16 & 1 == 1,
+                        }),
+                        KIND_KERNEL_PORT => Vip::KernelPort,
+                        KIND_OWN => Vip::Own,
+                        _ => Vip::Kernel,
+                    },
+                });
+            }
+            probe += 1;
+        }
+        None
+    }
+
+    /// The back end of a pool for these hash bits; `None` if the pool has none.
+    #[inline(always)]
+    pub fn slot(&self, pool: u16, hash: u32) -> Option<BackendId> {
+        let pool = u32::from(pool) & (POOLS_MAX - 1);
+        let entry = PoolEntry::from_word(self.memory.pool(self.bank * POOLS_MAX + pool)?);
+        // Multiplying scales 32 hash bits to the table without a division (Lemire, "Fast random
+        // integer generation in an interval"); an empty pool has size 0.
+        let slot = ((u64::from(hash) * u64::from(entry.size)) >> 32) as u32;
+        if entry.size == 0 {
+            return None;
+        }
+        let word = self.memory.slots(entry.region + slot / SLOTS_PER_WORD)?;
+        match (word >> (16 * (slot % SLOTS_PER_WORD))) as BackendId {
+            0 => None,
+            id => Some(id),
+        }
+    }
+
+    /// The back end's MAC address; `None` while it is not known.
+    #[inline(always)]
+    pub fn backend(&self, id: BackendId) -> Option<Mac> {
+        match self
+            .memory
+            .backend(self.bank * BACKENDS_MAX + u32::from(id))?
+        {
+            0 => None,
+            word => Some(Mac(word)),
+        }
+    }
+
+    /// Who got the first fragment of this datagram.
+    #[inline(always)]
+    pub fn fragment(&self, key: &FragmentKey) -> Option<FragmentOwner> {
+        let (set, tag) = key.place(self.head.key);
+        let now = self.memory.now_ms();
+        let mut way = 0;
+        while way < FRAGMENT_WAYS {
+            let entry = self.memory.fragment(set + way)?;
+            if (entry >> 32) as u32 == tag && entry as u32 != 0 && !expired(entry, now) {
+                return Some(match (entry >> 16) as BackendId {
+                    0 => FragmentOwner::Kernel,
+                    id => FragmentOwner::Backend(id),
+                });
+            }
+            way += 1;
+        }
+        None
+    }
+
+    /// Remembers who gets a datagram's fragments; the oldest entry of the set gives way.
+    #[inline(always)]
+    pub fn remember(&self, key: &FragmentKey, owner: FragmentOwner) {
+        let (set, tag) = key.place(self.head.key);
+        let now = self.memory.now_ms();
+        let owner = match owner {
+            FragmentOwner::Backend(id) => u64::from(id),
+            FragmentOwner::Kernel => 0,
+        };
+        let mut best = set;
+        let mut best_age = 0;
+        let mut way = 0;
+        while way < FRAGMENT_WAYS {
+            let Some(entry) = self.memory.fragment(set + way) else {
+                return;
+            };
+            if entry == 0 || (entry >> 32) as u32 == tag {
+                best = set + way;
+                break;
+            }
+            let age = age_ticks(entry, now);
+            if age >= best_age {
+                best = set + way;
+                best_age = age;
+            }
+            way += 1;
+        }
+        // An empty entry is all zero; tick 0 is written as 1, which moves its end by 250 ms.
+        let tick = ((now / TICK_MS) & 0xffff).max(1);
+        self.memory
+            .set_fragment(best, (u64::from(tag) << 32) | (owner << 16) | tick);
+    }
+
+    /// Whether checksums left to hardware are to be finished here.
+    #[inline(always)]
+    pub fn finish_checksums(&self) -> bool {
+        self.memory.finish_checksums()
+    }
+
+    /// Counts something that happened beside the frame's fate.
+    #[inline(always)]
+    pub fn note(&self, reason: Reason) {
+        self.memory.note(reason);
+    }
+}
+
+#[inline(always)]
+const fn age_ticks(entry: u64, now: u64) -> u64 {
+    ((now / TICK_MS) & 0xffff).wrapping_sub(entry & 0xffff) & 0xffff
+}
+
+#[inline(always)]
+const fn expired(entry: u64, now: u64) -> bool {
+    age_ticks(entry, now) > FRAGMENT_MS_MAX / TICK_MS
+}

@@ -1,0 +1,307 @@
+//! The data plane's whole input, compiled from a [`State`]: immutable, with a generation.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use pen_common::{
+    config::{HashBy, Pool, Protocol},
+    flow::{Address, HashKey},
+    maglev::{self, Member},
+    packet,
+    tables::{
+        BackendId, Head, Mac, Service, VIP_PROBES, VIP_SLOTS, VIPS_MAX, Vip, VipEntry, VipKey,
+    },
+};
+
+use super::state::{Standing, State};
+
+/// Seeds of the VIP index that are tried before it counts as full.
+const INDEX_SEEDS: u64 = 64;
+
+/// What the data plane steers by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Counts publications; a frame, a worker and a reply all name it.
+    pub generation: u64,
+    /// The few values that stand alone.
+    pub head: Head,
+    /// Elements of the VIP index that are not empty.
+    pub index: BTreeMap<u32, VipEntry>,
+    /// In the order of the configuration, which is also their number.
+    pub pools: Vec<PoolTable>,
+    /// MAC addresses of the back ends that have one.
+    pub backends: BTreeMap<BackendId, Mac>,
+}
+
+/// One pool's Maglev table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolTable {
+    /// The pool.
+    pub name: String,
+    /// What the table was built from: two equal lists give equal tables.
+    pub members: Vec<(BackendId, String, u32)>,
+    /// One back end a slot; shared with the snapshot before if nothing changed.
+    pub slots: Arc<Vec<BackendId>>,
+}
+
+/// The VIP index can't take what is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} VIPs and listeners do not fit into the index of {VIP_SLOTS}; serve fewer")]
+pub struct IndexFull(usize);
+
+impl Snapshot {
+    /// Compiles `state`; tables of pools that did not change are taken over from `before`.
+    ///
+    /// # Errors
+    /// When the VIP index is full.
+    pub fn compile(state: &State, before: Option<&Self>) -> Result<Self, IndexFull> {
+        let entries = entries(state);
+        let (index_seed, index) = index(&entries)?;
+        let key = state.key();
+        let pools = state.config().pools.iter();
+        let mut backends = BTreeMap::new();
+        for pool in pools.clone() {
+            for backend in &pool.backends {
+                if let Some(mac) = state.mac_of(backend.address) {
+                    backends.insert(state.id(&pool.name, &backend.name), mac);
+                }
+            }
+        }
+        let redirect_len_max = state.redirect_len_max();
+        Ok(Self {
+            generation: before.map_or(1, |before| before.generation + 1),
+            head: Head {
+                mac: state.mac(),
+                index_seed,
+                key,
+                redirect_len_max,
+            },
+            index,
+            pools: pools.map(|pool| table(state, pool, key, before)).collect(),
+            backends,
+        })
+    }
+
+    /// Whether the data plane would behave differently under `other`.
+    pub fn differs(&self, other: &Self) -> bool {
+        let Self {
+            generation: _,
+            head,
+            index,
+            pools,
+            backends,
+        } = self;
+        *head != other.head
+            || *index != other.index
+            || *pools != other.pools
+            || *backends != other.backends
+    }
+}
+
+/// One entry for every listener, and one for every address that says who owns it.
+fn entries(state: &State) -> Vec<VipEntry> {
+    let config = state.config();
+    let mut entries = Vec::new();
+    let mut owners: BTreeMap<IpAddr, Option<u16>> = BTreeMap::new();
+    for service in &config.services {
+        let pool = config
+            .pools
+            .iter()
+            .position(|pool| pool.name == service.pool);
+        let vlan = service.vlan.unwrap_or_default();
+        for listener in &service.listeners {
+            owners
+                .entry(listener.address)
+                .and_modify(|was| *was = was.filter(|was| *was == vlan))
+                .or_insert(Some(vlan));
+            let key = VipKey {
+                address: listener.address.into(),
+                port: listener.port,
+                protocol: match listener.protocol {
+                    Protocol::Tcp => packet::TCP,
+                    Protocol::Udp => packet::UDP,
+                },
+            };
+            // The configuration's check holds every service to a pool that exists.
+            let pool = pool.unwrap_or_default() as u16;
+            let by_source = service.hash == HashBy::Source;
+            entries.push(VipEntry {
+                key,
+                vlan,
+                vip: Vip::Service(Service { pool, by_source }),
+            });
+        }
+    }
+    entries.extend(owners.into_iter().map(|(address, vlan)| VipEntry {
+        key: VipKey::owner(Address::from(address)),
+        // Asked for in one VLAN only if all its services are in that one.
+        vlan: vlan.unwrap_or_default(),
+        vip: if state.is_local(address) {
+            Vip::Kernel
+        } else {
+            Vip::Own
+        },
+    }));
+    entries
+}
+
+/// Places the entries so that each is found within [`VIP_PROBES`] look-ups.
+fn index(entries: &[VipEntry]) -> Result<(u64, BTreeMap<u32, VipEntry>), IndexFull> {
+    let full = IndexFull(entries.len());
+    if entries.len() > 2 * VIPS_MAX {
+        return Err(full);
+    }
+    (0..INDEX_SEEDS)
+        .find_map(|seed| Some((seed, place(entries, HashKey::from_seed(seed).k0)?)))
+        .map(|(seed, index)| (HashKey::from_seed(seed).k0, index))
+        .ok_or(full)
+}
+
+fn place(entries: &[VipEntry], seed: u64) -> Option<BTreeMap<u32, VipEntry>> {
+    let mut index = BTreeMap::new();
+    for entry in entries {
+        let first = entry.key.hash(seed);
+        let free = (0..VIP_PROBES)
+            .map(|probe| first.wrapping_add(probe) & (VIP_SLOTS - 1))
+            .find(|at| !index.contains_key(at))?;
+        index.insert(free, *entry);
+    }
+    Some(index)
+}
+
+fn table(state: &State, pool: &Pool, key: HashKey, before: Option<&Snapshot>) -> PoolTable {
+    let members: Vec<_> = pool
+        .backends
+        .iter()
+        .filter(|backend| state.standing(&pool.name, backend) == Standing::Serving)
+        .map(|b| {
+            (
+                state.id(&pool.name, &b.name),
+                b.name.clone(),
+                u32::from(b.weight),
+            )
+        })
+        .collect();
+    let same = before
+        .and_then(|before| before.pools.iter().find(|table| table.name == pool.name))
+        .filter(|table| table.members == members && table.slots.len() == pool.table_size as usize);
+    let slots = same.map_or_else(
+        || {
+            let members: Vec<_> = members
+                .iter()
+                .map(|(id, name, weight)| Member {
+                    id: *id,
+                    name,
+                    weight: *weight,
+                })
+                .collect();
+            Arc::new(maglev::build(&members, pool.table_size, key))
+        },
+        |table| Arc::clone(&table.slots),
+    );
+    PoolTable {
+        name: pool.name.clone(),
+        members,
+        slots,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::state::{
+        Command,
+        tests::{change, config},
+    };
+    use pen_common::config::Change;
+    use std::collections::BTreeSet;
+
+    fn observed(count: u8) -> State {
+        let mut state = State::new(config(count), 0);
+        for i in 1..=count {
+            let address = IpAddr::from([10, 0, 0, i]);
+            state
+                .apply(Command::Neighbor {
+                    address,
+                    mac: Some(Mac(u64::from(i))),
+                })
+                .unwrap();
+        }
+        state
+    }
+
+    fn holders(snapshot: &Snapshot) -> BTreeSet<BackendId> {
+        snapshot.pools[0].slots.iter().copied().collect()
+    }
+
+    #[test]
+    fn a_back_end_without_mac_weight_or_leave_gets_no_slot() {
+        let mut state = observed(4);
+        let all = Snapshot::compile(&state, None).unwrap();
+        assert_eq!(holders(&all).len(), 4);
+        let address = IpAddr::from([10, 0, 0, 1]);
+        state
+            .apply(Command::Neighbor { address, mac: None })
+            .unwrap();
+        state.apply(change(1, Change::Weight(0))).unwrap();
+        state.apply(change(2, Change::Blacklist(9))).unwrap();
+        let one = Snapshot::compile(&state, Some(&all)).unwrap();
+        assert_eq!(holders(&one), BTreeSet::from([state.id("web", "10.0.0.4")]));
+        assert_eq!(one.generation, 2);
+    }
+
+    #[test]
+    fn an_unchanged_pool_keeps_its_table() {
+        let mut state = observed(3);
+        let first = Snapshot::compile(&state, None).unwrap();
+        let address = IpAddr::from([10, 0, 0, 1]);
+        state
+            .apply(Command::Neighbor {
+                address,
+                mac: Some(Mac(77)),
+            })
+            .unwrap();
+        let second = Snapshot::compile(&state, Some(&first)).unwrap();
+        assert!(Arc::ptr_eq(&first.pools[0].slots, &second.pools[0].slots));
+        assert!(first.differs(&second));
+        let third = Snapshot::compile(&state, Some(&second)).unwrap();
+        assert!(!second.differs(&third));
+    }
+
+    #[test]
+    fn the_owner_follows_the_kernel() {
+        let mut state = observed(1);
+        let vip = IpAddr::from([10, 0, 0, 100]);
+        let owner = |state: &State| {
+            let snapshot = Snapshot::compile(state, None).unwrap();
+            let key = VipKey::owner(vip.into());
+            snapshot
+                .index
+                .values()
+                .find(|entry| entry.key == key)
+                .unwrap()
+                .vip
+        };
+        assert_eq!(owner(&state), Vip::Own);
+        state
+            .apply(Command::LocalAddresses(BTreeSet::from([vip])))
+            .unwrap();
+        assert_eq!(owner(&state), Vip::Kernel);
+    }
+
+    #[test]
+    fn the_index_takes_as_many_listeners_as_promised() {
+        let mut config = config(1);
+        let listeners = &mut config.services[0].listeners;
+        let first = listeners[0];
+        for i in 0..VIPS_MAX as u32 - 1 {
+            let address = IpAddr::from((0x0a01_0000 + i / 2).to_be_bytes());
+            listeners.push(pen_common::config::Listener {
+                address,
+                port: 80 + (i % 2) as u16,
+                ..first
+            });
+        }
+        let snapshot = Snapshot::compile(&State::new(config, 0), None).unwrap();
+        assert_eq!(snapshot.index.len(), VIPS_MAX + VIPS_MAX / 2 + 1);
+    }
+}

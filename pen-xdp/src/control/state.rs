@@ -1,0 +1,435 @@
+//! Desired configuration and what was observed of the world: the only inputs of the data plane.
+//!
+//! Nothing here does I/O. [`State::apply`] is the one entry for every change, whatever its source.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use pen_common::{
+    config::{Backend, Change, Config, HashBy, ServerRef},
+    flow::HashKey,
+    tables::{BACKENDS_MAX, BackendId, Mac},
+};
+
+/// Longest time that a back end can be blacklisted for, seconds: a year.
+pub const BLACKLIST_S_MAX: u32 = 365 * 24 * 3600;
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `server N weight W blacklist T ...`: all of it or nothing.
+    Server {
+        /// As its asker named the service.
+        service: Option<String>,
+        /// As its asker named the back end.
+        server: ServerRef,
+        /// What is to be different.
+        changes: Vec<Change>,
+    },
+    /// `roundrobin`: hash over the whole flow (Pen's `-r`), or over the client's address alone.
+    RoundRobin {
+        /// Which service; all without a name.
+        service: Option<String>,
+        /// Whether the whole flow counts.
+        on: bool,
+    },
+    /// The kernel's neighbour table has, or no longer has, a MAC address.
+    Neighbor {
+        /// The back end's address.
+        address: IpAddr,
+        /// `None` when it is not to be reached.
+        mac: Option<Mac>,
+    },
+    /// The addresses that the kernel has, on all interfaces.
+    LocalAddresses(BTreeSet<IpAddr>),
+    /// The interface's own MAC address, and the longest frame that a socket takes whole.
+    Interface {
+        /// The interface's MAC.
+        mac: Mac,
+        /// Bytes.
+        redirect_len_max: u32,
+    },
+    /// Time went on, to this many milliseconds of the monotonic clock.
+    Clock(u64),
+}
+
+/// Why a command was refused. Nothing has changed then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such back end or service, or several that could be meant.
+    #[error("{0}")]
+    NotFound(String),
+    /// A time that makes no sense.
+    #[error("blacklist {0} is out of range; give 0 to {BLACKLIST_S_MAX} seconds")]
+    Blacklist(u32),
+    /// Something that is fixed while Pen runs.
+    #[error(
+        "the {0} of a server can't be changed while Pen runs: write it into the configuration and restart"
+    )]
+    Fixed(&'static str),
+}
+
+/// Why a back end gets no flows, or that it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It takes flows.
+    Serving,
+    /// Its weight is 0.
+    NoWeight,
+    /// Its MAC address is not known.
+    NoMac,
+    /// Blacklisted for so many seconds more.
+    Blacklisted(u64),
+}
+
+/// Everything that the data plane is compiled from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    config: Config,
+    ids: BTreeMap<(String, String), BackendId>,
+    neighbors: HashMap<IpAddr, Mac>,
+    local: BTreeSet<IpAddr>,
+    mac: Mac,
+    redirect_len_max: u32,
+    blacklisted_until_ms: BTreeMap<BackendId, u64>,
+    now_ms: u64,
+}
+
+impl State {
+    /// A state in which nothing was observed yet, at `now_ms` of the monotonic clock.
+    pub fn new(config: Config, now_ms: u64) -> Self {
+        let ids = identities(&config);
+        let mut state = Self {
+            config,
+            ids,
+            neighbors: HashMap::new(),
+            local: BTreeSet::new(),
+            mac: Mac::default(),
+            redirect_len_max: 0,
+            blacklisted_until_ms: BTreeMap::new(),
+            now_ms,
+        };
+        state.blacklist_from_config();
+        state
+    }
+
+    /// Pen's files may exclude a server for some seconds from the start.
+    fn blacklist_from_config(&mut self) {
+        for pool in &self.config.pools {
+            for backend in pool.backends.iter().filter(|backend| backend.blacklist > 0) {
+                let until = self.now_ms + u64::from(backend.blacklist) * 1000;
+                if let Some(id) = self.ids.get(&(pool.name.clone(), backend.name.clone())) {
+                    self.blacklisted_until_ms.insert(*id, until);
+                }
+            }
+        }
+    }
+
+    /// Applies one change; whether anything the data plane sees may be different now.
+    ///
+    /// # Errors
+    /// Refused whole: nothing has changed.
+    pub fn apply(&mut self, command: Command) -> Result<bool, Refusal> {
+        match command {
+            Command::Server {
+                service,
+                server,
+                changes,
+            } => self.change_server(service.as_deref(), &server, &changes),
+            Command::RoundRobin { service, on } => self.round_robin(service.as_deref(), on),
+            Command::Neighbor { address, mac } => Ok(match mac {
+                Some(mac) => self.neighbors.insert(address, mac) != Some(mac),
+                None => self.neighbors.remove(&address).is_some(),
+            }),
+            Command::LocalAddresses(local) => {
+                let changed = self.local != local;
+                self.local = local;
+                Ok(changed)
+            }
+            Command::Interface {
+                mac,
+                redirect_len_max,
+            } => {
+                let changed = (self.mac, self.redirect_len_max) != (mac, redirect_len_max);
+                (self.mac, self.redirect_len_max) = (mac, redirect_len_max);
+                Ok(changed)
+            }
+            Command::Clock(now_ms) => {
+                self.now_ms = now_ms;
+                let before = self.blacklisted_until_ms.len();
+                self.blacklisted_until_ms.retain(|_, until| *until > now_ms);
+                Ok(self.blacklisted_until_ms.len() != before)
+            }
+        }
+    }
+
+    fn change_server(
+        &mut self,
+        service: Option<&str>,
+        server: &ServerRef,
+        changes: &[Change],
+    ) -> Result<bool, Refusal> {
+        let (pool, index) = self
+            .config
+            .locate(service, server)
+            .map_err(Refusal::NotFound)?;
+        for change in changes {
+            refuse_what_is_fixed(change)?;
+        }
+        let pool = &mut self.config.pools[pool];
+        let backend = &mut pool.backends[index];
+        let id = self
+            .ids
+            .get(&(pool.name.clone(), backend.name.clone()))
+            .copied();
+        let before = (backend.weight, self.blacklisted_until_ms.clone());
+        for change in changes {
+            match *change {
+                Change::Weight(weight) => backend.weight = weight,
+                Change::Max(max) => backend.max = max,
+                Change::Hard(hard) => backend.hard = hard,
+                Change::Prio(prio) => backend.prio = prio,
+                Change::Blacklist(0) => {
+                    self.blacklisted_until_ms.remove(&id.unwrap_or_default());
+                }
+                Change::Blacklist(seconds) => {
+                    let until = self.now_ms + u64::from(seconds) * 1000;
+                    self.blacklisted_until_ms
+                        .insert(id.unwrap_or_default(), until);
+                }
+                Change::Address(_) | Change::Port(_) => {}
+            }
+        }
+        Ok(before.0 != backend.weight || before.1 != self.blacklisted_until_ms)
+    }
+
+    fn round_robin(&mut self, service: Option<&str>, on: bool) -> Result<bool, Refusal> {
+        let hash = if on { HashBy::Flow } else { HashBy::Source };
+        let known = service.is_none_or(|name| self.config.services.iter().any(|s| s.name == name));
+        if !known {
+            let name = service.unwrap_or_default();
+            return Err(Refusal::NotFound(format!("there is no service {name:?}")));
+        }
+        let services = self.config.services.iter_mut();
+        let mut changed = false;
+        for service in services.filter(|s| service.is_none_or(|name| s.name == name)) {
+            changed |= service.hash != hash;
+            service.hash = hash;
+        }
+        Ok(changed)
+    }
+
+    /// Goes back to what was asked for `before`; what was observed stays.
+    pub fn take_back(&mut self, before: &Self) {
+        self.config.clone_from(&before.config);
+        self.blacklisted_until_ms
+            .clone_from(&before.blacklisted_until_ms);
+    }
+
+    /// Remembers the debug level, which no table depends on.
+    pub fn set_debug(&mut self, level: u8) {
+        self.config.debug = level;
+    }
+
+    /// What was asked for, with every change since.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The number that a back end has in the tables.
+    pub fn id(&self, pool: &str, backend: &str) -> BackendId {
+        self.ids
+            .get(&(pool.to_owned(), backend.to_owned()))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The MAC address behind an address.
+    pub fn mac_of(&self, address: IpAddr) -> Option<Mac> {
+        self.neighbors.get(&address).copied()
+    }
+
+    /// Whether the kernel of this host has the address.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.local.contains(&address)
+    }
+
+    /// The interface's own MAC address.
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// Longest frame that the program hands to a socket, bytes.
+    pub fn redirect_len_max(&self) -> u32 {
+        self.redirect_len_max
+    }
+
+    /// Key of the flow hash.
+    pub fn key(&self) -> HashKey {
+        HashKey::from_seed(self.config.seed)
+    }
+
+    /// Whether a back end takes flows, and if not, why.
+    pub fn standing(&self, pool: &str, backend: &Backend) -> Standing {
+        let until = self.blacklisted_until_ms.get(&self.id(pool, &backend.name));
+        match (until, backend.weight, self.mac_of(backend.address)) {
+            (Some(until), _, _) => {
+                Standing::Blacklisted(until.saturating_sub(self.now_ms).div_ceil(1000))
+            }
+            (None, 0, _) => Standing::NoWeight,
+            (None, _, None) => Standing::NoMac,
+            (None, _, Some(_)) => Standing::Serving,
+        }
+    }
+}
+
+fn refuse_what_is_fixed(change: &Change) -> Result<(), Refusal> {
+    match *change {
+        Change::Blacklist(seconds) if seconds > BLACKLIST_S_MAX => Err(Refusal::Blacklist(seconds)),
+        Change::Address(_) => Err(Refusal::Fixed("address")),
+        Change::Port(_) => Err(Refusal::Fixed("port")),
+        Change::Weight(_)
+        | Change::Max(_)
+        | Change::Hard(_)
+        | Change::Prio(_)
+        | Change::Blacklist(_) => Ok(()),
+    }
+}
+
+/// Numbers drawn from the names, so that a restarted daemon, or one with some other back ends,
+/// gives the same numbers to the same names as far as they don't collide.
+fn identities(config: &Config) -> BTreeMap<(String, String), BackendId> {
+    let key = HashKey::from_seed(0);
+    let mut names: Vec<(String, String)> = config
+        .pools
+        .iter()
+        .flat_map(|pool| {
+            pool.backends
+                .iter()
+                .map(|b| (pool.name.clone(), b.name.clone()))
+        })
+        .collect();
+    names.sort();
+    let mut taken = BTreeSet::new();
+    let mut ids = BTreeMap::new();
+    let places = u64::from(BACKENDS_MAX - 1);
+    for name in names {
+        let hash = key.hash_bytes(format!("{}\n{}", name.0, name.1).as_bytes());
+        let free = (0..places)
+            .map(|step| ((hash % places + step) % places + 1) as BackendId)
+            .find(|id| taken.insert(*id));
+        // The configuration's check holds the number of back ends below `places`.
+        ids.insert(name, free.unwrap_or_default());
+    }
+    ids
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use pen_common::config::{Listener, Pool, Protocol, Service};
+
+    /// One service on 10.0.0.100:80 with `count` back ends 10.0.0.1 and up.
+    pub(crate) fn config(count: u8) -> Config {
+        let mut service = Service::new("web");
+        service.listeners.push(Listener {
+            address: IpAddr::from([10, 0, 0, 100]),
+            port: 80,
+            protocol: Protocol::Tcp,
+        });
+        let mut pool = Pool::new("web");
+        pool.backends = (1..=count)
+            .map(|i| Backend::new(IpAddr::from([10, 0, 0, i])))
+            .collect();
+        Config {
+            services: vec![service],
+            pools: vec![pool],
+            ..Config::default()
+        }
+    }
+
+    /// A change of one server of the one pool.
+    pub(crate) fn change(index: usize, change: Change) -> Command {
+        Command::Server {
+            service: None,
+            server: ServerRef::Index(index),
+            changes: vec![change],
+        }
+    }
+
+    #[test]
+    fn a_refusal_changes_nothing() {
+        let mut state = State::new(config(3), 0);
+        let before = state.clone();
+        let half = Command::Server {
+            service: Some("web".to_owned()),
+            server: ServerRef::Index(0),
+            changes: vec![Change::Weight(7), Change::Port(81)],
+        };
+        let wrong = [
+            change(3, Change::Weight(1)),
+            change(0, Change::Blacklist(BLACKLIST_S_MAX + 1)),
+            change(0, Change::Address("10.0.0.9".to_owned())),
+            half,
+            Command::RoundRobin {
+                service: Some("x".to_owned()),
+                on: false,
+            },
+        ];
+        for command in wrong {
+            let refused = state.apply(command.clone());
+            assert!(refused.is_err(), "{command:?}");
+            assert_eq!(state, before);
+        }
+    }
+
+    #[test]
+    fn a_blacklisted_server_comes_back_by_time_or_by_word() {
+        let mut state = State::new(config(2), 1000);
+        let backend = state.config().pools[0].backends[0].clone();
+        let mac = Command::Neighbor {
+            address: backend.address,
+            mac: Some(Mac(1)),
+        };
+        assert_eq!(state.apply(mac), Ok(true));
+        let ban = change(0, Change::Blacklist(5));
+        assert_eq!(state.apply(ban.clone()), Ok(true));
+        assert_eq!(state.standing("web", &backend), Standing::Blacklisted(5));
+        assert_eq!(state.apply(Command::Clock(5999)), Ok(false));
+        assert_eq!(state.apply(Command::Clock(6000)), Ok(true));
+        assert_eq!(state.standing("web", &backend), Standing::Serving);
+        state.apply(ban).unwrap();
+        assert_eq!(state.apply(change(0, Change::Blacklist(0))), Ok(true));
+        assert_eq!(state.standing("web", &backend), Standing::Serving);
+    }
+
+    #[test]
+    fn round_robin_is_hash_by_flow() {
+        let mut state = State::new(config(1), 0);
+        let by_source = Command::RoundRobin {
+            service: None,
+            on: false,
+        };
+        assert_eq!(state.apply(by_source.clone()), Ok(true));
+        assert_eq!(state.config().services[0].hash, HashBy::Source);
+        assert_eq!(state.apply(by_source), Ok(false));
+    }
+
+    #[test]
+    fn numbers_stay_with_names() {
+        let few = State::new(config(3), 0);
+        let many = State::new(config(200), 0);
+        let same = (1..=3).filter(|i| {
+            let name = format!("10.0.0.{i}");
+            few.id("web", &name) == many.id("web", &name)
+        });
+        assert_eq!(same.count(), 3);
+        let ids: BTreeSet<_> = (1..=200)
+            .map(|i| many.id("web", &format!("10.0.0.{i}")))
+            .collect();
+        assert_eq!(ids.len(), 200);
+        assert!(!ids.contains(&0));
+    }
+}

@@ -1,0 +1,333 @@
+//! The back ends' MAC addresses, from the kernel's neighbour table.
+//!
+//! Every back end has its own entry and every entry is refreshed by itself: a dead back end costs
+//! the others nothing. Where the kernel can (5.16), the entry is marked as *managed* and the
+//! kernel keeps it resolved, even on an interface that has no address; on older kernels
+//! [`Neighbors::refresh`] asks for each entry in turn.
+//!
+//! ```text
+//!              none before        found unmanaged       found permanent    managed by others
+//!   at start   create, managed    set managed           leave              leave
+//!   at stop    delete             clear managed         leave              leave
+//! ```
+//!
+//! Entries of ours carry a protocol number, so that the next start finds what a killed one left.
+
+mod entry;
+mod layer2;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::RouteNetlinkMessage;
+
+use crate::netlink::Netlink;
+use entry::Seen;
+pub use layer2::check_layer2;
+
+/// A back end's MAC is known, is another one, or is not known any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolved {
+    /// The back end.
+    pub address: IpAddr,
+    /// Its MAC, or `None` while it doesn't answer.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// What came of asking for a set of back ends.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// The MACs that the kernel knew already.
+    pub resolved: Vec<Resolved>,
+    /// Refusals, per back end: the others are not held up, and these are tried again.
+    pub failed: Vec<(IpAddr, io::Error)>,
+}
+
+/// What is done with an entry at stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// We created it: delete it.
+    Created,
+    /// It was there: clear the managed mark.
+    Borrowed,
+    /// It is permanent or in another program's care: don't touch it.
+    Foreign,
+}
+
+#[derive(Debug)]
+struct Entry {
+    hold: Hold,
+    mac: Option<[u8; 6]>,
+}
+
+/// The neighbour entries of all back ends on one interface.
+pub struct Neighbors {
+    netlink: Netlink,
+    ifindex: u32,
+    entries: BTreeMap<IpAddr, Entry>,
+    /// `None` until the first entry was made.
+    managed: Option<bool>,
+}
+
+impl Neighbors {
+    /// Starts with no back end. Entries that a killed predecessor left on this interface are
+    /// adopted by [`Neighbors::want`] or deleted there.
+    ///
+    /// # Errors
+    /// No netlink socket could be opened.
+    pub fn open(ifindex: u32) -> io::Result<Neighbors> {
+        let netlink = Netlink::open()?;
+        Ok(Neighbors {
+            netlink,
+            ifindex,
+            entries: BTreeMap::new(),
+            managed: None,
+        })
+    }
+
+    /// Makes `wanted` the set of back ends. MACs that are not known at once come later, by
+    /// [`Neighbors::learn`].
+    ///
+    /// # Errors
+    /// The neighbour table can't be read.
+    pub fn want(&mut self, wanted: &BTreeSet<IpAddr>) -> io::Result<Asked> {
+        let table = entry::table(&mut self.netlink, self.ifindex)?;
+        let Asked {
+            mut resolved,
+            mut failed,
+        } = Asked::default();
+        let gone: Vec<IpAddr> = self
+            .entries
+            .keys()
+            .filter(|address| !wanted.contains(address))
+            .copied()
+            .collect();
+        for address in gone {
+            if let Err(error) = self.release(address) {
+                failed.push((address, error));
+            }
+        }
+        for (&address, seen) in &table {
+            let known = wanted.contains(&address) || self.entries.contains_key(&address);
+            if seen.ours && !known {
+                // Gone meanwhile is as good as deleted.
+                let _ = entry::delete(&mut self.netlink, self.ifindex, address);
+            }
+        }
+        for &address in wanted {
+            if self.entries.contains_key(&address) {
+                continue;
+            }
+            let seen = table.get(&address);
+            if let Some(mac) = seen.and_then(|seen| seen.mac) {
+                resolved.push(Resolved {
+                    address,
+                    mac: Some(mac),
+                });
+            }
+            if let Err(error) = self.hold(address, seen) {
+                failed.push((address, error));
+            }
+        }
+        Ok(Asked { resolved, failed })
+    }
+
+    /// Takes in one notification of the kernel; gives what changed for a back end.
+    pub fn learn(&mut self, message: &RouteNetlinkMessage) -> Option<Resolved> {
+        let (address, seen) = entry::read(message, self.ifindex)?;
+        let entry = self.entries.get_mut(&address)?;
+        if entry.mac == seen.mac {
+            return None;
+        }
+        entry.mac = seen.mac;
+        Some(Resolved {
+            address,
+            mac: seen.mac,
+        })
+    }
+
+    /// Reads the whole table and gives every difference; for when notifications were lost, and
+    /// after the interface was down (the kernel flushes its entries then). Entries that have
+    /// vanished are made again.
+    ///
+    /// # Errors
+    /// The neighbour table can't be read.
+    pub fn resync(&mut self) -> io::Result<Vec<Resolved>> {
+        let table = entry::table(&mut self.netlink, self.ifindex)?;
+        let mut changed = Vec::new();
+        for (&address, entry) in &mut self.entries {
+            let mac = table.get(&address).and_then(|seen| seen.mac);
+            if entry.mac != mac {
+                entry.mac = mac;
+                changed.push(Resolved { address, mac });
+            }
+        }
+        self.renew(&table);
+        Ok(changed)
+    }
+
+    /// To be called every few seconds: makes vanished entries again and, where the kernel doesn't
+    /// manage them, has each one verified. No answer of one holds up the others: the probes run
+    /// in the kernel.
+    ///
+    /// # Errors
+    /// The neighbour table can't be read.
+    pub fn refresh(&mut self) -> io::Result<()> {
+        let table = entry::table(&mut self.netlink, self.ifindex)?;
+        self.renew(&table);
+        Ok(())
+    }
+
+    /// True once the kernel has been seen to keep entries resolved by itself.
+    pub fn managed(&self) -> bool {
+        self.managed == Some(true)
+    }
+
+    /// The MAC of a back end as last heard.
+    pub fn mac(&self, address: IpAddr) -> Option<[u8; 6]> {
+        self.entries.get(&address).and_then(|entry| entry.mac)
+    }
+
+    /// Deletes what we created and leaves the rest as it was found.
+    ///
+    /// # Errors
+    /// The last refusal of the kernel; all entries have been tried.
+    pub fn close(&mut self) -> io::Result<()> {
+        let mut result = Ok(());
+        for address in self.entries.keys().copied().collect::<Vec<_>>() {
+            if let Err(error) = self.release(address) {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    /// The entry is held even if the kernel refuses it now: `refresh` tries again.
+    fn hold(&mut self, address: IpAddr, seen: Option<&Seen>) -> io::Result<()> {
+        let hold = hold_of(seen);
+        self.entries.insert(
+            address,
+            Entry {
+                hold,
+                mac: seen.and_then(|seen| seen.mac),
+            },
+        );
+        if hold == Hold::Foreign {
+            Ok(())
+        } else {
+            self.manage(address)
+        }
+    }
+
+    /// Kernels before 5.16 take the attribute without a word and without effect, so the first
+    /// entry is read back.
+    fn manage(&mut self, address: IpAddr) -> io::Result<()> {
+        entry::manage(&mut self.netlink, self.ifindex, address)?;
+        if self.managed.is_none() {
+            let seen = entry::one(&mut self.netlink, self.ifindex, address)?;
+            self.managed = Some(seen.managed);
+        }
+        if self.managed == Some(false) {
+            entry::probe(&mut self.netlink, self.ifindex, address)?;
+        }
+        Ok(())
+    }
+
+    fn renew(&mut self, table: &BTreeMap<IpAddr, Seen>) {
+        for (address, entry) in &mut self.entries {
+            // Someone has set it by hand meanwhile: it is theirs from now on.
+            if table.get(address).is_some_and(|seen| seen.permanent) {
+                entry.hold = Hold::Foreign;
+            }
+        }
+        let ours = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.hold != Hold::Foreign);
+        let ours: Vec<IpAddr> = ours.map(|(&address, _)| address).collect();
+        for address in ours {
+            let there = table
+                .get(&address)
+                .is_some_and(|seen| seen.managed || !self.managed());
+            // A refusal here is one of the moment (the interface is down); the next call tries
+            // again, and a back end without a MAC is shown as such.
+            if !there {
+                let _ = self.manage(address);
+            } else if !self.managed() {
+                let _ = entry::probe(&mut self.netlink, self.ifindex, address);
+            }
+        }
+    }
+
+    fn release(&mut self, address: IpAddr) -> io::Result<()> {
+        let Some(entry) = self.entries.remove(&address) else {
+            return Ok(());
+        };
+        let done = match entry.hold {
+            Hold::Created => entry::delete(&mut self.netlink, self.ifindex, address),
+            Hold::Borrowed => entry::unmanage(&mut self.netlink, self.ifindex, address),
+            Hold::Foreign => Ok(()),
+        };
+        // The entry may have gone with the interface, or been deleted by hand.
+        done.or_else(|error| match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Ok(()),
+            _ => Err(error),
+        })
+    }
+}
+
+impl Drop for Neighbors {
+    fn drop(&mut self) {
+        // A drop has nobody to tell; `close` does.
+        let _ = self.close();
+    }
+}
+
+/// `NTF_USE` on a permanent entry would make it an ordinary one, and an entry in another
+/// program's care has its refresher already.
+fn hold_of(seen: Option<&Seen>) -> Hold {
+    match seen {
+        None => Hold::Created,
+        Some(seen) if seen.ours => Hold::Created,
+        Some(seen) if seen.permanent || seen.managed => Hold::Foreign,
+        Some(_) => Hold::Borrowed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_before_is_left_as_found() {
+        let dynamic = Seen {
+            mac: Some([2; 6]),
+            ours: false,
+            managed: false,
+            permanent: false,
+        };
+        assert_eq!(hold_of(None), Hold::Created);
+        assert_eq!(hold_of(Some(&dynamic)), Hold::Borrowed);
+        assert_eq!(
+            hold_of(Some(&Seen {
+                permanent: true,
+                ..dynamic
+            })),
+            Hold::Foreign
+        );
+        assert_eq!(
+            hold_of(Some(&Seen {
+                managed: true,
+                ..dynamic
+            })),
+            Hold::Foreign
+        );
+        let left_by_a_killed_one = Seen {
+            managed: true,
+            ours: true,
+            ..dynamic
+        };
+        assert_eq!(hold_of(Some(&left_by_a_killed_one)), Hold::Created);
+    }
+}
