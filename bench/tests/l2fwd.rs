@@ -9,7 +9,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Starts the forwarder in the load balancer, towards back end 0.
 fn forward(lab: &Lab, options: &[&str]) -> Process {
-    let object = lab::object().unwrap();
+    let object = lab::object();
     let to = Station::backend(0).mac().to_string();
     let words = [
         "--interface",
@@ -27,14 +27,6 @@ fn forward(lab: &Lab, options: &[&str]) -> Process {
     l2fwd.wait_for_line("ready", LIMIT).unwrap();
     lab.point_vips_at_balancer(0).unwrap();
     l2fwd
-}
-
-fn ready(name: &str) -> bool {
-    if let Err(error) = lab::object() {
-        lab::skip(name, &format!("{error:#}"));
-        return false;
-    }
-    lab::ready(name)
 }
 
 fn pages_and_a_download_pass(queues: u32, options: &[&str]) {
@@ -77,21 +69,21 @@ fn pages_and_a_download_pass(queues: u32, options: &[&str]) {
 
 #[test]
 fn tcp_passes_native_one_queue() {
-    if ready("tcp_passes_native_one_queue") {
+    if lab::ready("tcp_passes_native_one_queue") {
         pages_and_a_download_pass(1, &[]);
     }
 }
 
 #[test]
 fn tcp_passes_native_four_queues() {
-    if ready("tcp_passes_native_four_queues") {
+    if lab::ready("tcp_passes_native_four_queues") {
         pages_and_a_download_pass(4, &[]);
     }
 }
 
 #[test]
 fn tcp_passes_generic_and_busy() {
-    if ready("tcp_passes_generic_and_busy") {
+    if lab::ready("tcp_passes_generic_and_busy") {
         pages_and_a_download_pass(1, &["--generic"]);
         pages_and_a_download_pass(1, &["--busy"]);
     }
@@ -99,7 +91,7 @@ fn tcp_passes_generic_and_busy() {
 
 #[test]
 fn no_datagram_is_lost_and_jumbo_passes() {
-    if !ready("no_datagram_is_lost_and_jumbo_passes") {
+    if !lab::ready("no_datagram_is_lost_and_jumbo_passes") {
         return;
     }
     let offloads = Offloads::SwitchPortTxOff;
@@ -129,7 +121,7 @@ fn no_datagram_is_lost_and_jumbo_passes() {
 
 #[test]
 fn unfinished_checksums_are_lost_behind_a_bare_forwarder() {
-    if !ready("unfinished_checksums_are_lost_behind_a_bare_forwarder") {
+    if !lab::ready("unfinished_checksums_are_lost_behind_a_bare_forwarder") {
         return;
     }
     // What Pen must mend: with offloads as the kernel sets them, AF_XDP takes frames without their sums.
@@ -143,7 +135,7 @@ fn unfinished_checksums_are_lost_behind_a_bare_forwarder() {
 
 #[test]
 fn what_a_program_sends_back_arrives() {
-    if !ready("what_a_program_sends_back_arrives") {
+    if !lab::ready("what_a_program_sends_back_arrives") {
         return;
     }
     for queues in [1, 4] {
