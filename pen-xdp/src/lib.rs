@@ -3,8 +3,10 @@
 pub mod announce;
 pub mod cli;
 pub mod control;
+pub mod mapped;
 pub mod neighbor;
 pub mod netlink;
 pub mod nic;
 pub mod ownership;
+pub mod plane;
 pub mod watch;
