@@ -209,9 +209,9 @@ where
 }
 
 fn action(matches: &ArgMatches) -> Result<Action, String> {
-    if let Some((letter, what)) = proxy_flag(matches) {
+    if let Some((flag, what)) = proxy_flag(matches) {
         return Err(format!(
-            "-{letter} ({what}) belongs to proxy mode, which isn't there yet"
+            "{flag} ({what}) belongs to proxy mode, which isn't there yet"
         ));
     }
     if let Some(interface) = text(matches, "detach") {
