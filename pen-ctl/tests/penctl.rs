@@ -1,4 +1,5 @@
 //! The real binary against daemons made for the occasion: what it sends, shows and exits with.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
