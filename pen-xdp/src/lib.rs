@@ -3,6 +3,8 @@
 pub mod announce;
 pub mod cli;
 pub mod control;
+pub mod ebpf;
+pub mod mapped;
 pub mod neighbor;
 pub mod netlink;
 pub mod nic;
