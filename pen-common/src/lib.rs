@@ -9,7 +9,8 @@
 pub mod checksum;
 #[cfg(feature = "std")]
 pub mod config;
-<<<<<<< HEAD
+#[cfg(feature = "std")]
+pub mod control;
 pub mod flow;
 pub mod frame;
 #[cfg(feature = "std")]
@@ -19,7 +20,3 @@ pub mod rewrite;
 pub mod steer;
 pub mod tables;
 pub mod verdict;
-=======
-#[cfg(feature = "std")]
-pub mod control;
->>>>>>> h/config
