@@ -38,8 +38,10 @@ pub enum Class {
 /// A frame for a DSR service, on its way to [`deliver`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
-    /// The packet; for an ICMP error its flow is the one that the error quotes.
+    /// The packet.
     pub packet: Packet,
+    /// The flow that decides: the packet's own, or the one that an ICMP error quotes.
+    pub flow: Flow,
     /// Sender on the link.
     pub source: Mac,
     /// To whom.
@@ -121,15 +123,20 @@ pub fn deliver<F: Frame, M: Memory>(
     tables: &Tables<'_, M>,
     delivery: &Delivery,
 ) -> Verdict {
-    let Delivery { packet, source, to } = delivery;
+    let Delivery {
+        packet,
+        flow,
+        source,
+        to,
+    } = delivery;
     let chosen = match *to {
         To::Backend(id) => Some(id),
         To::Service(Service { pool, by_source }) => {
             let key = tables.head.key;
             let hash = if by_source {
-                packet.flow.source_hash(key)
+                flow.source_hash(key)
             } else {
-                packet.flow.hash(key)
+                flow.hash(key)
             };
             tables.slot(pool, hash)
         }
@@ -226,6 +233,7 @@ fn transport<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M>) ->
     match service(link, &packet.flow, tables) {
         Some(Vip::Service(service)) => Class::Deliver(Delivery {
             packet: *packet,
+            flow: packet.flow,
             source: link.source,
             to: To::Service(service),
         }),
@@ -269,6 +277,7 @@ fn later_fragment<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M
     match first {
         Some(FragmentOwner::Backend(id)) => Class::Deliver(Delivery {
             packet: *packet,
+            flow: packet.flow,
             source: link.source,
             to: To::Backend(id),
         }),
@@ -305,7 +314,8 @@ fn icmp<F: Frame, M: Memory>(
         let found = quoted.and_then(|flow| Some((service(link, &flow, tables)?, flow)));
         return match found {
             Some((Vip::Service(service), flow)) => Class::Deliver(Delivery {
-                packet: Packet { flow, ..*packet },
+                packet: *packet,
+                flow,
                 source: link.source,
                 to: To::Service(service),
             }),
