@@ -310,8 +310,9 @@ fn icmp<F: Frame, M: Memory>(
         matches!(kind, 1..=4)
     };
     if is_error {
-        let quoted = Packet::quoted(frame, l4 + 8, vip);
-        let found = quoted.and_then(|flow| Some((service(link, &flow, tables)?, flow)));
+        let found = packet
+            .quoted(frame)
+            .and_then(|flow| Some((service(link, &flow, tables)?, flow)));
         return match found {
             Some((Vip::Service(service), flow)) => Class::Deliver(Delivery {
                 packet: *packet,
