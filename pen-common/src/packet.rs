@@ -218,6 +218,17 @@ impl Packet {
             reason,
             destination: Some(destination),
         };
+        // Pen writes IPv4 addresses this way; on the wire an IPv6 packet never does (RFC 6890, table
+        // 20), and it must not pass for an IPv4 packet.
+        if destination.is_v4() {
+            return Err(Skip {
+                reason: Reason::NotVip,
+                destination: None,
+            });
+        }
+        if source.is_v4() {
+            return Err(skip(Reason::BadHeader));
+        }
         let payload_len = u16::from_be_bytes([len0, len1]);
         if l3 + IPV6_LEN + usize::from(payload_len) > frame.len() {
             return Err(skip(Reason::Truncated));
