@@ -6,12 +6,14 @@
 
 mod build;
 mod cases;
+mod check;
 mod pcap;
 mod random;
 mod world;
 
 pub use build::{Build, arp, bytes_at, cut, forwarded, padded, v4, v6};
 pub use cases::{CASES, Case};
+pub use check::checked;
 pub use pcap::pcap;
 pub use random::{noise, random_frame};
 pub use world::{Full, Words, World, net};

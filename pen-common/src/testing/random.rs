@@ -46,13 +46,13 @@ pub fn random_frame(seed: u64) -> Vec<u8> {
     if frame.len() < 14 {
         frame.resize(14, 0);
     }
-    match numbers.below(4) {
-        0 => frame,
-        1 => {
+    match numbers.below(8) {
+        0 | 1 => frame,
+        2 => {
             let len = 14 + numbers.below(frame.len() - 13);
             cut(frame, len)
         }
-        2 => {
+        3 | 4 => {
             let more = numbers.below(64);
             let len = (frame.len() + more).min(LONGEST);
             frame.resize(len, numbers.next() as u8);
@@ -122,15 +122,15 @@ fn flow(numbers: &mut Numbers) -> Vec<u8> {
     }
 }
 
-/// One to four bytes changed, mostly in the headers.
+/// One to four bytes changed, mostly in the headers, and seldom so that another station is meant.
 fn mutated(mut frame: Vec<u8>, numbers: &mut Numbers) -> Vec<u8> {
     for _ in 0..=numbers.below(4) {
-        let reach = if numbers.below(4) > 0 {
-            frame.len().min(80)
-        } else {
-            frame.len()
+        let (from, to) = match numbers.below(16) {
+            0 => (0, 12),
+            1..=4 => (12, frame.len()),
+            _ => (12, frame.len().min(80)),
         };
-        let at = numbers.below(reach);
+        let at = from + numbers.below(to - from);
         let value = numbers.next();
         frame[at] = if value & 0x100 == 0 {
             value as u8
