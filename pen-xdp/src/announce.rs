@@ -289,7 +289,7 @@ mod tests {
         let vip: Ipv6Addr = "2001:db8::1:2345".parse().unwrap();
         let frame = unsolicited_advertisement(vip, MAC, Some(7));
         let packet = SlicedPacket::from_ethernet(&frame).unwrap();
-        assert_eq!(packet.vlan_ids(), [7.try_into().unwrap()]);
+        assert_eq!(packet.vlan_ids().as_slice(), [7.try_into().unwrap()]);
         let Some(NetSlice::Ipv6(ip)) = packet.net else {
             panic!("no IPv6")
         };

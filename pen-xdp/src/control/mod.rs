@@ -2,4 +2,5 @@
 //! whole, compiled into a [`snapshot::Snapshot`] and published to the data plane.
 
 pub mod snapshot;
+pub mod socket;
 pub mod state;

@@ -210,8 +210,9 @@ mod tests {
     use super::*;
     use crate::control::state::{
         Command,
-        tests::{config, server},
+        tests::{change, config},
     };
+    use pen_common::config::Change;
     use std::collections::BTreeSet;
 
     fn observed(count: u8) -> State {
@@ -241,18 +242,8 @@ mod tests {
         state
             .apply(Command::Neighbor { address, mac: None })
             .unwrap();
-        state
-            .apply(Command::Weight {
-                server: server(1),
-                weight: 0,
-            })
-            .unwrap();
-        state
-            .apply(Command::Blacklist {
-                server: server(2),
-                seconds: 9,
-            })
-            .unwrap();
+        state.apply(change(1, Change::Weight(0))).unwrap();
+        state.apply(change(2, Change::Blacklist(9))).unwrap();
         let one = Snapshot::compile(&state, Some(&all)).unwrap();
         assert_eq!(holders(&one), BTreeSet::from([state.id("web", "10.0.0.4")]));
         assert_eq!(one.generation, 2);

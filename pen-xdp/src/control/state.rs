@@ -8,30 +8,32 @@ use std::{
 };
 
 use pen_common::{
-    config::{Config, WEIGHT_MAX},
+    config::{Backend, Change, Config, HashBy, ServerRef},
     flow::HashKey,
     tables::{BACKENDS_MAX, BackendId, Mac},
 };
 
 /// Longest time that a back end can be blacklisted for, seconds: a year.
-pub const BLACKLIST_S_MAX: u64 = 365 * 24 * 3600;
+pub const BLACKLIST_S_MAX: u32 = 365 * 24 * 3600;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// `server N weight W`: the share of new flows.
-    Weight {
-        /// Which one.
-        server: Server,
-        /// 0 takes no new flows.
-        weight: u32,
+    /// `server N weight W blacklist T ...`: all of it or nothing.
+    Server {
+        /// As its asker named the service.
+        service: Option<String>,
+        /// As its asker named the back end.
+        server: ServerRef,
+        /// What is to be different.
+        changes: Vec<Change>,
     },
-    /// `server N blacklist T`: no flows for so many seconds; 0 readmits.
-    Blacklist {
-        /// Which one.
-        server: Server,
-        /// Seconds from now.
-        seconds: u64,
+    /// `roundrobin`: hash over the whole flow (Pen's `-r`), or over the client's address alone.
+    RoundRobin {
+        /// Which service; all without a name.
+        service: Option<String>,
+        /// Whether the whole flow counts.
+        on: bool,
     },
     /// The kernel's neighbour table has, or no longer has, a MAC address.
     Neighbor {
@@ -53,37 +55,20 @@ pub enum Command {
     Clock(u64),
 }
 
-/// A back end as Pen's commands name it: by its place in a pool, from 0.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
-    /// Pool by name.
-    pub pool: String,
-    /// Place in it.
-    pub index: usize,
-}
-
 /// Why a command was refused. Nothing has changed then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No such back end.
-    #[error("pool \"{pool}\" has no server {index}; it has servers 0 to {last}")]
-    NoServer {
-        /// Pool that was named.
-        pool: String,
-        /// Place that was named.
-        index: usize,
-        /// The last place that there is.
-        last: usize,
-    },
-    /// No such pool.
-    #[error("there is no pool \"{0}\"; `penctl SOCKET status` lists them")]
-    NoPool(String),
-    /// A weight beyond what the table takes.
-    #[error("weight {0} is out of range; give 0 to {WEIGHT_MAX}")]
-    Weight(u32),
+    /// No such back end or service, or several that could be meant.
+    #[error("{0}")]
+    NotFound(String),
     /// A time that makes no sense.
     #[error("blacklist {0} is out of range; give 0 to {BLACKLIST_S_MAX} seconds")]
-    Blacklist(u64),
+    Blacklist(u32),
+    /// Something that is fixed while Pen runs.
+    #[error(
+        "the {0} of a server can't be changed while Pen runs: write it into the configuration and restart"
+    )]
+    Fixed(&'static str),
 }
 
 /// Why a back end gets no flows, or that it does.
@@ -148,8 +133,12 @@ impl State {
     /// Refused whole: nothing has changed.
     pub fn apply(&mut self, command: Command) -> Result<bool, Refusal> {
         match command {
-            Command::Weight { server, weight } => self.set_weight(&server, weight),
-            Command::Blacklist { server, seconds } => self.blacklist(&server, seconds),
+            Command::Server {
+                service,
+                server,
+                changes,
+            } => self.change_server(service.as_deref(), &server, &changes),
+            Command::RoundRobin { service, on } => self.round_robin(service.as_deref(), on),
             Command::Neighbor { address, mac } => Ok(match mac {
                 Some(mac) => self.neighbors.insert(address, mac) != Some(mac),
                 None => self.neighbors.remove(&address).is_some(),
@@ -176,27 +165,60 @@ impl State {
         }
     }
 
-    fn set_weight(&mut self, server: &Server, weight: u32) -> Result<bool, Refusal> {
-        let weight = u16::try_from(weight).map_err(|_| Refusal::Weight(weight))?;
-        let backend = find(&mut self.config, server)?;
-        let changed = backend.weight != weight;
-        backend.weight = weight;
-        Ok(changed)
+    fn change_server(
+        &mut self,
+        service: Option<&str>,
+        server: &ServerRef,
+        changes: &[Change],
+    ) -> Result<bool, Refusal> {
+        let (pool, index) = self
+            .config
+            .locate(service, server)
+            .map_err(Refusal::NotFound)?;
+        for change in changes {
+            refuse_what_is_fixed(change)?;
+        }
+        let pool = &mut self.config.pools[pool];
+        let backend = &mut pool.backends[index];
+        let id = self
+            .ids
+            .get(&(pool.name.clone(), backend.name.clone()))
+            .copied();
+        let before = (backend.weight, self.blacklisted_until_ms.clone());
+        for change in changes {
+            match *change {
+                Change::Weight(weight) => backend.weight = weight,
+                Change::Max(max) => backend.max = max,
+                Change::Hard(hard) => backend.hard = hard,
+                Change::Prio(prio) => backend.prio = prio,
+                Change::Blacklist(0) => {
+                    self.blacklisted_until_ms.remove(&id.unwrap_or_default());
+                }
+                Change::Blacklist(seconds) => {
+                    let until = self.now_ms + u64::from(seconds) * 1000;
+                    self.blacklisted_until_ms
+                        .insert(id.unwrap_or_default(), until);
+                }
+                Change::Address(_) | Change::Port(_) => {}
+            }
+        }
+        Ok(before.0 != backend.weight || before.1 != self.blacklisted_until_ms)
     }
 
-    fn blacklist(&mut self, server: &Server, seconds: u64) -> Result<bool, Refusal> {
-        if seconds > BLACKLIST_S_MAX {
-            return Err(Refusal::Blacklist(seconds));
+    fn round_robin(&mut self, service: Option<&str>, on: bool) -> Result<bool, Refusal> {
+        let hash = if on { HashBy::Flow } else { HashBy::Source };
+        let known = service.is_none_or(|name| self.config.services.iter().any(|s| s.name == name));
+        if !known {
+            let name = service.unwrap_or_default();
+            return Err(Refusal::NotFound(format!("there is no service {name:?}")));
         }
-        let name = find(&mut self.config, server)?.name.clone();
-        let id = self.id(&server.pool, &name);
-        Ok(if seconds == 0 {
-            self.blacklisted_until_ms.remove(&id).is_some()
-        } else {
-            self.blacklisted_until_ms
-                .insert(id, self.now_ms + seconds * 1000)
-                .is_none()
-        })
+        let services = self.config.services.iter_mut();
+        let mut changed = false;
+        for service in services.filter(|s| service.is_none_or(|name| s.name == name)) {
+            changed |= service.hash != hash;
+            service.hash = hash;
+        }
+        Ok(changed)
     }
 
     /// What was asked for, with every change since.
@@ -238,7 +260,7 @@ impl State {
     }
 
     /// Whether a back end takes flows, and if not, why.
-    pub fn standing(&self, pool: &str, backend: &pen_common::config::Backend) -> Standing {
+    pub fn standing(&self, pool: &str, backend: &Backend) -> Standing {
         let until = self.blacklisted_until_ms.get(&self.id(pool, &backend.name));
         match (until, backend.weight, self.mac_of(backend.address)) {
             (Some(until), _, _) => {
@@ -251,23 +273,17 @@ impl State {
     }
 }
 
-fn find<'a>(
-    config: &'a mut Config,
-    server: &Server,
-) -> Result<&'a mut pen_common::config::Backend, Refusal> {
-    let pool = config
-        .pools
-        .iter_mut()
-        .find(|pool| pool.name == server.pool)
-        .ok_or_else(|| Refusal::NoPool(server.pool.clone()))?;
-    let last = pool.backends.len().saturating_sub(1);
-    pool.backends
-        .get_mut(server.index)
-        .ok_or_else(|| Refusal::NoServer {
-            pool: server.pool.clone(),
-            index: server.index,
-            last,
-        })
+fn refuse_what_is_fixed(change: &Change) -> Result<(), Refusal> {
+    match *change {
+        Change::Blacklist(seconds) if seconds > BLACKLIST_S_MAX => Err(Refusal::Blacklist(seconds)),
+        Change::Address(_) => Err(Refusal::Fixed("address")),
+        Change::Port(_) => Err(Refusal::Fixed("port")),
+        Change::Weight(_)
+        | Change::Max(_)
+        | Change::Hard(_)
+        | Change::Prio(_)
+        | Change::Blacklist(_) => Ok(()),
+    }
 }
 
 /// Numbers drawn from the names, so that a restarted daemon, or one with some other back ends,
@@ -301,7 +317,7 @@ fn identities(config: &Config) -> BTreeMap<(String, String), BackendId> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use pen_common::config::{Backend, Listener, Pool, Protocol, Service};
+    use pen_common::config::{Listener, Pool, Protocol, Service};
 
     /// One service on 10.0.0.100:80 with `count` back ends 10.0.0.1 and up.
     pub(crate) fn config(count: u8) -> Config {
@@ -322,10 +338,12 @@ pub(crate) mod tests {
         }
     }
 
-    pub(crate) fn server(index: usize) -> Server {
-        Server {
-            pool: "web".to_owned(),
-            index,
+    /// A change of one server of the one pool.
+    pub(crate) fn change(index: usize, change: Change) -> Command {
+        Command::Server {
+            service: None,
+            server: ServerRef::Index(index),
+            changes: vec![change],
         }
     }
 
@@ -333,25 +351,19 @@ pub(crate) mod tests {
     fn a_refusal_changes_nothing() {
         let mut state = State::new(config(3), 0);
         let before = state.clone();
+        let half = Command::Server {
+            service: Some("web".to_owned()),
+            server: ServerRef::Index(0),
+            changes: vec![Change::Weight(7), Change::Port(81)],
+        };
         let wrong = [
-            Command::Weight {
-                server: server(3),
-                weight: 1,
-            },
-            Command::Weight {
-                server: server(0),
-                weight: 65_536,
-            },
-            Command::Blacklist {
-                server: server(0),
-                seconds: BLACKLIST_S_MAX + 1,
-            },
-            Command::Blacklist {
-                server: Server {
-                    pool: "x".into(),
-                    index: 0,
-                },
-                seconds: 1,
+            change(3, Change::Weight(1)),
+            change(0, Change::Blacklist(BLACKLIST_S_MAX + 1)),
+            change(0, Change::Address("10.0.0.9".to_owned())),
+            half,
+            Command::RoundRobin {
+                service: Some("x".to_owned()),
+                on: false,
             },
         ];
         for command in wrong {
@@ -370,22 +382,27 @@ pub(crate) mod tests {
             mac: Some(Mac(1)),
         };
         assert_eq!(state.apply(mac), Ok(true));
-        let ban = Command::Blacklist {
-            server: server(0),
-            seconds: 5,
-        };
+        let ban = change(0, Change::Blacklist(5));
         assert_eq!(state.apply(ban.clone()), Ok(true));
         assert_eq!(state.standing("web", &backend), Standing::Blacklisted(5));
         assert_eq!(state.apply(Command::Clock(5999)), Ok(false));
         assert_eq!(state.apply(Command::Clock(6000)), Ok(true));
         assert_eq!(state.standing("web", &backend), Standing::Serving);
         state.apply(ban).unwrap();
-        let readmit = Command::Blacklist {
-            server: server(0),
-            seconds: 0,
-        };
-        assert_eq!(state.apply(readmit), Ok(true));
+        assert_eq!(state.apply(change(0, Change::Blacklist(0))), Ok(true));
         assert_eq!(state.standing("web", &backend), Standing::Serving);
+    }
+
+    #[test]
+    fn round_robin_is_hash_by_flow() {
+        let mut state = State::new(config(1), 0);
+        let by_source = Command::RoundRobin {
+            service: None,
+            on: false,
+        };
+        assert_eq!(state.apply(by_source.clone()), Ok(true));
+        assert_eq!(state.config().services[0].hash, HashBy::Source);
+        assert_eq!(state.apply(by_source), Ok(false));
     }
 
     #[test]

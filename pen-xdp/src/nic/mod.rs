@@ -210,17 +210,17 @@ mod tests {
 
     #[test]
     fn unknown_and_unfit_interfaces_are_refused_by_name() {
-        for name in [
+        for unfit in [
             "no-such-if",
             "",
             "a-name-longer-than-any-interface-has",
             "lo",
         ] {
-            let text = format!("{:#}", Nic::open(name).unwrap_err());
-            assert!(text.contains(name), "{text}");
+            let text = format!("{:#}", Nic::open(unfit).unwrap_err());
+            assert!(text.contains(unfit), "{text}");
         }
-        assert_eq!(super::name(1).as_deref(), Some("lo"));
-        assert_eq!(super::name(u32::MAX / 2), None);
+        assert_eq!(name(1).as_deref(), Some("lo"));
+        assert_eq!(name(u32::MAX / 2), None);
     }
 
     #[test]

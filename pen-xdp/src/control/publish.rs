@@ -1,0 +1,232 @@
+//! From a [`Snapshot`] to the memory that workers and program read.
+//!
+//! The idle bank is written, then one store of the root word makes it the live one. Slots stand
+//! in one array that both banks share: a changed pool gets a new region of it, an unchanged pool
+//! keeps its own, and a region is free again once nobody can still be reading it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use pen_common::{
+    maglev,
+    tables::{
+        BACKENDS_MAX, BackendId, Mac, POOLS_MAX, PoolEntry, SLOTS_PER_WORD, VIP_SLOTS, VipEntry,
+    },
+};
+
+use super::snapshot::{PoolTable, Snapshot};
+use crate::mapped::Mapped;
+
+/// The slot array can't take what is to be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the tables need {needed} bytes more than the {total} that were set aside at start; \
+     raise table_memory and restart"
+)]
+pub struct TableMemoryFull {
+    /// Bytes that are missing in one piece.
+    needed: u64,
+    /// Bytes set aside.
+    total: u64,
+}
+
+/// Writes snapshots. Between two of them its caller waits until nobody reads the first one's
+/// predecessor any more (see [`super::grace`]).
+pub struct Publisher {
+    memory: Arc<Mapped>,
+    bank: u32,
+    generation: u64,
+    regions: Regions,
+    live: BTreeMap<String, Placed>,
+    written: [Written; 2],
+}
+
+/// Where one pool's table stands.
+#[derive(Clone)]
+struct Placed {
+    slots: Arc<Vec<BackendId>>,
+    entry: PoolEntry,
+}
+
+/// What a bank holds, so that only differences are written.
+#[derive(Default)]
+struct Written {
+    index: BTreeMap<u32, VipEntry>,
+    pools: usize,
+    backends: BTreeMap<BackendId, Mac>,
+}
+
+impl Publisher {
+    /// Takes over `memory`, empty or left by a daemon before. What stands in it stays in force
+    /// until the first publication, and its regions stay untouched until the second.
+    pub fn new(memory: Arc<Mapped>) -> Self {
+        let root = memory.root();
+        let bank = (root & 1) as u32;
+        let mut regions = Regions::new(memory.slot_words());
+        for pool in 0..POOLS_MAX {
+            let entry = PoolEntry::from_word(memory.pool_word(bank * POOLS_MAX + pool));
+            if entry.size > 0 {
+                regions.hold(entry.region, words(entry.size));
+            }
+        }
+        memory.clear_bank(1 - bank);
+        let foreign = regions.used.clone();
+        regions.retired = foreign;
+        Self {
+            memory,
+            bank,
+            generation: root >> 1,
+            regions,
+            live: BTreeMap::new(),
+            written: [Written::default(), Written::default()],
+        }
+    }
+
+    /// The generation in force; 0 before the first publication ever.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Makes `snapshot` the one in force, and its generation with it.
+    ///
+    /// # Errors
+    /// When the slot array is full: nothing has changed then.
+    pub fn publish(&mut self, snapshot: &Snapshot) -> Result<(), TableMemoryFull> {
+        let retired = std::mem::take(&mut self.regions.retired);
+        for (at, words) in retired {
+            self.regions.release(at, words);
+        }
+        let placed = self.place(&snapshot.pools)?;
+        let bank = 1 - self.bank;
+        self.write_bank(bank, snapshot, &placed);
+        self.memory.store_root(snapshot.generation << 1 | u64::from(bank));
+        self.bank = bank;
+        self.generation = snapshot.generation;
+        let before = std::mem::replace(&mut self.live, placed);
+        for (name, old) in before {
+            let kept = self.live.get(&name).is_some_and(|new| new.entry == old.entry);
+            if !kept {
+                self.regions.retired.insert(old.entry.region, words(old.entry.size));
+            }
+        }
+        Ok(())
+    }
+
+    /// A back end's changed MAC address takes effect at once: one word, in both banks. Only for a
+    /// back end that the snapshot in force has.
+    pub fn replace_mac(&mut self, id: BackendId, mac: Mac) {
+        for bank in 0..2 {
+            if let Some(was) = self.written[bank as usize].backends.get_mut(&id) {
+                *was = mac;
+                self.memory.write_backend(bank * BACKENDS_MAX + u32::from(id), mac.0);
+            }
+        }
+    }
+
+    /// Finds each pool its region, and writes the tables that are new.
+    fn place(&mut self, pools: &[PoolTable]) -> Result<BTreeMap<String, Placed>, TableMemoryFull> {
+        let mut placed = BTreeMap::new();
+        let mut fresh = Vec::new();
+        for pool in pools {
+            let same = self.live.get(&pool.name);
+            if let Some(same) = same.filter(|live| Arc::ptr_eq(&live.slots, &pool.slots)) {
+                placed.insert(pool.name.clone(), same.clone());
+                continue;
+            }
+            let size = pool.slots.len() as u32;
+            let Some(region) = self.regions.take(words(size)) else {
+                for (at, words) in fresh {
+                    self.regions.release(at, words);
+                }
+                return Err(TableMemoryFull {
+                    needed: u64::from(words(size)) * 8,
+                    total: u64::from(self.memory.slot_words()) * 8,
+                });
+            };
+            fresh.push((region, words(size)));
+            let generation = same.map_or(0, |same| same.entry.generation.wrapping_add(1));
+            self.memory.write_slots(region, &maglev::pack(&pool.slots));
+            let entry = PoolEntry { region, size, generation };
+            placed.insert(pool.name.clone(), Placed { slots: Arc::clone(&pool.slots), entry });
+        }
+        Ok(placed)
+    }
+
+    fn write_bank(&mut self, bank: u32, snapshot: &Snapshot, placed: &BTreeMap<String, Placed>) {
+        let memory = &self.memory;
+        let written = &mut self.written[bank as usize];
+        memory.write_head(bank, &snapshot.head);
+        let base = bank * VIP_SLOTS;
+        for at in written.index.keys().filter(|at| !snapshot.index.contains_key(at)) {
+            memory.write_vip(base + at, [0; 4]);
+        }
+        for (at, entry) in &snapshot.index {
+            if written.index.get(at) != Some(entry) {
+                memory.write_vip(base + at, entry.to_words());
+            }
+        }
+        for (number, pool) in snapshot.pools.iter().enumerate() {
+            let word = placed.get(&pool.name).map_or(0, |placed| placed.entry.to_word());
+            memory.write_pool(bank * POOLS_MAX + number as u32, word);
+        }
+        for number in snapshot.pools.len()..written.pools {
+            memory.write_pool(bank * POOLS_MAX + number as u32, 0);
+        }
+        let base = bank * BACKENDS_MAX;
+        for id in written.backends.keys().filter(|id| !snapshot.backends.contains_key(id)) {
+            memory.write_backend(base + u32::from(*id), 0);
+        }
+        for (id, mac) in &snapshot.backends {
+            if written.backends.get(id) != Some(mac) {
+                memory.write_backend(base + u32::from(*id), mac.0);
+            }
+        }
+        *written = Written {
+            index: snapshot.index.clone(),
+            pools: snapshot.pools.len(),
+            backends: snapshot.backends.clone(),
+        };
+    }
+}
+
+const fn words(slots: u32) -> u32 {
+    slots.div_ceil(SLOTS_PER_WORD)
+}
+
+/// Which words of the slot array are in use: start -> length.
+struct Regions {
+    total: u32,
+    used: BTreeMap<u32, u32>,
+    /// Out of use since the last publication; free at the next one.
+    retired: BTreeMap<u32, u32>,
+}
+
+impl Regions {
+    fn new(total: u32) -> Self {
+        Self { total, used: BTreeMap::new(), retired: BTreeMap::new() }
+    }
+
+    fn hold(&mut self, at: u32, words: u32) {
+        self.used.insert(at, words);
+    }
+
+    fn release(&mut self, at: u32, words: u32) {
+        debug_assert_eq!(self.used.get(&at), Some(&words));
+        self.used.remove(&at);
+    }
+
+    /// First gap that is long enough.
+    fn take(&mut self, words: u32) -> Option<u32> {
+        let mut at = 0;
+        for (start, len) in &self.used {
+            if start - at >= words {
+                break;
+            }
+            at = start + len;
+        }
+        if self.total - at < words {
+            return None;
+        }
+        self.used.insert(at, words);
+        Some(at)
+    }
+}

@@ -1,0 +1,239 @@
+//! The control socket: one line in, one reply out, one connection a command, as Pen's users
+//! script it.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream as BlockingStream,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use pen_common::control::{REQUEST_BYTES_MAX, Request, parse_request};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+
+/// How long a client may take to say its line, and to take its answer.
+const CLIENT: Duration = Duration::from_secs(5);
+/// Clients that are served at once; others wait in the kernel's queue.
+const CLIENTS_MAX: usize = 64;
+
+/// A request, and where its answer goes.
+pub struct Asked {
+    /// What is wanted.
+    pub request: Request,
+    /// Takes the bytes that are to be sent back.
+    pub answer: oneshot::Sender<String>,
+}
+
+/// The bound socket; its file is removed with it.
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Binds `path`, readable and writable by its owner alone. A file that a dead daemon left
+    /// there is replaced.
+    ///
+    /// # Errors
+    /// When another daemon answers there, when something that is no socket stands there, or when
+    /// the directory can't be written.
+    pub fn bind(path: &Path) -> Result<Self> {
+        if let Ok(metadata) = fs::symlink_metadata(path) {
+            if !metadata.file_type().is_socket() {
+                bail!(
+                    "control socket {}: something else has that name; remove it, or name another",
+                    path.display()
+                );
+            }
+            if BlockingStream::connect(path).is_ok() {
+                bail!(
+                    "control socket {}: a running daemon answers there; stop it, or name another",
+                    path.display()
+                );
+            }
+            fs::remove_file(path)
+                .with_context(|| format!("control socket {}: can't replace it", path.display()))?;
+        }
+        let listener = UnixListener::bind(path).with_context(|| {
+            format!(
+                "control socket {}: can't be made; is its directory there?",
+                path.display()
+            )
+        })?;
+        let socket = Self {
+            listener,
+            path: path.to_owned(),
+        };
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("control socket {}: can't set its mode", path.display()))?;
+        Ok(socket)
+    }
+
+    /// Takes requests for as long as somebody answers them.
+    pub async fn serve(&self, requests: mpsc::Sender<Asked>, generation: impl Fn() -> u64) {
+        let places = std::sync::Arc::new(Semaphore::new(CLIENTS_MAX));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: the next try is not to spin.
+                    tracing::warn!("control socket: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let requests = requests.clone();
+            let generation = generation();
+            tokio::spawn(async move {
+                if let Err(error) = converse(stream, requests, generation).await {
+                    tracing::debug!("control client: {error}");
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!("control socket {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// One client: its line, the answer.
+async fn converse(
+    mut stream: UnixStream,
+    requests: mpsc::Sender<Asked>,
+    generation: u64,
+) -> io::Result<()> {
+    let line = timeout(CLIENT, read_line(&mut stream)).await??;
+    let answer = match parse_request(&line) {
+        Err(bad) => bad.reply(generation),
+        Ok(request) => {
+            let (answer, answered) = oneshot::channel();
+            let asked = requests.send(Asked { request, answer }).await;
+            asked.map_err(|_| io::Error::other("the daemon is stopping"))?;
+            answered
+                .await
+                .map_err(|_| io::Error::other("the daemon is stopping"))?
+        }
+    };
+    timeout(CLIENT, stream.write_all(answer.as_bytes())).await??;
+    stream.shutdown().await?;
+    // A socket closed with something unread in it is reset, and the client loses its answer.
+    timeout(CLIENT, swallow(&mut stream)).await?
+}
+
+/// Reads away what a client sends beyond its line.
+async fn swallow(stream: &mut UnixStream) -> io::Result<()> {
+    let mut part = [0; 1024];
+    while stream.read(&mut part).await? > 0 {}
+    Ok(())
+}
+
+/// Up to the first line feed, the end of what the client sends, or one byte more than a request
+/// may have.
+async fn read_line(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut part = [0; 1024];
+    while line.len() <= REQUEST_BYTES_MAX && !line.contains(&b'\n') {
+        let count = stream.read(&mut part).await?;
+        if count == 0 {
+            break;
+        }
+        line.extend(part.iter().take(count));
+    }
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pen_common::control::{Action, Reply, Value};
+    use std::os::unix::net::UnixListener as BlockingListener;
+
+    /// A daemon that knows its process id, and the path of its socket.
+    async fn ask(lines: &[&[u8]]) -> Vec<String> {
+        let directory = std::env::temp_dir().join(format!("pen-socket-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join(format!("{:p}", lines));
+        let socket = ControlSocket::bind(&path).unwrap();
+        let (sender, mut receiver) = mpsc::channel::<Asked>(4);
+        let daemon = async {
+            while let Some(asked) = receiver.recv().await {
+                assert_eq!(asked.request.action, Action::Pid);
+                let reply = Reply {
+                    generation: 3,
+                    outcome: Ok(Value::Number(42)),
+                };
+                asked.answer.send(reply.render(asked.request.form)).unwrap();
+            }
+        };
+        let clients = async {
+            let mut replies = Vec::new();
+            for line in lines {
+                let mut stream = UnixStream::connect(&path).await.unwrap();
+                stream.write_all(line).await.unwrap();
+                stream.shutdown().await.unwrap();
+                let mut reply = String::new();
+                stream.read_to_string(&mut reply).await.unwrap();
+                replies.push(reply);
+            }
+            replies
+        };
+        let replies = tokio::select! {
+            replies = clients => replies,
+            () = socket.serve(sender, || 3) => unreachable!("it serves for ever"),
+            () = daemon => unreachable!("it answers for ever"),
+        };
+        drop(socket);
+        assert!(!path.exists());
+        replies
+    }
+
+    #[tokio::test]
+    async fn raw_and_json_clients_get_their_answers() {
+        let long = vec![b'x'; 100_000];
+        let replies = ask(&[b"pid\n", b"pid", b"json pid\n", b"nonsense\n", &long]).await;
+        assert_eq!(replies[0], "42\n");
+        assert_eq!(replies[1], "42\n");
+        assert_eq!(replies[2], "{\"ok\":true,\"generation\":3,\"value\":42}\n");
+        assert_eq!(
+            replies[3],
+            "do_cmd: ignoring command starting with 'nonsense'\n"
+        );
+    }
+
+    #[tokio::test]
+    async fn only_a_dead_daemons_socket_is_replaced() {
+        let directory = std::env::temp_dir();
+        let path = directory.join(format!("pen-bind-{}", std::process::id()));
+        let living = BlockingListener::bind(&path).unwrap();
+        let refused = ControlSocket::bind(&path).err().unwrap();
+        assert!(
+            refused.to_string().contains("a running daemon answers"),
+            "{refused}"
+        );
+        drop(living);
+        drop(ControlSocket::bind(&path).unwrap());
+        fs::write(&path, "precious").unwrap();
+        let refused = ControlSocket::bind(&path).err().unwrap();
+        assert!(refused.to_string().contains("something else"), "{refused}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+    }
+}
