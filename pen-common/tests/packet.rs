@@ -6,7 +6,7 @@ use etherparse::{
 use pen_common::{
     flow::Address,
     frame::SliceFrame,
-    packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Packet},
+    packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Packet, Part},
     testing::{CASES, net, random_frame, v4, v6},
 };
 use proptest::prelude::*;
@@ -65,11 +65,10 @@ fn agree(frame: &[u8]) -> bool {
             let header = ip.header();
             assert_eq!(packet.flow.source, Address::v6(header.source()));
             assert_eq!(packet.flow.destination, Address::v6(header.destination()));
-            assert_eq!(packet.fragment != Fragment::Whole, last_fragment(ip).0);
+            assert_eq!(packet.fragment, last_fragment(ip));
             // Behind a later fragment's header stands no header; theirs reads on. And theirs
             // takes length 0 for "to the end".
-            if !matches!(packet.fragment, Fragment::Later(_)) && header.payload_length() > 0 {
-                assert_eq!(packet.fragment, last_fragment(ip).1);
+            if packet.fragment.part != Part::Later && header.payload_length() > 0 {
                 assert_eq!(read, (l4, payload.payload.len(), payload.ip_number.0));
             }
         }
@@ -83,7 +82,7 @@ fn agree(frame: &[u8]) -> bool {
         Some(TransportSlice::Udp(udp)) if packet.flow.protocol == 17 => {
             assert_eq!(ports, (udp.source_port(), udp.destination_port()));
         }
-        _ if packet.fragment == Fragment::Whole => assert_eq!(ports, (0, 0)),
+        _ if packet.fragment.part == Part::Whole => assert_eq!(ports, (0, 0)),
         _ => {}
     }
     true
@@ -94,16 +93,17 @@ fn place(frame: &[u8], payload: EtherPayloadSlice<'_>) -> usize {
 }
 
 fn fragment(id: u32, offset: u16, more: bool) -> Fragment {
-    match (offset, more) {
-        (0, false) => Fragment::Whole,
-        (0, true) => Fragment::First(id),
-        _ => Fragment::Later(id),
-    }
+    let part = match (offset, more) {
+        (0, false) => return Fragment::WHOLE,
+        (0, true) => Part::First,
+        _ => Part::Later,
+    };
+    Fragment { part, id }
 }
 
-/// What the last fragment header says, and whether that or an earlier one is a real fragment's.
-fn last_fragment(ip: &etherparse::Ipv6Slice<'_>) -> (bool, Fragment) {
-    let mut last = Fragment::Whole;
+/// What the last fragment header says that has a header behind it.
+fn last_fragment(ip: &etherparse::Ipv6Slice<'_>) -> Fragment {
+    let mut last = Fragment::WHOLE;
     for extension in ip.extensions().clone() {
         if let Ipv6ExtensionSlice::Fragment(header) = extension {
             last = fragment(
@@ -111,12 +111,12 @@ fn last_fragment(ip: &etherparse::Ipv6Slice<'_>) -> (bool, Fragment) {
                 header.fragment_offset().value(),
                 header.more_fragments(),
             );
-            if matches!(last, Fragment::Later(_)) {
+            if last.part == Part::Later {
                 break;
             }
         }
     }
-    (last != Fragment::Whole, last)
+    last
 }
 
 #[test]

@@ -247,7 +247,7 @@ fn oldest_fragment_gives_way() {
     let tables = world.tables();
     let newest = |id| (FRAGMENTS * 4 - id) < FRAGMENTS / 16;
     for id in 0..FRAGMENTS * 4 {
-        world.set_now_ms(1_000_000 + u64::from(id) / 100);
+        world.set_now_ms(1_000_000 + u64::from(id) / 4);
         tables.remember(
             &datagram(id),
             FragmentOwner::Backend(1 + (id % 1_000) as u16),
