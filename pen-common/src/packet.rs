@@ -88,13 +88,31 @@ impl Link {
 
 /// Which part of a datagram a packet is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fragment {
+pub enum Part {
     /// All of it.
     Whole,
-    /// The first part, with the ports; identification.
-    First(u32),
-    /// A later part, without ports; identification.
-    Later(u32),
+    /// The first part, with the ports.
+    First,
+    /// A later part, without ports.
+    Later,
+}
+
+/// Part, and of which datagram. The identification is not the enum's payload because the kernel's
+/// verifier refuses the copy of a payload that a variant does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// Which part.
+    pub part: Part,
+    /// Identification; 0 in a whole datagram.
+    pub id: u32,
+}
+
+impl Fragment {
+    /// No fragment.
+    pub const WHOLE: Self = Self {
+        part: Part::Whole,
+        id: 0,
+    };
 }
 
 /// An IP packet whose lengths agree with the frame.
@@ -179,9 +197,15 @@ impl Packet {
         }
         let id = u32::from(u16::from_be_bytes([id0, id1]));
         let fragment = match u16::from_be_bytes([frag0, frag1]) & 0x3fff {
-            0 => Fragment::Whole,
-            0x2000 => Fragment::First(id),
-            _ => Fragment::Later(id),
+            0 => Fragment::WHOLE,
+            0x2000 => Fragment {
+                part: Part::First,
+                id,
+            },
+            _ => Fragment {
+                part: Part::Later,
+                id,
+            },
         };
         Ok(Self {
             flow: Flow {
@@ -223,7 +247,7 @@ impl Packet {
         }
         let start = Chain {
             next,
-            fragment: Fragment::Whole,
+            fragment: Fragment::WHOLE,
             used: 0,
         };
         let chain = start
@@ -256,11 +280,11 @@ impl Packet {
             reason,
             destination: Some(self.flow.destination),
         };
-        if matches!(self.fragment, Fragment::Later(_)) {
+        if self.fragment.part == Part::Later {
             return Ok(self);
         }
         // A first fragment may end inside the TCP header (RFC 791 allows 8 bytes of it).
-        let whole = self.fragment == Fragment::Whole;
+        let whole = self.fragment.part == Part::Whole;
         if self.l4_len < if whole { least } else { UDP_LEN } {
             return Err(skip(Reason::Truncated));
         }
@@ -310,10 +334,9 @@ impl Packet {
     /// Identity of the datagram that this packet is a part of.
     #[inline(always)]
     pub const fn fragment_key(&self) -> Option<FragmentKey> {
-        let id = match self.fragment {
-            Fragment::Whole => return None,
-            Fragment::First(id) | Fragment::Later(id) => id,
-        };
+        if matches!(self.fragment.part, Part::Whole) {
+            return None;
+        }
         let protocol = if self.flow.destination.is_v4() {
             self.flow.protocol
         } else {
@@ -323,7 +346,7 @@ impl Packet {
             source: self.flow.source,
             destination: self.flow.destination,
             protocol,
-            id,
+            id: self.fragment.id,
         })
     }
 
@@ -335,7 +358,7 @@ impl Packet {
             UDP => 6,
             _ => return None,
         };
-        (self.fragment == Fragment::Whole).then_some(usize::from(self.l4) + offset)
+        (self.fragment.part == Part::Whole).then_some(usize::from(self.l4) + offset)
     }
 
     /// Folded sum of the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1).
@@ -398,9 +421,15 @@ impl Chain {
                 let id = u32::from_be_bytes([i0, i1, i2, i3]);
                 // A fragment that is the whole datagram (RFC 6946) has its ports at hand.
                 self.fragment = match u16::from_be_bytes([f0, f1]) & 0xfff9 {
-                    0 => Fragment::Whole,
-                    1 => Fragment::First(id),
-                    _ => Fragment::Later(id),
+                    0 => Fragment::WHOLE,
+                    1 => Fragment {
+                        part: Part::First,
+                        id,
+                    },
+                    _ => Fragment {
+                        part: Part::Later,
+                        id,
+                    },
                 };
             }
             self.used += size;
@@ -409,7 +438,7 @@ impl Chain {
             }
             self.next = next;
             count += 1;
-            if matches!(self.fragment, Fragment::Later(_)) {
+            if self.fragment.part == Part::Later {
                 return Ok(self);
             }
         }
@@ -466,12 +495,12 @@ fn quoted_v6<F: Frame>(frame: &F, at: usize) -> Option<(Flow, usize)> {
     let destination = Address::v6(frame.get::<16>(at + 24)?);
     let start = Chain {
         next,
-        fragment: Fragment::Whole,
+        fragment: Fragment::WHOLE,
         used: 0,
     };
     let len = u16::from_be_bytes([len0, len1]);
     let chain = start.follow(frame, at + IPV6_LEN, len).ok()?;
-    if version >> 4 != 6 || matches!(chain.fragment, Fragment::Later(_)) {
+    if version >> 4 != 6 || chain.fragment.part == Part::Later {
         return None;
     }
     let flow = Flow {

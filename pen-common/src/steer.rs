@@ -9,8 +9,8 @@ use crate::{
     flow::{Address, Flow},
     frame::Frame,
     packet::{
-        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, ICMP, ICMPV6, Link, Packet, Skip,
-        TCP, UDP,
+        ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, Link, Packet, Part, Skip, TCP,
+        UDP,
     },
     rewrite,
     tables::{BackendId, FragmentOwner, Mac, Memory, Service, Tables, Vip, VipEntry, VipKey},
@@ -60,7 +60,7 @@ impl Delivery {
     /// so that a later fragment can't overtake the first in another worker's ring.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
-        !matches!(self.packet.fragment, Fragment::Whole)
+        !matches!(self.packet.fragment.part, Part::Whole)
     }
 }
 
@@ -103,7 +103,7 @@ fn by_protocol<F: Frame, M: Memory>(
     packet: &Packet,
     tables: &Tables<'_, M>,
 ) -> Class {
-    if matches!(packet.fragment, Fragment::Later(_)) {
+    if packet.fragment.part == Part::Later {
         return later_fragment(link, packet, tables);
     }
     match packet.flow.protocol {
@@ -145,7 +145,7 @@ pub fn deliver<F: Frame, M: Memory>(
     if *source == mac || *source == tables.head.mac {
         return Verdict::Drop(Reason::Loop);
     }
-    if matches!(packet.fragment, Fragment::First(_)) {
+    if packet.fragment.part == Part::First {
         if let Some(key) = packet.fragment_key() {
             tables.remember(&key, FragmentOwner::Backend(id));
         }
@@ -326,7 +326,7 @@ fn icmp<F: Frame, M: Memory>(
 
 #[inline(always)]
 fn echo<F: Frame>(frame: &mut F, link: &Link, packet: &Packet, mac: Mac) -> Verdict {
-    if packet.fragment != Fragment::Whole {
+    if packet.fragment.part != Part::Whole {
         return Verdict::Drop(Reason::EchoFragment);
     }
     if link.source == mac {

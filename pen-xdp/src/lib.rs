@@ -7,4 +7,5 @@ pub mod neighbor;
 pub mod netlink;
 pub mod nic;
 pub mod ownership;
+pub mod plane;
 pub mod watch;

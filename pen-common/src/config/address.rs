@@ -42,17 +42,16 @@ impl HostPort {
 /// # Errors
 /// A sentence that names the text and how to write it.
 pub fn parse_listener(text: &str, protocol: Protocol) -> Result<Listener, String> {
+    if text.starts_with(['/', '.']) {
+        let what = "is a path, and a Unix socket can't be a VIP: write ADDRESS:PORT";
+        return Err(format!("{text:?} {what}"));
+    }
     let (place, protocol) = match text.rsplit_once('/') {
-        Some((place, word)) if !word.is_empty() && !place.is_empty() => (
+        Some((place, word)) => (
             place,
             word.parse::<Protocol>()
                 .map_err(|why| format!("VIP {text:?}: {why}"))?,
         ),
-        Some(_) => {
-            return Err(format!(
-                "{text:?} is a path, and a Unix socket can't be a VIP: write ADDRESS:PORT"
-            ));
-        }
         None => (text, protocol),
     };
     let (host, rest) = split_host(place).map_err(|why| format!("VIP {text:?}: {why}"))?;
@@ -183,7 +182,8 @@ fn split_host(text: &str) -> Result<(&str, Option<&str>), String> {
             None => Err(format!("{rest:?} follows the bracket: [ADDRESS]:PORT")),
         };
     }
-    if text.parse::<Ipv6Addr>().is_ok() || text.contains("::") {
+    let of_ipv6 = |c: char| c.is_ascii_hexdigit() || c == ':';
+    if text.parse::<Ipv6Addr>().is_ok() || (text.contains("::") && text.chars().all(of_ipv6)) {
         return Err(format!(
             "an IPv6 address is written in brackets: [{text}], [{text}]:80"
         ));

@@ -329,7 +329,7 @@ fn given<'v>(value: &'v DeValue<'_>) -> Result<Given<'v>, String> {
         DeValue::Integer(number) => whole(number).map(Given::Whole),
         DeValue::Boolean(flag) => Ok(Given::Flag(*flag)),
         DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-            Err(format!("a {} can't stand here", value.type_str()))
+            Err(format!("no {} can stand here", value.type_str()))
         }
     }
 }

@@ -1,0 +1,164 @@
+#!/bin/sh
+# Installs what a Pen checkout needs, by Debian's package manager; the only script that installs anything.
+#
+#   packaging/setup.sh GROUP...      groups: build test bench vm ebpf
+#
+# Quick and silent when all is there. Becomes root by sudo for apt alone. Starts no daemon and removes no package.
+# PEN_SETUP=skip in the environment: changes nothing, asks nothing (for systems whose owner installs things).
+set -eu
+
+# The oldest compiler that builds the workspace (rust-version in Cargo.toml).
+RUST_MINOR=95
+BPF_LINKER=0.13.0
+top=$(cd "$(dirname "$0")/.." && pwd)
+
+# group|package|reason
+packages() {
+    sed 's/#.*//; /^ *$/d' <<'TABLE'
+build|gcc|links the programs, compiles libbpf and libxdp inside their crates
+build|make|runs the Makefile and libbpf's own
+build|libc6-dev|headers of the C library for libbpf and libxdp
+build|linux-libc-dev|headers of the kernel for libbpf and libxdp
+build|libelf-dev|libbpf reads eBPF objects with it
+build|zlib1g-dev|libelf inflates sections with it
+build|pkg-config|tells the crates where these libraries are
+build|m4|configures libxdp: without it that stops with an unclear message
+build|clang|compiles libxdp's own eBPF programs
+build|libclang-dev|bindgen reads the headers of libbpf and libxdp with it
+build|ca-certificates|cargo fetches crates over TLS
+build|rustc-web|the compiler, where none of 1.95 or newer is installed
+build|cargo-web|its builder, likewise
+test|iproute2|namespaces, links, addresses, neighbours, counters
+test|ethtool|queues and offloads
+test|procps|sysctl: settings of the kernels in the lab
+test|mount|a BPF file system of the lab's own
+test|iputils-ping|is a machine there
+test|nginx-light|the back ends' web server
+test|curl|the client's requests, one at a time
+test|apache2-utils|ab: the client's requests, many at once
+test|iperf3|streams of TCP and UDP
+test|tcpdump|what passes a cable
+test|nftables|frames dropped on purpose
+bench|bpftool|what is attached and pinned, and how long it ran
+bench|valgrind|counts instructions (callgrind)
+vm|qemu-system-x86|the machine that boots Debian's own kernel
+vm|busybox-static|its shell and tools
+vm|kmod|depmod for the kernel's modules
+vm|cpio|packs the initial file system
+vm|xz-utils|unpacks the kernel's modules
+ebpf|rustc-web|a compiler whose LLVM is the linker's
+ebpf|cargo-web|its builder
+ebpf|rust-web-src|the core library's source, built for the eBPF machine
+ebpf|llvm-22-dev|the linker for eBPF is built on it
+ebpf|libpolly-22-dev|LLVM's libraries ask for it
+ebpf|zlib1g-dev|likewise
+ebpf|libzstd-dev|likewise
+TABLE
+}
+
+fail() {
+    printf 'setup.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# Whether a compiler is there that is new enough, Debian's or any other.
+rust_is_new_enough() {
+    command -v cargo >/dev/null || return 1
+    minor=$(rustc --version 2>/dev/null | sed -n 's/^rustc 1\.\([0-9]*\)\..*/\1/p')
+    [ "${minor:-0}" -ge "$RUST_MINOR" ]
+}
+
+# "package|reason" of the groups asked for.
+wanted() {
+    packages | while IFS='|' read -r group package reason; do
+        for asked in "$@"; do
+            [ "$asked" = "$group" ] || continue
+            case $group/$package in
+                build/*-web) rust_is_new_enough && continue ;;
+            esac
+            printf '%s|%s\n' "$package" "$reason"
+        done
+    done | sort -u -t '|' -k 1,1
+}
+
+# Of them, those that are not installed.
+missing() {
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${binary:Package}\n' 2>/dev/null |
+        sed -n 's/^installed \([^:]*\).*/\1/p')
+    wanted "$@" | while IFS='|' read -r package reason; do
+        printf '%s\n' "$installed" | grep -qxF "$package" || printf '%s|%s\n' "$package" "$reason"
+    done
+}
+
+show() {
+    while IFS='|' read -r package reason; do printf '    %-18s %s\n' "$package" "$reason"; done
+}
+
+# As root, or by sudo.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "installing needs root: run it as root or install sudo"
+    fi
+}
+
+# Runs apt-get with a policy that lets no package start its daemon (nginx would), and puts the machine's own back.
+install_quietly() {
+    as_root env DEBIAN_FRONTEND=noninteractive sh -eu -c '
+        policy=/usr/sbin/policy-rc.d
+        kept=
+        if [ -e $policy ]; then kept=$policy.kept-by-pen; mv $policy $kept; fi
+        restore() { rm -f $policy; if [ -n "$kept" ]; then mv $kept $policy; fi; }
+        trap restore EXIT
+        trap "exit 1" HUP INT TERM
+        printf "#!/bin/sh\nexit 101\n" >$policy
+        chmod 755 $policy
+        apt-get update -q
+        apt-get install -q -y --no-install-recommends --no-remove "$@"
+        # Nor at the next boot, where a system starts what is merely installed.
+        for package in "$@"; do
+            if [ $package = nginx-light ] && command -v systemctl >/dev/null; then
+                systemctl disable nginx >/dev/null 2>&1 || true
+            fi
+        done
+    ' setup "$@"
+}
+
+# The linker for eBPF is no package; it is built into the checkout, for make ebpf alone.
+build_linker() {
+    tools=$top/target/tools
+    if [ "$("$tools/bin/bpf-linker" --version 2>/dev/null)" = "bpf-linker $BPF_LINKER" ]; then
+        return
+    fi
+    LLVM_PREFIX=/usr/lib/llvm-22 RUSTC=/usr/bin/rustc /usr/bin/cargo install bpf-linker \
+        --version "$BPF_LINKER" --locked --no-default-features --features llvm-22 --root "$tools"
+}
+
+[ $# -gt 0 ] || fail "which groups? build test bench vm ebpf"
+for group in "$@"; do
+    packages | cut -d '|' -f 1 | grep -qxF "$group" ||
+        fail "no group $group: there are build test bench vm ebpf"
+done
+[ "${PEN_SETUP:-}" != skip ] || exit 0
+
+if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+    {
+        echo "setup.sh: this system has no apt. Install these (Debian's names), then set PEN_SETUP=skip:"
+        wanted "$@" | show
+    } >&2
+    exit 1
+fi
+
+lacking=$(missing "$@")
+if [ -n "$lacking" ]; then
+    echo "Installing:"
+    printf '%s\n' "$lacking" | show
+    # shellcheck disable=SC2046 # one word a package is meant
+    install_quietly $(printf '%s\n' "$lacking" | cut -d '|' -f 1)
+fi
+for group in "$@"; do
+    if [ "$group" = ebpf ]; then build_linker; fi
+done

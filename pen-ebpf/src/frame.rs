@@ -1,0 +1,146 @@
+//! A frame as the kernel shows it to the program.
+#![allow(
+    unsafe_code,
+    reason = "packet memory is reached by pointers that the verifier checks"
+)]
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::{bpf_csum_diff, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+};
+use pen_common::{
+    checksum::fold,
+    frame::{Frame, REACH},
+};
+
+use crate::maps::{SCRATCH, SUM_CHUNK};
+
+/// Longest piece of a frame that is summed, bytes: a jumbo frame of 9,600.
+const SUM_LEN_MAX: usize = SUM_CHUNK * 19;
+
+/// One frame. Headers are read from its first buffer only.
+pub struct XdpFrame {
+    context: *mut xdp_md,
+}
+
+impl XdpFrame {
+    /// The frame that the program was called for.
+    pub const fn new(context: *mut xdp_md) -> Self {
+        Self { context }
+    }
+
+    /// The queue that received it.
+    #[inline(always)]
+    pub fn queue(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context and checks its fields' use.
+        unsafe { (*self.context).rx_queue_index }
+    }
+
+    /// Where `len` bytes at `offset` stand, if they are all in the first buffer.
+    #[inline(always)]
+    fn place(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        if offset > REACH {
+            return None;
+        }
+        // SAFETY: as in `queue`.
+        let data = unsafe { (*self.context).data } as usize;
+        // SAFETY: as in `queue`.
+        let end = unsafe { (*self.context).data_end } as usize;
+        let start = data + offset;
+        (start + len <= end).then_some(start as *mut u8)
+    }
+}
+
+impl Frame for XdpFrame {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: the kernel passes a valid context.
+        let len = unsafe { bpf_xdp_get_buff_len(self.context) };
+        len as usize
+    }
+
+    #[inline(always)]
+    fn get<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let place = self.place(offset, N)?;
+        // SAFETY: `place` has compared the N bytes with the end of the buffer.
+        Some(unsafe { place.cast::<[u8; N]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn set<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        let place = self.place(offset, N)?;
+        // SAFETY: as in `get`; nobody else holds the frame while the program runs.
+        unsafe { place.cast::<[u8; N]>().write_unaligned(bytes) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: usize) -> Option<()> {
+        let delta = len as i64 - self.len() as i64;
+        if delta == 0 {
+            return Some(());
+        }
+        // SAFETY: the kernel passes a valid context. Pointers into the frame are taken anew at
+        // each access, so none outlives the move of its end.
+        let result = unsafe { bpf_xdp_adjust_tail(self.context, delta as i32) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: usize, len: usize) -> Option<u16> {
+        u16::try_from(pen_sum(self.context, offset as u64, len as u64)).ok()
+    }
+}
+
+/// [`Frame::sum`]; above 16 bits if it can't be taken. An exported function: the kernel verifies
+/// such a one once, for any arguments, and not again for each way that leads to a call.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pen_sum(context: *mut xdp_md, offset: u64, len: u64) -> u64 {
+    const FAILED: u64 = u64::MAX;
+    let len = len as usize;
+    let mut at = offset as usize;
+    if len > SUM_LEN_MAX {
+        return FAILED;
+    }
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return FAILED;
+    };
+    let scratch = scratch.cast::<u8>();
+    let mut total: u64 = 0;
+    let mut chunk = 0;
+    while chunk < len / SUM_CHUNK {
+        let Some(part) = sum_piece(context, at, scratch, SUM_CHUNK) else {
+            return FAILED;
+        };
+        total += part;
+        at += SUM_CHUNK;
+        chunk += 1;
+    }
+    let rest = len % SUM_CHUNK;
+    if rest != 0 {
+        let Some(part) = sum_piece(context, at, scratch, rest) else {
+            return FAILED;
+        };
+        total += part;
+    }
+    // The helper sums words in the machine's order.
+    u64::from(u16::from_be(fold(total)))
+}
+
+/// Sums `len` bytes, at most [`SUM_CHUNK`], by way of `scratch`, which has 8 bytes more.
+#[inline(always)]
+fn sum_piece(context: *mut xdp_md, at: usize, scratch: *mut u8, len: usize) -> Option<u64> {
+    // SAFETY: the scratch element has room for `len` bytes.
+    if unsafe { bpf_xdp_load_bytes(context, at as u32, scratch.cast(), len as u32) } != 0 {
+        return None;
+    }
+    // SAFETY: behind them there are 8 bytes of room.
+    unsafe { scratch.add(len).cast::<u32>().write_unaligned(0) };
+    let words = (len as u32 + 3) & !3;
+    // SAFETY: up to 3 bytes more than were loaded, zeroed above.
+    let part = unsafe { bpf_csum_diff(ptr::null_mut(), 0, scratch.cast(), words, 0) };
+    Some(u64::from(part as u32))
+}

@@ -1,0 +1,199 @@
+//! The arrays that the programs share with the daemon, and [`MapMemory`], the program's way to
+//! them. Layout and meaning: `pen_common::tables`.
+#![allow(
+    unsafe_code,
+    reason = "elements of eBPF arrays are reached by pointers"
+)]
+
+use aya_ebpf::{
+    btf_maps::{Array, PerCpuArray, XskMap},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns},
+    macros::btf_map,
+};
+use pen_common::{
+    tables::{
+        BACKENDS_MAX, BackendId, FRAGMENTS, HEAD_WORDS, HEARTBEAT_NS_MAX, Memory, POOLS_MAX,
+        QUEUES_MAX, VIP_SLOTS,
+    },
+    verdict::{COUNTERS, Reason},
+};
+
+/// BPF_F_MMAPABLE (include/uapi/linux/bpf.h).
+const MMAPABLE: usize = 1 << 10;
+/// The loader sets the real number of elements.
+const SET_AT_LOAD: usize = 1;
+/// Most that `bpf_csum_diff` takes at once, bytes.
+pub const SUM_CHUNK: usize = 512;
+
+/// Root word, then the heads of the two banks.
+#[btf_map]
+static ROOT: Array<[u64; HEAD_WORDS], 3, MMAPABLE> = Array::new();
+#[btf_map]
+static VIPS: Array<[u64; 4], { 2 * VIP_SLOTS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static POOLS: Array<u64, { 2 * POOLS_MAX as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static SLOTS: Array<u64, SET_AT_LOAD, MMAPABLE> = Array::new();
+#[btf_map]
+static BACKENDS: Array<u64, { 2 * BACKENDS_MAX as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static FRAGMENTS_SEEN: Array<u64, { FRAGMENTS as usize }, MMAPABLE> = Array::new();
+/// When each queue's worker was last seen alive, nanoseconds of CLOCK_MONOTONIC; 0 without one.
+#[btf_map]
+static HEARTBEATS: Array<u64, { QUEUES_MAX as usize }, MMAPABLE> = Array::new();
+/// One row a CPU, then one a worker: each has one writer.
+#[btf_map]
+static COUNTS: Array<[u64; COUNTERS], SET_AT_LOAD, MMAPABLE> = Array::new();
+/// Frames and bytes of each back end; rows as in `COUNTS`.
+#[btf_map]
+static TRAFFIC: Array<[u64; 2], SET_AT_LOAD, MMAPABLE> = Array::new();
+/// The queues' AF_XDP sockets.
+#[btf_map]
+static SOCKETS: XskMap<{ QUEUES_MAX as usize }> = XskMap::new();
+/// Where a piece of a frame is summed: one chunk, and zeros up to a whole word behind it.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<[u8; SUM_CHUNK + 8], 1> = PerCpuArray::new();
+
+/// Set by the loader: whether checksums left to hardware are finished before XDP_TX. In generic
+/// mode never: there the kernel finishes them later and would do it twice.
+#[unsafe(no_mangle)]
+static FINISH_CHECKSUMS: u8 = 0;
+
+/// The program's view of the memory.
+pub struct MapMemory;
+
+impl MapMemory {
+    /// Counts a frame's fate.
+    #[inline(always)]
+    pub fn count(&self, reason: Reason) {
+        let row = cpu();
+        if let Some(counts) = COUNTS.get_ptr_mut(row) {
+            add(counts.cast::<u64>().wrapping_add(reason as usize), 1);
+        }
+    }
+
+    /// Counts a frame of `len` bytes for a back end.
+    #[inline(always)]
+    pub fn count_traffic(&self, id: BackendId, len: usize) {
+        let row = cpu();
+        if let Some(traffic) = TRAFFIC.get_ptr_mut(row * BACKENDS_MAX + u32::from(id)) {
+            let frames = traffic.cast::<u64>();
+            add(frames, 1);
+            add(frames.wrapping_add(1), len as u64);
+        }
+    }
+
+    /// Hands the frame to the socket of `queue`; false if there is none or its worker is not
+    /// alive.
+    #[inline(always)]
+    pub fn redirect(&self, queue: u32) -> bool {
+        let Some(heartbeat) = HEARTBEATS.get_ptr(queue) else {
+            return false;
+        };
+        let heartbeat = read(heartbeat);
+        if heartbeat == 0 {
+            return false;
+        }
+        // Coarse: cheaper, and the daemon's clock of the same name. It lags by a tick at most.
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        // A heartbeat taken from the fine clock may be ahead.
+        if now.saturating_sub(heartbeat) >= HEARTBEAT_NS_MAX {
+            return false;
+        }
+        SOCKETS.redirect(queue, 0).is_ok()
+    }
+}
+
+#[inline(always)]
+fn cpu() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_smp_processor_id() as u32 }
+}
+
+/// Adds to a counter that only this CPU writes.
+#[inline(always)]
+fn add(counter: *mut u64, more: u64) {
+    // SAFETY: the callers pass a word inside an element that a look-up returned.
+    let value = unsafe { counter.read_volatile() };
+    // SAFETY: as above.
+    unsafe { counter.write_volatile(value.wrapping_add(more)) };
+}
+
+/// Reads a word that the daemon may be writing: one load, so old or new, never a mixture.
+#[inline(always)]
+fn read(word: *const u64) -> u64 {
+    // SAFETY: the callers pass a word inside an element that a look-up returned.
+    unsafe { word.read_volatile() }
+}
+
+/// Reads the words of an element. Elements of the bank in use don't change.
+#[inline(always)]
+fn read_all<const N: usize>(element: Option<*const [u64; N]>) -> Option<[u64; N]> {
+    // SAFETY: a look-up returned the element; arrays live as long as the program.
+    Some(unsafe { *element? })
+}
+
+impl Memory for MapMemory {
+    #[inline(always)]
+    fn root(&self) -> u64 {
+        ROOT.get_ptr(0).map_or(0, |root| read(root.cast()))
+    }
+
+    #[inline(always)]
+    fn head(&self, bank: u32) -> Option<[u64; HEAD_WORDS]> {
+        read_all(ROOT.get_ptr(1 + bank))
+    }
+
+    #[inline(always)]
+    fn vip(&self, index: u32) -> Option<[u64; 4]> {
+        read_all(VIPS.get_ptr(index))
+    }
+
+    #[inline(always)]
+    fn pool(&self, index: u32) -> Option<u64> {
+        POOLS.get_ptr(index).map(read)
+    }
+
+    #[inline(always)]
+    fn slots(&self, index: u32) -> Option<u64> {
+        SLOTS.get_ptr(index).map(read)
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: u32) -> Option<u64> {
+        BACKENDS.get_ptr(index).map(read)
+    }
+
+    #[inline(always)]
+    fn fragment(&self, index: u32) -> Option<u64> {
+        FRAGMENTS_SEEN.get_ptr(index).map(read)
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, index: u32, entry: u64) {
+        if let Some(word) = FRAGMENTS_SEEN.get_ptr_mut(index) {
+            // SAFETY: a look-up returned the word. Written at once, so readers see old or new.
+            unsafe { word.write_volatile(entry) };
+        }
+    }
+
+    #[inline(always)]
+    fn now_ms(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        now / 1_000_000
+    }
+
+    #[inline(always)]
+    fn finish_checksums(&self) -> bool {
+        // SAFETY: a static of one byte. Volatile, because the loader changes it in the object.
+        let on = unsafe { (&raw const FINISH_CHECKSUMS).read_volatile() };
+        on != 0
+    }
+
+    #[inline(always)]
+    fn note(&self, reason: Reason) {
+        self.count(reason);
+    }
+}

@@ -1,0 +1,23 @@
+//! Data planes in user space: workers, and the ports that they serve.
+//!
+//! Nothing here knows control: planes are given open ports and a memory to decide by, and tell
+//! by counters, reports and [`Event`]s what they see.
+
+pub mod af_xdp;
+mod busy;
+mod clock;
+mod event;
+mod hand;
+mod port;
+mod status;
+mod wait;
+mod worker;
+mod workers;
+
+pub use busy::{Busy, SPIN};
+pub use clock::coarse_ns;
+pub use event::Event;
+pub use port::{Accounting, BATCH, Fate, Losses, MemLine, MemPort, Polled, Port, SEGMENTS_MAX};
+pub use status::{Epochs, FRAMES_MAX, QueueReport, WorkerReport};
+pub use worker::{Counting, Queue};
+pub use workers::{WorkerConfig, Workers};
