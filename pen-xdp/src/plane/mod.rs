@@ -3,6 +3,7 @@
 //! Nothing here knows control: planes are given open ports and a memory to decide by, and tell
 //! by counters, reports and [`Event`]s what they see.
 
+pub mod af_packet;
 pub mod af_xdp;
 mod busy;
 mod clock;
@@ -20,4 +21,4 @@ pub use event::Event;
 pub use port::{Accounting, BATCH, Fate, Losses, MemLine, MemPort, Polled, Port, SEGMENTS_MAX};
 pub use status::{Epochs, FRAMES_MAX, QueueReport, WorkerReport};
 pub use worker::{Counting, Queue};
-pub use workers::{WorkerConfig, Workers};
+pub use workers::{Watcher, WorkerConfig, Workers};
