@@ -142,7 +142,7 @@ pub(crate) const OTHERS: &[Other] = &[
         unit: "instructions",
         target: Target::AtMost(250.0),
         measure: |rig, _, _| {
-            let count = instructions::per_packet(rig.lab.folder())?;
+            let count = instructions::per_packet(&rig.own, rig.lab.folder())?;
             Ok((vec![count], "counted by callgrind".into()))
         },
     },

@@ -1,51 +1,73 @@
 //! Instructions that `steer` takes for a packet, counted by valgrind's callgrind: the same on a loaded machine as on a quiet one.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::hint::black_box;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
+use pen_common::frame::SliceFrame;
+use pen_common::steer::steer;
+use pen_common::testing::{World, net, v4};
+use pen_common::verdict::Verdict;
 
 /// Packets of the short and of the long run; the difference of the two leaves out what starting costs.
 const SHORT: u64 = 1_000;
 const LONG: u64 = 11_000;
+/// Bytes of a frame's two MAC addresses.
+const MACS: usize = 12;
 
-/// Instructions for one IPv4 TCP packet that is forwarded.
+/// How often to steer.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[arg(long)]
+    packets: u64,
+}
+
+/// Steers one IPv4 TCP packet again and again on a slice, its MACs put back each time.
+pub(crate) fn main(options: &Options) -> Result<()> {
+    let world = World::example();
+    // As the workers do.
+    world.set_finish(true);
+    let frame = v4(net::CLIENT4, net::VIP4)
+        .tcp(40_000, 81, &[0; 6])
+        .frame();
+    let mut buffer = frame.clone();
+    for _ in 0..options.packets {
+        buffer[..MACS].copy_from_slice(&frame[..MACS]);
+        let mut slice = SliceFrame::new(black_box(&mut buffer), frame.len());
+        let verdict = steer(&mut slice, &world.tables());
+        ensure!(
+            matches!(black_box(verdict), Verdict::Forward(_)),
+            "not forwarded: {verdict:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Instructions for one packet that is forwarded; `own` is the running program.
 ///
 /// # Errors
-/// valgrind or the program that steers packets in a loop is missing.
-pub(crate) fn per_packet(folder: &Path) -> Result<f64> {
+/// valgrind is missing or does not run.
+pub(crate) fn per_packet(own: &Path, folder: &Path) -> Result<f64> {
     ensure!(
         lab::installed("valgrind"),
         "valgrind is missing (packaging/setup.sh bench installs it)"
     );
-    let program = program()?;
-    let short = count(&program, SHORT, folder)?;
-    let long = count(&program, LONG, folder)?;
+    let short = count(own, SHORT, folder)?;
+    let long = count(own, LONG, folder)?;
     Ok((long - short) as f64 / (LONG - SHORT) as f64)
 }
 
-fn program() -> Result<PathBuf> {
-    let program = lab::binary("bench")?
-        .with_file_name("examples")
-        .join("steer_count");
-    ensure!(
-        program.is_file(),
-        "{} is not built; build it: cargo build --release -p pen-common --features testing --examples",
-        program.display()
-    );
-    Ok(program)
-}
-
-fn count(program: &Path, packets: u64, folder: &Path) -> Result<u64> {
+fn count(own: &Path, packets: u64, folder: &Path) -> Result<u64> {
     let out = folder.join(format!("callgrind-{packets}"));
     let output = Command::new("valgrind")
-        .args([
-            "--tool=callgrind",
-            &format!("--callgrind-out-file={}", out.display()),
-        ])
-        .arg(program)
-        .arg(packets.to_string())
+        .arg("--tool=callgrind")
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(own)
+        .arg("steer")
+        .arg(format!("--packets={packets}"))
         .output()
         .context("starting valgrind")?;
     ensure!(

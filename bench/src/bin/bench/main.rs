@@ -67,6 +67,8 @@ enum Part {
     Generate(generator::Options),
     #[command(hide = true)]
     Forward(forward::Options),
+    #[command(hide = true)]
+    Steer(instructions::Options),
 }
 
 fn main() -> Result<ExitCode> {
@@ -74,6 +76,7 @@ fn main() -> Result<ExitCode> {
     match &options.part {
         Some(Part::Generate(options)) => generator::main(options)?,
         Some(Part::Forward(options)) => forward::main(options)?,
+        Some(Part::Steer(options)) => instructions::main(options)?,
         None => return run(&options),
     }
     Ok(ExitCode::SUCCESS)
