@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::XskMap;
 use aya::programs::{Xdp, xdp::XdpMode};
 use lab::{NIC, Station};
+use pen::plane::af_packet::RawPort;
 use pen::plane::af_xdp::{XskConfig, XskPort};
 use pen::plane::{Busy, Port, Queue, WorkerConfig, WorkerReport, Workers};
 use pen_common::tables::Mac;
@@ -19,6 +20,8 @@ use crate::memory::OneVip;
 
 /// Under this name the plan stands in the environment.
 pub(crate) const PLAN: &str = "PEN_PORTS_PLAN";
+/// Its program `redirect` hands every frame to its queue's socket.
+const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/bench.o");
 /// How long the inner half waits for the outer one at most.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -27,6 +30,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) enum Plan {
     /// AF_XDP workers, one a queue.
     Xsk(Xsk),
+    /// One worker on a packet socket.
+    Raw,
     /// Opening what can't be opened, and what was just closed.
     Open,
 }
@@ -57,12 +62,14 @@ pub(crate) struct QueueLine {
     pub(crate) conserved: bool,
     pub(crate) in_flight: u32,
     pub(crate) lost: u64,
+    pub(crate) unsent: u64,
 }
 
 /// The inner half; `stop` is a file that the outer half makes when it has done.
 pub(crate) fn run(plan: &Plan, stop: &Path) -> Result<()> {
     let report = match plan {
         Plan::Xsk(plan) => xsk(plan, stop)?,
+        Plan::Raw => raw(stop)?,
         Plan::Open => {
             open()?;
             Report::default()
@@ -105,6 +112,7 @@ fn report(memory: &OneVip, workers: &[WorkerReport], degraded: Vec<String>) -> R
                 conserved: queue.accounting.is_conserved(),
                 in_flight: queue.accounting.send + queue.accounting.hand,
                 lost: queue.losses.dropped + queue.losses.ring_full + queue.losses.invalid,
+                unsent: queue.losses.unsent,
             })
             .collect(),
         degraded,
@@ -122,7 +130,7 @@ fn xsk(plan: &Xsk, stop: &Path) -> Result<Report> {
         _ => Busy::Auto,
     };
     let memory = memory(true);
-    let mut ebpf = aya::Ebpf::load_file(lab::object()?).context("loading the object")?;
+    let mut ebpf = aya::Ebpf::load_file(OBJECT).with_context(|| format!("loading {OBJECT}"))?;
     let mut sockets = XskMap::try_from(ebpf.map_mut("SOCKETS").context("no map SOCKETS")?)?;
     let mut configs = Vec::new();
     let mut degraded = Vec::new();
@@ -163,6 +171,24 @@ fn xsk(plan: &Xsk, stop: &Path) -> Result<Report> {
     wait_for(stop)?;
     program.detach(link)?;
     Ok(report(&memory, &workers.stop(), degraded))
+}
+
+fn raw(stop: &Path) -> Result<Report> {
+    // Sums are left to hardware on the way in, and described so on the way out.
+    let memory = memory(false);
+    let config = WorkerConfig {
+        core: None,
+        busy: Busy::Auto,
+        queues: vec![Queue {
+            number: 0,
+            port: RawPort::open(NIC)?,
+            memory: memory.clone(),
+        }],
+    };
+    let (sender, _events) = crossbeam::channel::bounded(16);
+    let workers = Workers::start(vec![config], &sender)?;
+    wait_for(stop)?;
+    Ok(report(&memory, &workers.stop(), Vec::new()))
 }
 
 /// Errors by name, and a queue that is free again a moment after its socket was closed.
