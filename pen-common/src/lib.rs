@@ -19,4 +19,6 @@ pub mod packet;
 pub mod rewrite;
 pub mod steer;
 pub mod tables;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod verdict;

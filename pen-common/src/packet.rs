@@ -39,6 +39,7 @@ const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 const TCP_LEN: u16 = 20;
 const UDP_LEN: u16 = 8;
+const ICMP_LEN: usize = 8;
 
 /// The link layer's part of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,6 +242,17 @@ impl Packet {
             reason,
             destination: Some(destination),
         };
+        // Pen writes IPv4 addresses this way; on the wire an IPv6 packet never does (RFC 6890, table
+        // 20), and it must not pass for an IPv4 packet.
+        if destination.is_v4() {
+            return Err(Skip {
+                reason: Reason::NotVip,
+                destination: None,
+            });
+        }
+        if source.is_v4() {
+            return Err(skip(Reason::BadHeader));
+        }
         let payload_len = u16::from_be_bytes([len0, len1]);
         if l3 + IPV6_LEN + usize::from(payload_len) > frame.len() {
             return Err(skip(Reason::Truncated));
@@ -310,16 +322,22 @@ impl Packet {
         Ok(self)
     }
 
-    /// The flow whose answer an ICMP error quotes at `at`, seen from the client; `None` if the
-    /// quotation is too short, is not TCP or UDP, or does not come from `vip`.
+    /// The flow whose answer this ICMP error quotes, seen from the client; `None` if the
+    /// quotation is too short, is not TCP or UDP, or does not come from the error's destination.
     #[inline(always)]
-    pub fn quoted<F: Frame>(frame: &F, at: usize, vip: Address) -> Option<Flow> {
+    pub fn quoted<F: Frame>(&self, frame: &F) -> Option<Flow> {
+        let vip = self.flow.destination;
+        let at = usize::from(self.l4) + ICMP_LEN;
         let (flow, l4) = if vip.is_v4() {
             quoted_v4(frame, at)?
         } else {
             quoted_v6(frame, at)?
         };
         if flow.source != vip || !matches!(flow.protocol, TCP | UDP) {
+            return None;
+        }
+        // What stands behind the packet's end is padding, not ports.
+        if l4 + 4 > usize::from(self.l4) + usize::from(self.l4_len) {
             return None;
         }
         let [s0, s1, d0, d1] = frame.get::<4>(l4)?;

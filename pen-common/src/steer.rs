@@ -38,8 +38,10 @@ pub enum Class {
 /// A frame for a DSR service, on its way to [`deliver`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
-    /// The packet; for an ICMP error its flow is the one that the error quotes.
+    /// The packet.
     pub packet: Packet,
+    /// The flow that decides: the packet's own, or the one that an ICMP error quotes.
+    pub flow: Flow,
     /// Sender on the link.
     pub source: Mac,
     /// To whom.
@@ -121,15 +123,20 @@ pub fn deliver<F: Frame, M: Memory>(
     tables: &Tables<'_, M>,
     delivery: &Delivery,
 ) -> Verdict {
-    let Delivery { packet, source, to } = delivery;
+    let Delivery {
+        packet,
+        flow,
+        source,
+        to,
+    } = delivery;
     let chosen = match *to {
         To::Backend(id) => Some(id),
         To::Service(Service { pool, by_source }) => {
             let key = tables.head.key;
             let hash = if by_source {
-                packet.flow.source_hash(key)
+                flow.source_hash(key)
             } else {
-                packet.flow.hash(key)
+                flow.hash(key)
             };
             tables.slot(pool, hash)
         }
@@ -226,6 +233,7 @@ fn transport<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M>) ->
     match service(link, &packet.flow, tables) {
         Some(Vip::Service(service)) => Class::Deliver(Delivery {
             packet: *packet,
+            flow: packet.flow,
             source: link.source,
             to: To::Service(service),
         }),
@@ -269,6 +277,7 @@ fn later_fragment<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M
     match first {
         Some(FragmentOwner::Backend(id)) => Class::Deliver(Delivery {
             packet: *packet,
+            flow: packet.flow,
             source: link.source,
             to: To::Backend(id),
         }),
@@ -301,11 +310,13 @@ fn icmp<F: Frame, M: Memory>(
         matches!(kind, 1..=4)
     };
     if is_error {
-        let quoted = Packet::quoted(frame, l4 + 8, vip);
-        let found = quoted.and_then(|flow| Some((service(link, &flow, tables)?, flow)));
+        let found = packet
+            .quoted(frame)
+            .and_then(|flow| Some((service(link, &flow, tables)?, flow)));
         return match found {
             Some((Vip::Service(service), flow)) => Class::Deliver(Delivery {
-                packet: Packet { flow, ..*packet },
+                packet: *packet,
+                flow,
                 source: link.source,
                 to: To::Service(service),
             }),
@@ -402,6 +413,11 @@ fn arp<F: Frame, M: Memory>(frame: &mut F, link: &Link, tables: &Tables<'_, M>) 
 
 const NEIGHBOR_SOLICITATION: u8 = 135;
 const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+/// Length of a solicitation without options, bytes.
+const SOLICITATION_LEN: usize = 24;
+/// Options that are looked through; secured discovery (RFC 3971) has five.
+const NEIGHBOR_OPTIONS_MAX: u32 = 8;
+const SOURCE_LINK_ADDRESS: u8 = 1;
 
 /// Neighbour discovery for a VIP that nobody on this host owns (RFC 4861, RFC 4862);
 /// `None` if the packet is no such message.
@@ -414,7 +430,9 @@ fn neighbor<F: Frame, M: Memory>(
 ) -> Option<Verdict> {
     let l4 = usize::from(packet.l4);
     let [kind, code] = frame.get::<2>(l4)?;
-    if !matches!(kind, NEIGHBOR_SOLICITATION | NEIGHBOR_ADVERTISEMENT) || packet.l4_len < 24 {
+    if !matches!(kind, NEIGHBOR_SOLICITATION | NEIGHBOR_ADVERTISEMENT)
+        || usize::from(packet.l4_len) < SOLICITATION_LEN
+    {
         return None;
     }
     let target = Address::v6(frame.get::<16>(l4 + 8)?);
@@ -430,11 +448,9 @@ fn neighbor<F: Frame, M: Memory>(
     if kind == NEIGHBOR_ADVERTISEMENT {
         return Some(Verdict::Pass(Reason::VipClaimed));
     }
-    // RFC 4861, section 7.1.1: hop limit 255 shows that no router forwarded it.
-    let [hop_limit] = frame.get::<1>(link.l3 + 7)?;
     let sum = frame.sum(l4, usize::from(packet.l4_len))?;
     let whole = checksum::fold(u64::from(sum) + u64::from(packet.pseudo_sum()));
-    if hop_limit != 255 || code != 0 || whole != 0xffff {
+    if code != 0 || whole != 0xffff || !may_ask(frame, link, packet) {
         return Some(Verdict::Drop(Reason::NeighborRefused));
     }
     let asker = packet.flow.source;
@@ -444,4 +460,34 @@ fn neighbor<F: Frame, M: Memory>(
             None => Verdict::Drop(Reason::NoRoom),
         },
     )
+}
+
+/// Whether a solicitation is one that RFC 4861, section 7.1.1 lets be answered: its addresses and
+/// options.
+#[inline(always)]
+fn may_ask<F: Frame>(frame: &F, link: &Link, packet: &Packet) -> bool {
+    let asker = packet.flow.source;
+    // A host without an address yet probes for duplicates, always by the target's group.
+    let probe = asker == Address::default();
+    let Address { high, low } = packet.flow.destination;
+    let solicited_node = high == 0xff02 << 48 && low >> 24 == 0x1ff;
+    // Hop limit 255 shows that no router forwarded it.
+    if frame.get(link.l3 + 7) != Some([255]) || !(can_be_answered(asker) || probe && solicited_node)
+    {
+        return false;
+    }
+    let mut at = usize::from(packet.l4) + SOLICITATION_LEN;
+    let end = usize::from(packet.l4) + usize::from(packet.l4_len);
+    let mut count = 0;
+    while at < end && count < NEIGHBOR_OPTIONS_MAX {
+        let Some([kind, len]) = frame.get::<2>(at) else {
+            return false;
+        };
+        if len == 0 || probe && kind == SOURCE_LINK_ADDRESS {
+            return false;
+        }
+        at += usize::from(len) * 8;
+        count += 1;
+    }
+    at == end
 }

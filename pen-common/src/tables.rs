@@ -468,8 +468,11 @@ impl<'a, M: Memory> Tables<'a, M> {
             }
             way += 1;
         }
-        // An empty entry is all zero; tick 0 is written as 1, which moves its end by 250 ms.
-        let tick = ((now / TICK_MS) & 0xffff).max(1);
+        // An empty entry is all zero, so tick 0 is written as the one before it: 250 ms too old.
+        let tick = match (now / TICK_MS) & 0xffff {
+            0 => 0xffff,
+            tick => tick,
+        };
         self.memory
             .set_fragment(best, (u64::from(tag) << 32) | (owner << 16) | tick);
     }
