@@ -3,6 +3,7 @@
 pub mod announce;
 pub mod cli;
 pub mod control;
+pub mod mapped;
 pub mod neighbor;
 pub mod netlink;
 pub mod nic;

@@ -1,6 +1,9 @@
 //! What changes Pen while it runs: every change is a [`state::Command`], applied whole or refused
 //! whole, compiled into a [`snapshot::Snapshot`] and published to the data plane.
 
+pub mod grace;
+pub mod publish;
+pub mod report;
 pub mod snapshot;
 pub mod socket;
 pub mod state;

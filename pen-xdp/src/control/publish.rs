@@ -37,7 +37,8 @@ pub struct Publisher {
     generation: u64,
     regions: Regions,
     live: BTreeMap<String, Placed>,
-    written: [Written; 2],
+    /// `None` for a bank that this process has not written yet.
+    written: [Option<Written>; 2],
 }
 
 /// Where one pool's table stands.
@@ -68,7 +69,6 @@ impl Publisher {
                 regions.hold(entry.region, words(entry.size));
             }
         }
-        memory.clear_bank(1 - bank);
         let foreign = regions.used.clone();
         regions.retired = foreign;
         Self {
@@ -77,7 +77,7 @@ impl Publisher {
             generation: root >> 1,
             regions,
             live: BTreeMap::new(),
-            written: [Written::default(), Written::default()],
+            written: [None, None],
         }
     }
 
@@ -98,14 +98,20 @@ impl Publisher {
         let placed = self.place(&snapshot.pools)?;
         let bank = 1 - self.bank;
         self.write_bank(bank, snapshot, &placed);
-        self.memory.store_root(snapshot.generation << 1 | u64::from(bank));
+        self.memory
+            .store_root(snapshot.generation << 1 | u64::from(bank));
         self.bank = bank;
         self.generation = snapshot.generation;
         let before = std::mem::replace(&mut self.live, placed);
         for (name, old) in before {
-            let kept = self.live.get(&name).is_some_and(|new| new.entry == old.entry);
+            let kept = self
+                .live
+                .get(&name)
+                .is_some_and(|new| new.entry == old.entry);
             if !kept {
-                self.regions.retired.insert(old.entry.region, words(old.entry.size));
+                self.regions
+                    .retired
+                    .insert(old.entry.region, words(old.entry.size));
             }
         }
         Ok(())
@@ -115,9 +121,11 @@ impl Publisher {
     /// back end that the snapshot in force has.
     pub fn replace_mac(&mut self, id: BackendId, mac: Mac) {
         for bank in 0..2 {
-            if let Some(was) = self.written[bank as usize].backends.get_mut(&id) {
+            let written = self.written[bank as usize].as_mut();
+            if let Some(was) = written.and_then(|written| written.backends.get_mut(&id)) {
                 *was = mac;
-                self.memory.write_backend(bank * BACKENDS_MAX + u32::from(id), mac.0);
+                self.memory
+                    .write_backend(bank * BACKENDS_MAX + u32::from(id), mac.0);
             }
         }
     }
@@ -145,18 +153,35 @@ impl Publisher {
             fresh.push((region, words(size)));
             let generation = same.map_or(0, |same| same.entry.generation.wrapping_add(1));
             self.memory.write_slots(region, &maglev::pack(&pool.slots));
-            let entry = PoolEntry { region, size, generation };
-            placed.insert(pool.name.clone(), Placed { slots: Arc::clone(&pool.slots), entry });
+            let entry = PoolEntry {
+                region,
+                size,
+                generation,
+            };
+            placed.insert(
+                pool.name.clone(),
+                Placed {
+                    slots: Arc::clone(&pool.slots),
+                    entry,
+                },
+            );
         }
         Ok(placed)
     }
 
     fn write_bank(&mut self, bank: u32, snapshot: &Snapshot, placed: &BTreeMap<String, Placed>) {
         let memory = &self.memory;
-        let written = &mut self.written[bank as usize];
+        let written = self.written[bank as usize].take().unwrap_or_else(|| {
+            memory.clear_bank(bank);
+            Written::default()
+        });
         memory.write_head(bank, &snapshot.head);
         let base = bank * VIP_SLOTS;
-        for at in written.index.keys().filter(|at| !snapshot.index.contains_key(at)) {
+        for at in written
+            .index
+            .keys()
+            .filter(|at| !snapshot.index.contains_key(at))
+        {
             memory.write_vip(base + at, [0; 4]);
         }
         for (at, entry) in &snapshot.index {
@@ -165,14 +190,20 @@ impl Publisher {
             }
         }
         for (number, pool) in snapshot.pools.iter().enumerate() {
-            let word = placed.get(&pool.name).map_or(0, |placed| placed.entry.to_word());
+            let word = placed
+                .get(&pool.name)
+                .map_or(0, |placed| placed.entry.to_word());
             memory.write_pool(bank * POOLS_MAX + number as u32, word);
         }
         for number in snapshot.pools.len()..written.pools {
             memory.write_pool(bank * POOLS_MAX + number as u32, 0);
         }
         let base = bank * BACKENDS_MAX;
-        for id in written.backends.keys().filter(|id| !snapshot.backends.contains_key(id)) {
+        for id in written
+            .backends
+            .keys()
+            .filter(|id| !snapshot.backends.contains_key(id))
+        {
             memory.write_backend(base + u32::from(*id), 0);
         }
         for (id, mac) in &snapshot.backends {
@@ -180,11 +211,11 @@ impl Publisher {
                 memory.write_backend(base + u32::from(*id), mac.0);
             }
         }
-        *written = Written {
+        self.written[bank as usize] = Some(Written {
             index: snapshot.index.clone(),
             pools: snapshot.pools.len(),
             backends: snapshot.backends.clone(),
-        };
+        });
     }
 }
 
@@ -202,7 +233,11 @@ struct Regions {
 
 impl Regions {
     fn new(total: u32) -> Self {
-        Self { total, used: BTreeMap::new(), retired: BTreeMap::new() }
+        Self {
+            total,
+            used: BTreeMap::new(),
+            retired: BTreeMap::new(),
+        }
     }
 
     fn hold(&mut self, at: u32, words: u32) {
@@ -228,5 +263,123 @@ impl Regions {
         }
         self.used.insert(at, words);
         Some(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        control::state::{
+            Command, State,
+            tests::{change, config},
+        },
+        mapped::{MappedMemory, Shape},
+    };
+    use pen_common::{
+        config::{Change, TABLE_SIZE_DEFAULT},
+        tables::Tables,
+    };
+    use std::net::IpAddr;
+
+    const TABLE_BYTES: u64 = TABLE_SIZE_DEFAULT as u64 * 2 + 8;
+
+    fn observed(count: u8) -> State {
+        let mut state = State::new(config(count), 0);
+        for i in 1..=count {
+            let address = IpAddr::from([10, 0, 0, i]);
+            state
+                .apply(Command::Neighbor {
+                    address,
+                    mac: Some(Mac(u64::from(i))),
+                })
+                .unwrap();
+        }
+        state
+    }
+
+    fn mapped(bytes: u64) -> Arc<Mapped> {
+        Arc::new(Mapped::of_process(Shape::new(bytes, 1, 1)).unwrap())
+    }
+
+    /// Back ends that any hash is steered to, as the data plane reads it.
+    fn holders(memory: &Arc<Mapped>) -> BTreeMap<BackendId, Option<Mac>> {
+        let memory = MappedMemory::new(Arc::clone(memory), 0, false);
+        let tables = Tables::read(&memory).unwrap();
+        (0..=u32::MAX)
+            .step_by(1 << 14)
+            .filter_map(|hash| tables.slot(0, hash))
+            .map(|id| (id, tables.backend(id)))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_published_is_what_the_data_plane_reads() {
+        let memory = mapped(2 * TABLE_BYTES);
+        let mut publisher = Publisher::new(Arc::clone(&memory));
+        let mut state = observed(3);
+        let mut snapshot = Snapshot::compile(&state, None).unwrap();
+        publisher.publish(&snapshot).unwrap();
+        assert_eq!(holders(&memory).len(), 3);
+        // Room for two tables: each change takes the one that the change before gave up.
+        for round in 0..20 {
+            state.apply(change(round % 3, Change::Weight(0))).unwrap();
+            snapshot = Snapshot::compile(&state, Some(&snapshot)).unwrap();
+            publisher.publish(&snapshot).unwrap();
+            assert_eq!(holders(&memory).len(), 2, "round {round}");
+            state.apply(change(round % 3, Change::Weight(1))).unwrap();
+            snapshot = Snapshot::compile(&state, Some(&snapshot)).unwrap();
+            publisher.publish(&snapshot).unwrap();
+            assert_eq!(publisher.generation(), snapshot.generation);
+        }
+    }
+
+    #[test]
+    fn a_full_slot_array_refuses_and_changes_nothing() {
+        let memory = mapped(TABLE_BYTES);
+        let mut publisher = Publisher::new(Arc::clone(&memory));
+        let mut state = observed(3);
+        let first = Snapshot::compile(&state, None).unwrap();
+        publisher.publish(&first).unwrap();
+        let before = (memory.root(), holders(&memory));
+        state.apply(change(0, Change::Weight(0))).unwrap();
+        let second = Snapshot::compile(&state, Some(&first)).unwrap();
+        let refused = publisher.publish(&second).unwrap_err();
+        assert!(
+            refused.to_string().contains("raise table_memory"),
+            "{refused}"
+        );
+        assert_eq!((memory.root(), holders(&memory)), before);
+        publisher.publish(&first).unwrap();
+    }
+
+    #[test]
+    fn a_new_publisher_goes_on_where_the_old_one_was() {
+        let memory = mapped(2 * TABLE_BYTES);
+        let mut snapshot = Snapshot::compile(&observed(3), None).unwrap();
+        snapshot.generation = 8;
+        Publisher::new(Arc::clone(&memory))
+            .publish(&snapshot)
+            .unwrap();
+        let mut publisher = Publisher::new(Arc::clone(&memory));
+        assert_eq!(publisher.generation(), 8);
+        let mut fewer = Snapshot::compile(&observed(1), None).unwrap();
+        for generation in 9..13 {
+            fewer.generation = generation;
+            publisher.publish(&fewer).unwrap();
+            assert_eq!(holders(&memory).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_changed_mac_is_seen_at_once_and_stays() {
+        let memory = mapped(2 * TABLE_BYTES);
+        let mut publisher = Publisher::new(Arc::clone(&memory));
+        let state = observed(1);
+        let id = state.id("web", "10.0.0.1");
+        let snapshot = Snapshot::compile(&state, None).unwrap();
+        publisher.publish(&snapshot).unwrap();
+        publisher.replace_mac(id, Mac(99));
+        assert_eq!(holders(&memory), BTreeMap::from([(id, Some(Mac(99)))]));
     }
 }
