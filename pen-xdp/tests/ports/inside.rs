@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::XskMap;
 use aya::programs::{Xdp, xdp::XdpMode};
 use lab::{NIC, Station};
+use pen::mapped::{Mapped, now_ns};
 use pen::plane::af_packet::RawPort;
 use pen::plane::af_xdp::{XskConfig, XskPort};
 use pen::plane::{Busy, Port, Queue, WorkerConfig, WorkerReport, Workers};
@@ -16,7 +18,7 @@ use pen_common::tables::Mac;
 use pen_common::verdict::Reason;
 use serde::{Deserialize, Serialize};
 
-use crate::memory::OneVip;
+use crate::memory;
 
 /// Under this name the plan stands in the environment.
 pub(crate) const PLAN: &str = "PEN_PORTS_PLAN";
@@ -50,7 +52,7 @@ pub(crate) struct Xsk {
 pub(crate) struct Report {
     pub(crate) counts: BTreeMap<String, u64>,
     pub(crate) bytes: u64,
-    pub(crate) beats: u64,
+    pub(crate) heartbeat_age_ns: u64,
     pub(crate) queues: Vec<QueueLine>,
     pub(crate) degraded: Vec<String>,
 }
@@ -89,22 +91,23 @@ fn wait_for(stop: &Path) -> Result<()> {
     Ok(())
 }
 
-fn memory(finish: bool) -> OneVip {
+/// All of the first VIP goes to the first back end.
+fn tables() -> Arc<Mapped> {
     let mac = |station: Station| Mac::new(station.mac().0);
     let own = mac(Station::balancer(0));
-    OneVip::new(own, Station::vip(0).v4(), mac(Station::backend(0)), finish)
+    memory::one_vip(own, Station::vip(0).v4(), mac(Station::backend(0)))
 }
 
-fn report(memory: &OneVip, workers: &[WorkerReport], degraded: Vec<String>) -> Report {
+fn report(memory: &Mapped, workers: &[WorkerReport], degraded: Vec<String>) -> Report {
     let counts = Reason::ALL
         .iter()
-        .map(|reason| (reason.label().to_owned(), memory.count_of(*reason)))
+        .map(|reason| (reason.label().to_owned(), memory.count(*reason)))
         .filter(|(_, count)| *count > 0);
     let queues = workers.iter().flat_map(|worker| &worker.queues);
     Report {
         counts: counts.collect(),
-        bytes: memory.bytes(),
-        beats: memory.beats(),
+        bytes: memory.traffic(memory::BACKEND).bytes,
+        heartbeat_age_ns: now_ns() - memory.heartbeat(0),
         queues: queues
             .map(|queue| QueueLine {
                 received: queue.received,
@@ -129,7 +132,7 @@ fn xsk(plan: &Xsk, stop: &Path) -> Result<Report> {
         "never" => Busy::Never,
         _ => Busy::Auto,
     };
-    let memory = memory(true);
+    let tables = tables();
     let mut ebpf = aya::Ebpf::load_file(OBJECT).with_context(|| format!("loading {OBJECT}"))?;
     let mut sockets = XskMap::try_from(ebpf.map_mut("SOCKETS").context("no map SOCKETS")?)?;
     let mut configs = Vec::new();
@@ -151,7 +154,8 @@ fn xsk(plan: &Xsk, stop: &Path) -> Result<Report> {
             queues: vec![Queue {
                 number,
                 port,
-                memory: memory.clone(),
+                // Sums that the sender left to hardware are finished: no mark of it is here.
+                memory: memory::row(&tables, number, true),
             }],
         });
     }
@@ -170,25 +174,25 @@ fn xsk(plan: &Xsk, stop: &Path) -> Result<Report> {
     let link = program.attach(NIC, mode)?;
     wait_for(stop)?;
     program.detach(link)?;
-    Ok(report(&memory, &workers.stop(), degraded))
+    Ok(report(&tables, &workers.stop(), degraded))
 }
 
 fn raw(stop: &Path) -> Result<Report> {
     // Sums are left to hardware on the way in, and described so on the way out.
-    let memory = memory(false);
+    let tables = tables();
     let config = WorkerConfig {
         core: None,
         busy: Busy::Auto,
         queues: vec![Queue {
             number: 0,
             port: RawPort::open(NIC)?,
-            memory: memory.clone(),
+            memory: memory::row(&tables, 0, false),
         }],
     };
     let (sender, _events) = crossbeam::channel::bounded(16);
     let workers = Workers::start(vec![config], &sender)?;
     wait_for(stop)?;
-    Ok(report(&memory, &workers.stop(), Vec::new()))
+    Ok(report(&tables, &workers.stop(), Vec::new()))
 }
 
 /// Errors by name, and a queue that is free again a moment after its socket was closed.
