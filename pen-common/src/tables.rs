@@ -12,6 +12,10 @@ use crate::{
     verdict::Reason,
 };
 
+/// Raised when the meaning of a word below changes without its place changing: a new daemon
+/// adopts the memory of the one before only if both mean the same by it.
+pub const LAYOUT: u32 = 1;
+
 /// Number of a back end: 0 is nobody; stable as long as the back end keeps its name.
 pub type BackendId = u16;
 

@@ -3,6 +3,9 @@
 pub mod announce;
 pub mod cli;
 pub mod control;
+pub mod daemon;
+pub mod ebpf;
+pub mod keeper;
 pub mod mapped;
 pub mod neighbor;
 pub mod netlink;

@@ -19,6 +19,7 @@ use std::{
     },
 };
 
+use crate::plane::Counting;
 use memmap2::{MmapOptions, MmapRaw};
 use pen_common::{
     tables::{
@@ -30,6 +31,9 @@ use pen_common::{
 
 /// Least rows for workers.
 const WORKER_ROWS_MIN: u32 = 16;
+/// Word of the root element that says how many queues there were before the program came: some
+/// drivers add queues for it, and a daemon that adopts the memory can't count the others any more.
+const QUEUES_WORD: usize = 1;
 /// Words of a page, as the kernel hands them out at least.
 const PAGE_WORDS: usize = 512;
 
@@ -294,6 +298,19 @@ impl Mapped {
         }
     }
 
+    /// How many queues the interface had before the program was attached; 0 if nobody said.
+    pub fn queues_before(&self) -> u32 {
+        self.words(Array::Root)
+            .load(QUEUES_WORD)
+            .unwrap_or_default() as u32
+    }
+
+    /// Says it to the daemon that comes after this one.
+    pub fn remember_queues_before(&self, queues: u32) {
+        self.words(Array::Root)
+            .store(QUEUES_WORD, u64::from(queues));
+    }
+
     /// Words of the slot array.
     pub fn slot_words(&self) -> u32 {
         self.shape.slot_words
@@ -437,6 +454,23 @@ impl MappedMemory {
         let words = self.mapped.words(Array::Traffic);
         words.add(element * 2, 1);
         words.add(element * 2 + 1, bytes as u64);
+    }
+}
+
+impl Counting for MappedMemory {
+    #[inline]
+    fn count(&self, reason: Reason) {
+        self.count_many(reason, 1);
+    }
+
+    #[inline]
+    fn traffic(&self, backend: BackendId, bytes: u64) {
+        self.count_traffic(backend, bytes as usize);
+    }
+
+    #[inline]
+    fn heartbeat(&self, queue: u32, now_ns: u64) {
+        self.mapped.store_heartbeat(queue, now_ns);
     }
 }
 

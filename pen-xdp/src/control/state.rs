@@ -221,6 +221,18 @@ impl State {
         Ok(changed)
     }
 
+    /// Goes back to what was asked for `before`; what was observed stays.
+    pub fn take_back(&mut self, before: &Self) {
+        self.config.clone_from(&before.config);
+        self.blacklisted_until_ms
+            .clone_from(&before.blacklisted_until_ms);
+    }
+
+    /// Remembers the debug level, which no table depends on.
+    pub fn set_debug(&mut self, level: u8) {
+        self.config.debug = level;
+    }
+
     /// What was asked for, with every change since.
     pub fn config(&self) -> &Config {
         &self.config

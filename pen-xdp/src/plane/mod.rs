@@ -19,4 +19,4 @@ pub use event::Event;
 pub use port::{Accounting, BATCH, Fate, Losses, MemLine, MemPort, Polled, Port, SEGMENTS_MAX};
 pub use status::{Epochs, FRAMES_MAX, QueueReport, WorkerReport};
 pub use worker::{Counting, Queue};
-pub use workers::{WorkerConfig, Workers};
+pub use workers::{Watcher, WorkerConfig, Workers};

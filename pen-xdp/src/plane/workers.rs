@@ -101,8 +101,12 @@ impl Workers {
     /// Where they are in their passes. Taken after a publication, it tells by
     /// [`Epochs::passed`] when no worker uses what stood there before.
     pub fn epochs(&self) -> Epochs {
-        fence(Ordering::SeqCst);
-        Epochs(self.status.iter().map(|worker| worker.epoch()).collect())
+        self.watcher().epochs()
+    }
+
+    /// For a thread of its own that waits for them.
+    pub fn watcher(&self) -> Watcher {
+        Watcher(self.status.clone())
     }
 
     /// Lets every worker forward what it has, waits for what was sent, and closes the ports.
@@ -126,6 +130,17 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Sees the workers' passes, and nothing else of them.
+pub struct Watcher(Vec<Arc<WorkerStatus>>);
+
+impl Watcher {
+    /// As [`Workers::epochs`].
+    pub fn epochs(&self) -> Epochs {
+        fence(Ordering::SeqCst);
+        Epochs(self.0.iter().map(|worker| worker.epoch()).collect())
     }
 }
 

@@ -1,0 +1,83 @@
+//! `--check`: what can be said about a configuration on this host without changing anything.
+
+use anyhow::{Result, bail};
+use pen_common::config::{Config, Plane, XdpMode};
+
+use crate::{
+    keeper::{Keeper, backends},
+    nic::{forwarding, resets_link, who_holds_xdp},
+};
+
+/// Warnings and remarks, a sentence each.
+///
+/// # Errors
+/// What would keep the daemon from starting.
+pub fn check(config: &Config) -> Result<Vec<String>> {
+    let keeper = Keeper::open(config)?;
+    let unreachable = keeper.unreachable(config);
+    if !unreachable.is_empty() {
+        bail!("{}", unreachable.join("\n"));
+    }
+    let name = &keeper.nic.name;
+    let mut sentences = Vec::new();
+    if !keeper.nic.link.up {
+        sentences.push(format!(
+            "warning: {name} is down; mend: ip link set {name} up"
+        ));
+    }
+    if let Err(error) = keeper.check_privileges(config.plane != Plane::AfPacket) {
+        sentences.push(format!("warning: {error}"));
+    }
+    let forwarding = forwarding(name);
+    for (on, family, key) in [
+        (
+            forwarding.v4,
+            "IPv4",
+            format!("net.ipv4.conf.{name}.forwarding"),
+        ),
+        (
+            forwarding.v6,
+            "IPv6",
+            format!("net.ipv6.conf.{name}.forwarding"),
+        ),
+    ] {
+        if on {
+            sentences.push(format!(
+                "warning: this host forwards {family} packets on {name} by itself, so what Pen \
+                 leaves to the kernel may go out a second time; mend: sysctl -w {key}=0"
+            ));
+        }
+    }
+    if config.plane != Plane::AfPacket {
+        sentences.push(attach_sentence(name, &keeper.nic.driver, config.xdp_mode));
+        if let Some(holder) = who_holds_xdp(keeper.nic.index)? {
+            sentences.push(format!("note: the XDP hook of {name} is held by {holder}"));
+        }
+    }
+    sentences.push(format!(
+        "{} VIPs, {} pools, {} back ends; tables in {} KiB",
+        config
+            .services
+            .iter()
+            .map(|service| service.listeners.len())
+            .sum::<usize>(),
+        config.pools.len(),
+        backends(config).len(),
+        config.table_memory() / 1024
+    ));
+    Ok(sentences)
+}
+
+/// Whether attaching takes the link down for a moment.
+fn attach_sentence(name: &str, driver: &str, mode: XdpMode) -> String {
+    match (mode, resets_link(driver)) {
+        (XdpMode::Generic, _) => format!("attaching in generic mode does not reset {name}"),
+        (_, Some(true)) => {
+            format!("note: attaching resets the link of {name} (driver {driver}) for a moment")
+        }
+        (_, Some(false)) => format!("attaching does not reset the link of {name} ({driver})"),
+        (_, None) => format!(
+            "note: it is not known whether attaching resets the link of {name} (driver {driver})"
+        ),
+    }
+}

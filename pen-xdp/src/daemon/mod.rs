@@ -1,0 +1,443 @@
+//! The loop that joins everything: what happens outside becomes commands, commands change the
+//! state, the state is published, and whoever asked hears of it.
+
+pub mod check;
+pub mod open;
+pub mod start;
+mod status;
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
+
+use anyhow::{Context, Result};
+use crossbeam::channel::Receiver;
+use pen_common::{
+    config::Plane,
+    control::{Action, Degraded, QueueStatus, Reply, Request, Rung, Value, XdpStatus, mode_line},
+    tables::Mac,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Duration, interval},
+};
+
+use crate::{
+    control::{
+        grace::{self, NoGrace},
+        publish::Publisher,
+        report::Seen,
+        snapshot::Snapshot,
+        socket::{Asked, ControlSocket},
+        state::{Command, State},
+    },
+    keeper::Keeper,
+    mapped::Mapped,
+    neighbor::Resolved,
+    plane::{Epochs, Event, Workers, coarse_ns},
+    watch::{NetEvent, Watch},
+};
+
+/// How often the daemon looks at what nobody tells it: the clock, its workers.
+const TICK: Duration = Duration::from_millis(100);
+/// The second announcement follows the first after this time (RFC 5227, section 2.3).
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
+/// Requests that wait to be looked at.
+const REQUESTS: usize = 64;
+
+/// A running daemon.
+pub struct Daemon {
+    started: Instant,
+    source: String,
+    state: State,
+    /// The state as it was last published: what a refusal goes back to.
+    published: State,
+    snapshot: Snapshot,
+    publisher: Publisher,
+    memory: Arc<Mapped>,
+    keeper: Keeper,
+    watch: Watch,
+    plane: Plane,
+    rungs: Vec<Rung>,
+    xdp: XdpStatus,
+    queues: Vec<QueueStatus>,
+    degraded: Vec<Degraded>,
+    workers: Option<Workers>,
+    events: Receiver<Event>,
+    socket: Option<ControlSocket>,
+    announce_at: Option<Instant>,
+    change: Change,
+}
+
+/// Where the latest change stands.
+#[derive(Default)]
+struct Change {
+    /// The state differs from what was published.
+    dirty: bool,
+    /// Where the workers were at the last publication.
+    epochs: Option<Epochs>,
+    /// The wait for readers of what the last publication replaced.
+    grace: Option<JoinHandle<Result<(), NoGrace>>>,
+    /// Who asked for changes that are not published yet.
+    waiting: Vec<Waiting>,
+    /// Who asked for changes that are published, and may still be read otherwise.
+    graced: Vec<Waiting>,
+}
+
+/// An asker who hears of his change when it is in force.
+struct Waiting {
+    request: Request,
+    answer: oneshot::Sender<String>,
+}
+
+impl Daemon {
+    /// Serves until told to stop, or until the interface is gone.
+    ///
+    /// # Errors
+    /// The interface or the kernel's notifications are lost.
+    pub async fn run(&mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("signals can't be caught")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("signals can't be caught")?;
+        let (sender, mut requests) = mpsc::channel(REQUESTS);
+        let socket = self.socket.take();
+        let memory = Arc::clone(&self.memory);
+        let serve = async {
+            match &socket {
+                Some(socket) => socket.serve(sender, move || memory.root() >> 1).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(serve);
+        let mut tick = interval(TICK);
+        loop {
+            tokio::select! {
+                event = self.watch.next() => {
+                    self.happened(event.context("the kernel's notifications are lost")?)?;
+                }
+                Some(asked) = requests.recv() => self.asked(asked),
+                () = &mut serve => {}
+                _ = tick.tick() => self.tick(),
+                result = grace_over(&mut self.change.grace) => self.graced(result),
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+            }
+            self.publish();
+        }
+    }
+
+    /// What forwards, and for whom.
+    pub fn in_one_line(&self) -> String {
+        let config = self.state.config();
+        let mode = self
+            .xdp
+            .mode
+            .map(|mode| format!(", {mode} XDP"))
+            .unwrap_or_default();
+        format!(
+            "serving {} on {}: plane {}{mode}, generation {}",
+            start::listen_line(config),
+            config.interface,
+            self.plane,
+            self.publisher.generation()
+        )
+    }
+
+    /// Takes everything back that was set up.
+    pub fn close(self) {
+        let Self {
+            mut keeper,
+            workers,
+            queues,
+            watch,
+            socket,
+            ..
+        } = self;
+        for queue in &queues {
+            keeper.unset_socket(queue.queue);
+        }
+        drop(workers);
+        keeper.close();
+        if let Err(error) = watch.close() {
+            tracing::warn!("neighbour entries can't be taken back: {error}");
+        }
+        drop(socket);
+    }
+
+    fn seen(&self) -> Seen<'_> {
+        Seen {
+            state: &self.state,
+            snapshot: &self.snapshot,
+            memory: &self.memory,
+        }
+    }
+
+    /// A change that nobody asked for: it can't be refused.
+    fn observe(&mut self, command: Command) {
+        match self.state.apply(command) {
+            Ok(changed) => self.change.dirty |= changed,
+            Err(refusal) => tracing::error!("an observation was refused: {refusal}"),
+        }
+    }
+
+    fn happened(&mut self, event: NetEvent) -> Result<()> {
+        match event {
+            NetEvent::Neighbor(resolved) => self.resolved(resolved),
+            NetEvent::AddressAdded(_) | NetEvent::AddressRemoved(_) => {
+                self.observe(Command::LocalAddresses(self.watch.owned().all()));
+                self.announce();
+            }
+            NetEvent::LinkDown => tracing::warn!("{} is down", self.keeper.nic.name),
+            NetEvent::LinkUp { mac, mtu } => {
+                tracing::info!("{} is up", self.keeper.nic.name);
+                self.link(mac, mtu);
+                self.announce();
+            }
+            NetEvent::LinkChanged { mac, mtu } => {
+                self.link(mac, mtu);
+                self.announce();
+            }
+            NetEvent::Queues { rx, tx } => self.queues_changed(rx, tx),
+            NetEvent::LinkGone => {
+                anyhow::bail!("interface {} is gone", self.keeper.nic.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// A changed MAC takes effect at once; one that comes or goes changes the tables.
+    fn resolved(&mut self, Resolved { address, mac }: Resolved) {
+        let mac = mac.map(Mac::new);
+        match mac {
+            Some(mac) => tracing::info!("back end {address} is at {mac}"),
+            None => tracing::warn!("back end {address} does not answer on the segment"),
+        }
+        self.observe(Command::Neighbor { address, mac });
+        let Some(mac) = mac else { return };
+        for pool in &self.state.config().pools {
+            for backend in pool.backends.iter().filter(|b| b.address == address) {
+                let id = self.state.id(&pool.name, &backend.name);
+                if let Some(was) = self.snapshot.backends.get_mut(&id) {
+                    *was = mac;
+                    self.publisher.replace_mac(id, mac);
+                }
+            }
+        }
+    }
+
+    fn link(&mut self, mac: [u8; 6], mtu: u32) {
+        self.keeper.nic.link.mac = mac;
+        self.keeper.nic.link.mtu = mtu;
+        let multi_buffer = self
+            .queues
+            .iter()
+            .all(|q| q.worker.is_none() || q.multi_buffer);
+        let redirect_len_max = match self.plane {
+            Plane::AfXdp => open::redirect_len_max(mtu, multi_buffer),
+            Plane::Auto | Plane::Xdp | Plane::AfPacket => 0,
+        };
+        self.observe(Command::Interface {
+            mac: Mac::new(mac),
+            redirect_len_max,
+        });
+    }
+
+    fn queues_changed(&mut self, rx: u32, tx: u32) {
+        let known = self.queues.len() as u32;
+        tracing::warn!("the interface has {rx} receive and {tx} transmit queues now");
+        self.degraded.retain(|degraded| degraded.what != "queues");
+        if rx > known && self.plane == Plane::AfXdp {
+            self.degraded.push(Degraded {
+                what: "queues".to_owned(),
+                why: format!(
+                    "{rx} receive queues, of which {known} were there at start; the \
+                              program serves the others. Restart to serve them by workers"
+                ),
+            });
+        }
+    }
+
+    fn tick(&mut self) {
+        self.observe(Command::Clock(coarse_ns() / 1_000_000));
+        for event in self.events.try_iter().take(REQUESTS) {
+            match event {
+                Event::NoMac { queue } => {
+                    tracing::debug!("queue {queue}: frames for a back end without MAC dropped");
+                }
+                Event::PortError { queue, error } => {
+                    tracing::error!("queue {queue}: {error}; the program serves it meanwhile");
+                }
+                Event::PortBack { queue } => tracing::info!("queue {queue} works again"),
+                Event::Ended { worker } => tracing::warn!("worker {worker} has ended"),
+            }
+        }
+        if self.announce_at.is_some_and(|at| at <= Instant::now()) {
+            self.announce_at = None;
+            self.announce_once();
+        }
+    }
+
+    /// Announces what Pen answers for, now and once more a little later.
+    fn announce(&mut self) {
+        self.announce_once();
+        self.announce_at = Some(Instant::now() + ANNOUNCE_AGAIN);
+    }
+
+    fn announce_once(&mut self) {
+        let own = start::own_vips(&self.state);
+        let addresses: BTreeSet<IpAddr> = own.iter().map(|announced| announced.vip).collect();
+        let mac = self.keeper.nic.link.mac;
+        let told = self
+            .keeper
+            .listen(&addresses)
+            .and_then(|()| self.keeper.announce(&own, mac));
+        if let Err(error) = told {
+            tracing::warn!("{error:#}");
+        }
+    }
+
+    fn asked(&mut self, Asked { request, answer }: Asked) {
+        let outcome = match &request.action {
+            Action::Server(server, changes) => self.state.apply(Command::Server {
+                service: request.service.clone(),
+                server: server.clone(),
+                changes: changes.clone(),
+            }),
+            Action::RoundRobin(on) => self.state.apply(Command::RoundRobin {
+                service: request.service.clone(),
+                on: *on,
+            }),
+            _ => {
+                let outcome = self.show(&request);
+                return self.reply(&request, answer, outcome);
+            }
+        };
+        match outcome {
+            // In force only when it is published and nobody reads the old tables any more.
+            Ok(changed) => {
+                self.change.dirty |= changed;
+                self.change.waiting.push(Waiting { request, answer });
+            }
+            Err(refusal) => self.reply(&request, answer, Err(refusal.to_string())),
+        }
+    }
+
+    fn show(&mut self, request: &Request) -> Result<Value, String> {
+        let service = request.service.as_deref();
+        let config = self.state.config();
+        match &request.action {
+            Action::Status => Ok(Value::Status(Box::new(self.status()))),
+            Action::Servers => self.seen().servers(service).map(Value::Servers),
+            Action::Counters => Ok(Value::Counters(self.seen().counters())),
+            Action::Mode => {
+                let found = config
+                    .services
+                    .iter()
+                    .find(|s| service.is_none_or(|n| n == s.name));
+                let found = found.ok_or_else(|| "there is no such service".to_owned())?;
+                Ok(Value::Text(mode_line(found.hash)))
+            }
+            Action::Pid => Ok(Value::Number(u64::from(std::process::id()))),
+            Action::Control => {
+                let path = config
+                    .control
+                    .as_ref()
+                    .map(|path| path.display().to_string());
+                Ok(Value::Text(path.unwrap_or_default()))
+            }
+            Action::Listen => Ok(Value::Text(start::listen_line(config))),
+            Action::Debug(None) => Ok(Value::Number(u64::from(config.debug))),
+            Action::Debug(Some(level)) => {
+                start::set_log_level(*level);
+                self.state.set_debug(*level);
+                Ok(Value::Applied)
+            }
+            Action::Nothing | Action::Blank => Ok(Value::Applied),
+            Action::Server(..) | Action::RoundRobin(_) => Ok(Value::Applied),
+        }
+    }
+
+    fn reply(
+        &self,
+        request: &Request,
+        answer: oneshot::Sender<String>,
+        outcome: Result<Value, String>,
+    ) {
+        let reply = Reply {
+            generation: self.publisher.generation(),
+            outcome,
+        };
+        if answer.send(reply.render(request.form)).is_err() {
+            tracing::debug!("a control client left before its answer");
+        }
+    }
+
+    /// Publishes what has changed, as soon as the publication before is over.
+    fn publish(&mut self) {
+        if self.change.grace.is_some() || (!self.change.dirty && self.change.waiting.is_empty()) {
+            return;
+        }
+        self.change.dirty = false;
+        let waiting = std::mem::take(&mut self.change.waiting);
+        let published = Snapshot::compile(&self.state, Some(&self.snapshot))
+            .map_err(anyhow::Error::from)
+            .and_then(|snapshot| {
+                if snapshot.differs(&self.snapshot) {
+                    self.publisher.publish(&snapshot)?;
+                    tracing::info!("generation {} is in force", snapshot.generation);
+                    self.snapshot = snapshot;
+                }
+                Ok(())
+            });
+        match published {
+            Ok(()) => {
+                self.published = self.state.clone();
+                self.change.graced = waiting;
+                self.change.epochs = self.workers.as_ref().map(Workers::epochs);
+                self.start_grace();
+            }
+            Err(error) => {
+                tracing::error!("nothing was changed: {error:#}");
+                self.state.take_back(&self.published);
+                for Waiting { request, answer } in waiting {
+                    self.reply(&request, answer, Err(format!("{error:#}")));
+                }
+            }
+        }
+    }
+
+    fn start_grace(&mut self) {
+        let then = self.change.epochs.clone();
+        let watcher = self.workers.as_ref().map(Workers::watcher);
+        self.change.grace = Some(tokio::task::spawn_blocking(move || {
+            grace::wait(|| match (&then, &watcher) {
+                (Some(then), Some(watcher)) => then.passed(&watcher.epochs()),
+                _ => true,
+            })
+        }));
+    }
+
+    fn graced(&mut self, result: Result<(), NoGrace>) {
+        self.change.grace = None;
+        if let Err(error) = result {
+            tracing::error!("{error}; changes wait");
+            return self.start_grace();
+        }
+        for Waiting { request, answer } in std::mem::take(&mut self.change.graced) {
+            self.reply(&request, answer, Ok(Value::Applied));
+        }
+    }
+}
+
+/// Ready when the running wait is over; never without one.
+async fn grace_over(grace: &mut Option<JoinHandle<Result<(), NoGrace>>>) -> Result<(), NoGrace> {
+    match grace {
+        Some(handle) => match handle.await {
+            Ok(result) => result,
+            Err(error) => {
+                tracing::error!("the wait for readers ended early: {error}");
+                Err(NoGrace::Worker)
+            }
+        },
+        None => std::future::pending().await,
+    }
+}

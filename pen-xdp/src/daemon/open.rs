@@ -1,0 +1,437 @@
+//! Choosing the plane: what is tried, in which order, and what came of it.
+
+use std::{os::fd::AsFd, sync::Arc, thread};
+
+use anyhow::{Context, Result, anyhow, bail};
+use crossbeam::channel::Sender;
+use pen_common::{
+    config::{Busy, Plane, Workers as WorkersWanted, XdpMode},
+    control::{Degraded, QueueStatus, Rung, ServedBy, XdpStatus},
+};
+
+use crate::{
+    control::{
+        grace,
+        publish::Publisher,
+        snapshot::Snapshot,
+        state::{Command, State},
+    },
+    ebpf::{OpenError, possible_cpus},
+    keeper::Keeper,
+    mapped::{Mapped, MappedMemory, Shape},
+    nic::{HookMode, Wanted},
+    plane::{self, Event, Port, Queue, WorkerConfig, Workers, af_xdp::PACKET_MAX},
+};
+
+/// Bytes of an Ethernet header with one VLAN tag more than the MTU leaves room for.
+const LINK_LEN: u32 = 14 + 4;
+
+/// A plane at work.
+pub struct Opened {
+    /// Which.
+    pub plane: Plane,
+    /// What was tried, best first.
+    pub rungs: Vec<Rung>,
+    /// How the program hangs on the interface.
+    pub xdp: XdpStatus,
+    /// The receive queues, as they were opened.
+    pub queues: Vec<QueueStatus>,
+    /// What works less well than it could.
+    pub degraded: Vec<Degraded>,
+    /// Workers, where the plane has them.
+    pub workers: Option<Workers>,
+    /// What the plane steers by.
+    pub memory: Arc<Mapped>,
+    /// Writes it.
+    pub publisher: Publisher,
+    /// What is in force.
+    pub snapshot: Snapshot,
+}
+
+/// Opens the configured plane, or the best one that there is.
+///
+/// # Errors
+/// A plane that was asked for by name, or every rung of `auto`, failed; nothing is left attached.
+pub fn open(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
+    if state.config().plane == Plane::AfPacket {
+        keeper.check_privileges(false)?;
+        keeper.detach_left_over()?;
+        return open_packet(keeper, state, events);
+    }
+    keeper.check_privileges(true)?;
+    open_program(keeper, state, events)
+}
+
+/// Where a plane counts, and what it is filled with at first.
+struct Filled {
+    memory: Arc<Mapped>,
+    publisher: Publisher,
+    snapshot: Snapshot,
+}
+
+fn fill(memory: Arc<Mapped>, state: &State) -> Result<Filled> {
+    let mut publisher = Publisher::new(Arc::clone(&memory));
+    let mut snapshot = Snapshot::compile(state, None)?;
+    snapshot.generation = publisher.generation() + 1;
+    publisher.publish(&snapshot)?;
+    Ok(Filled {
+        memory,
+        publisher,
+        snapshot,
+    })
+}
+
+/// The packet socket: one worker, no program, memory of this process.
+fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result<Opened> {
+    let config = state.config();
+    let cpus = possible_cpus().context("the number of CPUs is not known")?;
+    let shape = Shape::new(config.table_memory(), cpus, 1);
+    let memory = Mapped::of_process(shape).context("no memory for the tables")?;
+    let filled = fill(Arc::new(memory), state)?;
+    let port = keeper.open_packet_socket()?;
+    let memory = MappedMemory::new(Arc::clone(&filled.memory), cpus, false);
+    let worker = WorkerConfig {
+        core: cores().first().copied(),
+        busy: plane_busy(config.busy, 0),
+        queues: vec![Queue {
+            number: 0,
+            port,
+            memory,
+        }],
+    };
+    let workers = Workers::start(vec![worker], events)?;
+    let why = "as configured".to_owned();
+    Ok(Opened {
+        plane: Plane::AfPacket,
+        rungs: vec![Rung {
+            plane: Plane::AfPacket,
+            taken: true,
+            why,
+        }],
+        xdp: XdpStatus {
+            mode: None,
+            why: "the packet socket needs none".into(),
+            holder: None,
+        },
+        queues: vec![QueueStatus {
+            worker: Some(0),
+            ..queue_status(0, ServedBy::Worker)
+        }],
+        degraded: Vec::new(),
+        workers: Some(workers),
+        memory: filled.memory,
+        publisher: filled.publisher,
+        snapshot: filled.snapshot,
+    })
+}
+
+/// The program, and workers if the mode is good for them or they were asked for.
+fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
+    let config = state.config().clone();
+    let queues_before = keeper.queues().context("the queues can't be counted")?;
+    let memory = keeper.open_program(config.table_memory(), queues_before.0)?;
+    let filled = fill(memory, state)?;
+    let queues_before = match filled.memory.queues_before() {
+        // A restarted daemon finds the queues that the driver added for the program.
+        found @ 1.. if keeper.adopted() => found,
+        _ => queues_before.0.min(queues_before.1),
+    };
+    filled.memory.remember_queues_before(queues_before);
+    let attachment = keeper.attach(config.xdp_mode, config.finish_checksums)?;
+    let native = attachment.mode == HookMode::Native;
+    let xdp = XdpStatus {
+        mode: Some(if native {
+            XdpMode::Native
+        } else {
+            XdpMode::Generic
+        }),
+        why: attachment.why,
+        holder: None,
+    };
+    let mut opened = Opened {
+        plane: Plane::Xdp,
+        rungs: Vec::new(),
+        xdp,
+        queues: Vec::new(),
+        degraded: Vec::new(),
+        workers: None,
+        memory: filled.memory,
+        publisher: filled.publisher,
+        snapshot: filled.snapshot,
+    };
+    if let Err(error) = climb(keeper, state, events, &mut opened, (native, queues_before)) {
+        // The error is what its reader needs; taking the program off is said in the log.
+        for queue in &opened.queues {
+            keeper.unset_socket(queue.queue);
+        }
+        drop(opened.workers.take());
+        return Err(error);
+    }
+    Ok(opened)
+}
+
+/// Takes the rung that the configuration asks for, or the best one.
+fn climb(
+    keeper: &mut Keeper,
+    state: &mut State,
+    events: &Sender<Event>,
+    opened: &mut Opened,
+    (native, queues_before): (bool, u32),
+) -> Result<()> {
+    let config = state.config().clone();
+    let tagged = config.services.iter().any(|service| service.vlan.is_some());
+    let workers_wanted = match config.plane {
+        Plane::AfXdp => true,
+        Plane::Auto => native,
+        Plane::Xdp | Plane::AfPacket => false,
+    };
+    let busy_poll = workers_wanted && config.busy != Busy::Never;
+    let settings = keeper.set(Wanted {
+        generic: !native,
+        tagged,
+        busy_poll,
+    })?;
+    for why in settings.refused.clone() {
+        opened.degraded.push(Degraded {
+            what: "interface settings".into(),
+            why,
+        });
+    }
+    let queues = keeper.queues().context("the queues can't be counted")?;
+    opened.queues = (0..queues.0)
+        .map(|queue| queue_status(queue, ServedBy::Program))
+        .collect();
+    for queue in queues_before..queues.0 {
+        opened.degraded.push(Degraded {
+            what: format!("queue {queue}"),
+            why: "it appeared when the program was attached and may not be able to send from a \
+                  socket, so the program serves it"
+                .into(),
+        });
+    }
+    if !workers_wanted {
+        let why = match config.plane {
+            Plane::Auto => "generic XDP: the program carries frames that a socket can't take whole",
+            Plane::AfXdp | Plane::Xdp | Plane::AfPacket => "as configured",
+        };
+        if config.plane == Plane::Auto {
+            let why = "left out: workers need native XDP to be worth their core".to_owned();
+            opened.rungs.push(Rung {
+                plane: Plane::AfXdp,
+                taken: false,
+                why,
+            });
+        }
+        opened.rungs.push(Rung {
+            plane: Plane::Xdp,
+            taken: true,
+            why: why.to_owned(),
+        });
+        return Ok(());
+    }
+    match open_workers(keeper, state, events, opened, queues_before) {
+        Ok(()) => {
+            opened.plane = Plane::AfXdp;
+            let why = if config.plane == Plane::Auto {
+                "native XDP"
+            } else {
+                "as configured"
+            };
+            opened.rungs.push(Rung {
+                plane: Plane::AfXdp,
+                taken: true,
+                why: why.to_owned(),
+            });
+            Ok(())
+        }
+        Err(error) if config.plane == Plane::Auto => {
+            let why = format!("{error:#}");
+            tracing::warn!("no AF_XDP workers, the program forwards by itself: {why}");
+            opened.rungs.push(Rung {
+                plane: Plane::AfXdp,
+                taken: false,
+                why,
+            });
+            let why = "the program is attached".to_owned();
+            opened.rungs.push(Rung {
+                plane: Plane::Xdp,
+                taken: true,
+                why,
+            });
+            Ok(())
+        }
+        Err(error) => Err(error.context("plane = af_xdp")),
+    }
+}
+
+/// Opens a socket on every queue that can be served, starts the workers, then puts the sockets
+/// into the program's map.
+fn open_workers(
+    keeper: &mut Keeper,
+    state: &mut State,
+    events: &Sender<Event>,
+    opened: &mut Opened,
+    queues: u32,
+) -> Result<()> {
+    let config = state.config().clone();
+    let cores = cores();
+    let count = match config.workers {
+        WorkersWanted::Auto => queues.min((cores.len() as u32).saturating_sub(1).max(1)),
+        WorkersWanted::Count(count) => queues.min(u32::from(count).max(1)),
+    };
+    let cpus = possible_cpus().context("the number of CPUs is not known")?;
+    let mut workers: Vec<_> = (0..count as usize)
+        .map(|number| WorkerConfig {
+            core: cores.get(number % cores.len().max(1)).copied(),
+            busy: plane_busy(config.busy, number),
+            queues: Vec::new(),
+        })
+        .collect();
+    let mut whole = true;
+    let mut sockets = Vec::new();
+    let mut first_error = None;
+    for queue in 0..queues {
+        let number = queue % count;
+        let worker = &mut workers[number as usize];
+        let busy_poll = worker.busy != plane::Busy::Never;
+        match keeper.open_queue(queue, &config, busy_poll) {
+            Ok(port) => {
+                let mode = port.mode().clone();
+                whole &= mode.multi_buffer;
+                let socket = port.descriptor().context("the socket has no descriptor")?;
+                sockets.push((queue, socket.try_clone_to_owned()?));
+                if let Some(status) = opened.queues.get_mut(queue as usize) {
+                    *status = QueueStatus {
+                        served_by: ServedBy::Worker,
+                        worker: Some(number),
+                        core: worker.core.and_then(|core| u32::try_from(core).ok()),
+                        zero_copy: mode.zero_copy,
+                        multi_buffer: mode.multi_buffer,
+                        need_wakeup: true,
+                        busy_poll: mode.busy_poll,
+                        ..status.clone()
+                    };
+                }
+                for plane::af_xdp::Degraded { what, why } in mode.degraded {
+                    note_degraded(&mut opened.degraded, what, why);
+                }
+                let row = cpus + number;
+                let memory =
+                    MappedMemory::new(Arc::clone(&opened.memory), row, config.finish_checksums);
+                worker.queues.push(Queue {
+                    number: queue,
+                    port,
+                    memory,
+                });
+            }
+            Err(error) => {
+                let what = format!("queue {queue}");
+                opened.degraded.push(Degraded {
+                    what,
+                    why: format!("the program serves it: {error}"),
+                });
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    if sockets.is_empty() {
+        bail!(first_error.map_or_else(|| anyhow!("no queue can be served"), Into::into));
+    }
+    publish_longest(keeper, state, opened, whole)?;
+    workers.retain(|worker| !worker.queues.is_empty());
+    opened.workers = Some(Workers::start(workers, events)?);
+    for (queue, socket) in sockets {
+        keeper.set_socket(queue, socket.as_fd())?;
+    }
+    Ok(())
+}
+
+/// A frame that a socket can't take whole, or that the interface could not send again, is none
+/// for a worker.
+pub fn redirect_len_max(mtu: u32, multi_buffer: bool) -> u32 {
+    let longest = mtu + LINK_LEN;
+    if multi_buffer {
+        longest
+    } else {
+        longest.min(PACKET_MAX)
+    }
+}
+
+fn publish_longest(
+    keeper: &Keeper,
+    state: &mut State,
+    opened: &mut Opened,
+    multi_buffer: bool,
+) -> Result<()> {
+    let redirect_len_max = redirect_len_max(keeper.nic.link.mtu, multi_buffer);
+    state.apply(Command::Interface {
+        mac: state.mac(),
+        redirect_len_max,
+    })?;
+    let snapshot = Snapshot::compile(state, Some(&opened.snapshot))?;
+    // No worker runs yet; the program may, over memory that it had before.
+    grace::wait(|| true)?;
+    opened.publisher.publish(&snapshot)?;
+    opened.snapshot = snapshot;
+    Ok(())
+}
+
+/// The same lack on every queue is one lack.
+fn note_degraded(degraded: &mut Vec<Degraded>, what: &str, why: String) {
+    if !degraded
+        .iter()
+        .any(|known| known.what == what && known.why == why)
+    {
+        degraded.push(Degraded {
+            what: what.to_owned(),
+            why,
+        });
+    }
+}
+
+/// Cores for workers: the last first, because interrupts and all else begin at the first.
+fn cores() -> Vec<usize> {
+    let mut cores: Vec<usize> = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|core| core.id)
+        .collect();
+    cores.reverse();
+    cores
+}
+
+/// When worker `number` spins. One core is always left to the rest of the machine.
+fn plane_busy(busy: Busy, number: usize) -> plane::Busy {
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    match busy {
+        _ if number + 1 >= cores => plane::Busy::Never,
+        Busy::Auto => plane::Busy::Auto,
+        Busy::Always => plane::Busy::Always,
+        Busy::Never => plane::Busy::Never,
+    }
+}
+
+fn queue_status(queue: u32, served_by: ServedBy) -> QueueStatus {
+    QueueStatus {
+        queue,
+        served_by,
+        worker: None,
+        core: None,
+        zero_copy: false,
+        multi_buffer: false,
+        need_wakeup: false,
+        busy_poll: false,
+        tx_budget: None,
+        heartbeat_age_ms: None,
+        frames: None,
+        xdp_statistics: None,
+    }
+}
+
+/// Who holds the hook, if that is why the program could not be attached.
+pub fn holder(error: &anyhow::Error) -> Option<String> {
+    match error.downcast_ref::<OpenError>() {
+        Some(OpenError::Held { holder, .. }) => holder.as_ref().map(ToString::to_string),
+        _ => None,
+    }
+}

@@ -1,0 +1,220 @@
+//! From a checked configuration to a running [`Daemon`]: what may fail comes before what changes
+//! anything.
+
+use std::{collections::BTreeMap, fs, net::IpAddr, path::Path, sync::OnceLock, time::Instant};
+
+use anyhow::{Context, Result, bail};
+use pen_common::{
+    config::{Config, Listener},
+    tables::Mac,
+};
+use tokio::time::{Duration, timeout_at};
+use tracing_subscriber::{
+    EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
+
+use super::{Change, Daemon, open};
+use crate::{
+    announce::Announced,
+    control::{
+        socket::ControlSocket,
+        state::{Command, State},
+    },
+    keeper::{Keeper, backends},
+    plane::coarse_ns,
+    watch::{NetEvent, Watch},
+};
+
+/// How long the start waits for back ends that do not answer yet.
+const NEIGHBORS: Duration = Duration::from_secs(1);
+/// Events from workers that may wait.
+const EVENTS: usize = 256;
+
+impl Daemon {
+    /// Starts everything. On an error nothing is left behind, and a daemon that ran before still
+    /// does.
+    ///
+    /// # Errors
+    /// What is wrong, where, and what mends it.
+    pub async fn start(config: Config, source: String) -> Result<Self> {
+        let mut keeper = Keeper::open(&config)?;
+        let unreachable = keeper.unreachable(&config);
+        if !unreachable.is_empty() {
+            bail!("{}", unreachable.join("\n"));
+        }
+        let socket = match &config.control {
+            Some(path) => Some(ControlSocket::bind(path)?),
+            None => None,
+        };
+        for sentence in keeper.restore_left_over()? {
+            tracing::info!("{sentence}");
+        }
+        let mut watch = keeper.watch(&backends(&config))?;
+        keeper.nic.link = watch.link();
+        if !watch.link().up {
+            tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);
+        }
+        let mut state = State::new(config, coarse_ns() / 1_000_000);
+        observe_all(&mut state, &mut watch).await?;
+        let (sender, events) = crossbeam::channel::bounded(EVENTS);
+        let opened = match open::open(&mut keeper, &mut state, &sender) {
+            Ok(opened) => opened,
+            Err(error) => {
+                // Memory that was adopted still steers the program of the daemon before.
+                if keeper.adopted() {
+                    keeper.leave()
+                } else {
+                    keeper.close()
+                }
+                return Err(error);
+            }
+        };
+        let mut daemon = Self {
+            started: Instant::now(),
+            source,
+            published: state.clone(),
+            state,
+            snapshot: opened.snapshot,
+            publisher: opened.publisher,
+            memory: opened.memory,
+            keeper,
+            watch,
+            plane: opened.plane,
+            rungs: opened.rungs,
+            xdp: opened.xdp,
+            queues: opened.queues,
+            degraded: opened.degraded,
+            workers: opened.workers,
+            events,
+            socket,
+            announce_at: None,
+            change: Change::default(),
+        };
+        daemon.announce();
+        // Whatever changed while the plane was opened.
+        daemon.change.dirty = true;
+        daemon.change.epochs = daemon.workers.as_ref().map(crate::plane::Workers::epochs);
+        daemon.start_grace();
+        Ok(daemon)
+    }
+}
+
+/// Reads what is known of the world, and waits a little for back ends to answer.
+async fn observe_all(state: &mut State, watch: &mut Watch) -> Result<()> {
+    state.apply(Command::LocalAddresses(watch.owned().all()))?;
+    let mac = Mac::new(watch.link().mac);
+    state.apply(Command::Interface {
+        mac,
+        redirect_len_max: 0,
+    })?;
+    let end = tokio::time::Instant::now() + NEIGHBORS;
+    let missing = |state: &State| {
+        backends(state.config())
+            .into_iter()
+            .any(|address| state.mac_of(address).is_none())
+    };
+    while missing(state) {
+        match timeout_at(end, watch.next()).await {
+            Ok(event) => {
+                if let NetEvent::Neighbor(resolved) = event.context("notifications are lost")? {
+                    let mac = resolved.mac.map(Mac::new);
+                    state.apply(Command::Neighbor {
+                        address: resolved.address,
+                        mac,
+                    })?;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    state.apply(Command::LocalAddresses(watch.owned().all()))?;
+    Ok(())
+}
+
+/// The VIPs that Pen answers for itself, and the VLAN of each.
+pub(super) fn own_vips(state: &State) -> Vec<Announced> {
+    let mut own: BTreeMap<IpAddr, Option<u16>> = BTreeMap::new();
+    for service in &state.config().services {
+        for listener in &service.listeners {
+            if !state.is_local(listener.address) {
+                own.entry(listener.address).or_insert(service.vlan);
+            }
+        }
+    }
+    own.into_iter()
+        .map(|(vip, vlan)| Announced { vip, vlan })
+        .collect()
+}
+
+/// Pen's `listen`: the VIPs, blank between them.
+pub(super) fn listen_line(config: &Config) -> String {
+    let listeners = config
+        .services
+        .iter()
+        .flat_map(|service| &service.listeners);
+    let texts: Vec<String> = listeners.map(listener_text).collect();
+    texts.join(" ")
+}
+
+fn listener_text(listener: &Listener) -> String {
+    match listener.address {
+        IpAddr::V4(address) => format!("{address}:{}", listener.port),
+        IpAddr::V6(address) => format!("[{address}]:{}", listener.port),
+    }
+}
+
+static LOG: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Starts logging to standard error.
+pub fn log_to_stderr(debug: u8) {
+    let (filter, handle) = reload::Layer::new(filter(debug));
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let started = tracing_subscriber::registry()
+        .with(filter)
+        .with(layer)
+        .try_init();
+    if started.is_ok() {
+        // Only the first start of a process gets here.
+        let _ = LOG.set(handle);
+    }
+}
+
+/// Pen's debug level: 0 says what happens, 1 more of it, 2 and above everything.
+pub(super) fn set_log_level(debug: u8) {
+    if let Some(Err(error)) = LOG.get().map(|handle| handle.reload(filter(debug))) {
+        tracing::warn!("the debug level can't be set: {error}");
+    }
+}
+
+fn filter(debug: u8) -> EnvFilter {
+    EnvFilter::new(match debug {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    })
+}
+
+/// The pid file; removed with it.
+pub struct PidFile<'a>(&'a Path);
+
+impl<'a> PidFile<'a> {
+    /// Writes this process's number.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(path: &'a Path) -> Result<Self> {
+        fs::write(path, std::process::id().to_string())
+            .with_context(|| format!("pid file {}: can't be written", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PidFile<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(self.0) {
+            tracing::warn!("pid file {}: {error}", self.0.display());
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Where link and maps are pinned, so that they outlive the process:
+//!
+//! ```text
+//! <bpffs>/pen/<network namespace's inode>-<interface>/link
+//!                                                     maps-<layout>-<slot words>-<rows>/<MAP>
+//! ```
+//!
+//! The directory of the maps names their layout: a process that knows the same layout finds and
+//! adopts them, any other makes its own beside them.
+
+#![allow(unsafe_code, reason = "mount(2) has no wrapper in a crate")]
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::unix::{ffi::OsStrExt, fs::DirBuilderExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use pen_common::{
+    tables::{LAYOUT, SLOTS_PER_WORD, VIP_PROBES},
+    verdict::Reason,
+};
+
+use super::OpenError;
+use crate::mapped::{Array, Shape};
+
+/// The pins of one interface.
+#[derive(Debug, Clone)]
+pub(super) struct Pins {
+    directory: PathBuf,
+}
+
+impl Pins {
+    /// For an interface of this thread's network namespace.
+    pub(super) fn new(bpffs: &Path, ifname: &str) -> io::Result<Self> {
+        let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
+        // The BPF file system allows no dots in names.
+        let ifname = ifname.replace('%', "%%").replace('.', "%d");
+        Ok(Self {
+            directory: bpffs.join("pen").join(format!("{namespace}-{ifname}")),
+        })
+    }
+
+    pub(super) fn link(&self) -> PathBuf {
+        self.directory.join("link")
+    }
+
+    pub(super) fn exist(&self) -> bool {
+        self.directory.exists()
+    }
+
+    /// Maps of our layout that are large enough: their shape and directory.
+    pub(super) fn find_maps(&self, wanted: &Shape) -> Option<(Shape, PathBuf)> {
+        let entries = fs::read_dir(&self.directory).ok()?;
+        entries.flatten().find_map(|entry| {
+            let name = entry.file_name();
+            let shape = shape_of(name.to_str()?)?;
+            // A process that died while it made them leaves fewer.
+            let whole = Array::ALL
+                .iter()
+                .all(|array| entry.path().join(array.name()).exists());
+            (shape.holds(wanted) && whole).then(|| (shape, entry.path()))
+        })
+    }
+
+    /// An empty directory for maps of this shape.
+    pub(super) fn new_maps(&self, shape: &Shape) -> io::Result<PathBuf> {
+        let directory = self.directory.join(name_of(shape));
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)?;
+        Ok(directory)
+    }
+
+    /// Forgets all maps but those in `keep`.
+    pub(super) fn remove_other_maps(&self, keep: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.is_dir() && path != keep {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets everything; the program leaves the interface with the last holder of its link.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.directory)?;
+        // The next interface's pins may stand there.
+        if let Some(parent) = self.directory.parent() {
+            let _in_use = fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+}
+
+fn name_of(shape: &Shape) -> String {
+    format!("maps-{:016x}-{}-{}", layout(), shape.slot_words, shape.rows)
+}
+
+fn shape_of(name: &str) -> Option<Shape> {
+    let rest = name.strip_prefix(&format!("maps-{:016x}-", layout()))?;
+    let (slot_words, rows) = rest.split_once('-')?;
+    Some(Shape {
+        slot_words: slot_words.parse().ok()?,
+        rows: rows.parse().ok()?,
+    })
+}
+
+/// A number that changes with the layout of the memory and the meaning of its words (FNV-1a).
+fn layout() -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    let free = Shape {
+        slot_words: 1,
+        rows: 1,
+    };
+    for array in Array::ALL {
+        add(array.name().as_bytes());
+        add(&array.element_words().to_le_bytes());
+        add(&array.elements(&free).to_le_bytes());
+    }
+    for reason in Reason::ALL {
+        add(reason.label().as_bytes());
+    }
+    add(&[LAYOUT, SLOTS_PER_WORD, VIP_PROBES].map(|number| number as u8));
+    hash
+}
+
+/// Sees to it that `path` is a BPF file system: mounts one there if it is none.
+pub(super) fn ensure_bpffs(path: &Path) -> Result<(), OpenError> {
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").map_err(|error| {
+        OpenError::other(
+            "/proc/thread-self/mountinfo can't be read; is /proc mounted?",
+            error,
+        )
+    })?;
+    if is_bpffs(&mounts, path) {
+        return Ok(());
+    }
+    mount(path).map_err(|source| OpenError::NoBpffs {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// Whether the mount that `path` stands in is a BPF file system, by the lines of `proc(5)`'s
+/// mountinfo: mount point in the fifth field, type in the first behind the lone hyphen. Lines
+/// stand in the order of mounting, so that the last one above `path` is the one that it is in.
+fn is_bpffs(mountinfo: &str, path: &Path) -> bool {
+    let mut found = false;
+    for line in mountinfo.lines() {
+        let (Some(point), Some((_, kind))) = (line.split(' ').nth(4), line.split_once(" - "))
+        else {
+            continue;
+        };
+        if path.starts_with(point) {
+            found = kind.starts_with("bpf ");
+        }
+    }
+    found
+}
+
+fn mount(path: &Path) -> io::Result<()> {
+    let target = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all three texts end in zero and live until the call returns; no data is passed.
+    let result = unsafe {
+        libc::mount(
+            c"bpf".as_ptr(),
+            target.as_ptr(),
+            c"bpf".as_ptr(),
+            0,
+            std::ptr::null(),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_tells_the_shape() {
+        let shape = Shape {
+            slot_words: 70_000,
+            rows: 18,
+        };
+        assert_eq!(shape_of(&name_of(&shape)), Some(shape));
+        assert_eq!(shape_of("maps-0000000000000000-70000-18"), None);
+        assert_eq!(shape_of("link"), None);
+    }
+
+    #[test]
+    fn the_latest_mount_decides() {
+        let mounts = "22 1 0:20 / / rw - ext4 /dev/vda rw\n\
+                      23 22 0:21 / /sys rw,nosuid - sysfs sysfs rw\n\
+                      24 23 0:22 / /sys/fs/bpf rw,nosuid shared:9 - bpf bpf rw,mode=700\n";
+        assert!(is_bpffs(mounts, Path::new("/sys/fs/bpf")));
+        assert!(is_bpffs(mounts, Path::new("/sys/fs/bpf/pen")));
+        assert!(!is_bpffs(mounts, Path::new("/sys/fs/bpfs")));
+        assert!(!is_bpffs(mounts, Path::new("/tmp")));
+        let hidden = format!("{mounts}25 24 0:23 / /sys rw - sysfs sysfs rw\n");
+        assert!(!is_bpffs(&hidden, Path::new("/sys/fs/bpf")));
+        let covered = format!("{mounts}25 24 0:23 / /sys/fs/bpf rw - tmpfs tmpfs rw\n");
+        assert!(!is_bpffs(&covered, Path::new("/sys/fs/bpf")));
+    }
+}
