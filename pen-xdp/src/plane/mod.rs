@@ -14,6 +14,7 @@ mod wait;
 mod worker;
 mod workers;
 
+pub use crate::mapped::now_ns as coarse_ns;
 pub use busy::{Busy, SPIN};
 pub use event::Event;
 pub use port::{Accounting, BATCH, Fate, Losses, MemLine, MemPort, Polled, Port, SEGMENTS_MAX};

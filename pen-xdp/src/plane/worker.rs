@@ -28,7 +28,7 @@ use pen_common::{
     verdict::{Reason, Verdict},
 };
 
-use crate::mapped::{MappedMemory, now_ns};
+use crate::mapped::now_ns;
 
 use super::{
     busy::{Busy, Idle},
@@ -61,22 +61,6 @@ pub trait Counting {
     fn traffic(&self, backend: BackendId, bytes: u64);
     /// The queue is served, at this moment of [`now_ns`].
     fn heartbeat(&self, queue: u32, now_ns: u64);
-}
-
-impl Counting for MappedMemory {
-    #[inline]
-    fn count(&self, reason: Reason) {
-        self.count(reason);
-    }
-
-    #[inline]
-    fn traffic(&self, backend: BackendId, bytes: u64) {
-        self.count_traffic(backend, bytes as usize);
-    }
-
-    fn heartbeat(&self, queue: u32, now_ns: u64) {
-        self.mapped().store_heartbeat(queue, now_ns);
-    }
 }
 
 /// A queue to be served: its port, and the memory to decide by and to count in.

@@ -185,6 +185,27 @@ fn busy_polling() {
     forwards("busy_polling", 1, false, "always");
 }
 
+/// The interface goes down under a worker and comes back.
+#[test]
+fn a_link_flap_is_survived() {
+    let outer = |lab: &Lab| {
+        all_arrive_whole(lab, 1, 60);
+        for state in ["down", "up"] {
+            let words = format!("link set {NIC} {state}");
+            lab.balancer().ip(&words).unwrap();
+            thread::sleep(Duration::from_millis(200));
+        }
+        all_arrive_whole(lab, 1, 60);
+    };
+    let name = "a_link_flap_is_survived";
+    let plan = xsk(1, false, "always");
+    let Some(report) = both(name, Lab::builder(), &plan, outer) else {
+        return;
+    };
+    let count = u64::from(2 * CAPTURED);
+    check(&report, count, count * 102);
+}
+
 #[test]
 fn packets_in_three_frames() {
     let plan = Plan::Xsk(Xsk {
