@@ -9,8 +9,6 @@ set -eu
 
 # The oldest compiler that builds the workspace (rust-version in Cargo.toml).
 RUST_MINOR=95
-BPF_LINKER=0.13.0
-top=$(cd "$(dirname "$0")/.." && pwd)
 
 # group|package|reason
 packages() {
@@ -49,6 +47,7 @@ vm|xz-utils|unpacks the kernel's modules
 ebpf|rustc-web|a compiler whose LLVM is the linker's
 ebpf|cargo-web|its builder
 ebpf|rust-web-src|the core library's source, built for the eBPF machine
+ebpf|llvm-22|strips the object
 ebpf|llvm-22-dev|the linker for eBPF is built on it
 ebpf|libpolly-22-dev|LLVM's libraries ask for it
 ebpf|zlib1g-dev|likewise
@@ -127,16 +126,6 @@ install_quietly() {
     ' setup "$@"
 }
 
-# The linker for eBPF is no package; it is built into the checkout, for make ebpf alone.
-build_linker() {
-    tools=$top/target/tools
-    if [ "$("$tools/bin/bpf-linker" --version 2>/dev/null)" = "bpf-linker $BPF_LINKER" ]; then
-        return
-    fi
-    LLVM_PREFIX=/usr/lib/llvm-22 RUSTC=/usr/bin/rustc /usr/bin/cargo install bpf-linker \
-        --version "$BPF_LINKER" --locked --no-default-features --features llvm-22 --root "$tools"
-}
-
 [ $# -gt 0 ] || fail "which groups? build test bench vm ebpf"
 for group in "$@"; do
     packages | cut -d '|' -f 1 | grep -qxF "$group" ||
@@ -159,6 +148,3 @@ if [ -n "$lacking" ]; then
     # shellcheck disable=SC2046 # one word a package is meant
     install_quietly $(printf '%s\n' "$lacking" | cut -d '|' -f 1)
 fi
-for group in "$@"; do
-    if [ "$group" = ebpf ]; then build_linker; fi
-done

@@ -29,6 +29,7 @@ mod link;
 mod load;
 mod namespace;
 mod offload;
+mod pass;
 mod pcap;
 mod peer;
 mod process;

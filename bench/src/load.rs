@@ -65,7 +65,7 @@ impl Load {
         println!("started");
         let mut tally = Tally::default();
         let mut asked = vec![false; self.count as usize];
-        let mut pace = Pace::start(self.rate);
+        let pace = Pace::start(self.rate);
         for number in 0..self.count {
             while pace.early(number) {
                 collect_all(&mut flows, &mut asked, &mut tally);
@@ -96,7 +96,7 @@ impl Load {
             .collect::<Result<Vec<_>>>()?;
         println!("started");
         let mut tally = Tally::default();
-        let mut pace = Pace::start(self.rate);
+        let pace = Pace::start(self.rate);
         for number in 0..self.count {
             while pace.early(number) {
                 thread::sleep(TICK);
@@ -130,7 +130,7 @@ impl Pace {
         }
     }
 
-    fn early(&mut self, number: u64) -> bool {
+    fn early(&self, number: u64) -> bool {
         let due = Duration::from_secs_f64(number as f64 / self.rate as f64);
         self.start.elapsed() < due
     }

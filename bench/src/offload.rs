@@ -15,16 +15,13 @@ pub enum Offloads {
 }
 
 impl Offloads {
-    /// ethtool's settings for the load balancers' ports of the switch, and for the back ends' ports.
-    ///
-    /// `tx off`: what leaves by the port is finished, sums in software, segments at most one MTU.
-    /// `gro on`: frames that the far end sends by XDP_TX or redirect are dropped unless this end polls, be it for a
-    /// program of its own or for GRO.
-    pub(crate) fn port_settings(self) -> (&'static str, &'static str) {
+    /// Whether the switch's ports to the load balancers, and those to the back ends, finish what leaves by them
+    /// (`tx off`: sums in software, segments at most one MTU).
+    pub(crate) fn finished_at(self) -> (bool, bool) {
         match self {
-            Self::AsKernelSets => ("gro on", "gro on"),
-            Self::SwitchPortTxOff => ("gro on tx off", "gro on"),
-            Self::BackendPortTxOff => ("gro on", "gro on tx off"),
+            Self::AsKernelSets => (false, false),
+            Self::SwitchPortTxOff => (true, false),
+            Self::BackendPortTxOff => (false, true),
         }
     }
 }

@@ -43,17 +43,11 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not built; build it with: cargo build --workspace"))
 }
 
-/// The eBPF object with the programs for measurements (`redirect`, `swap`, `pass`): `$PEN_OBJECT`, or the workspace's own.
-///
-/// # Errors
-/// It is not there.
-pub fn object() -> Result<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The workspace's eBPF object of bare programs to measure against: `redirect` with its map `SOCKETS`, and `swap`.
+pub fn object() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
         .with_file_name("pen-xdp")
-        .join("bpf/pen.o");
-    let path = env::var_os("PEN_OBJECT").map_or(own, PathBuf::from);
-    ensure!(path.is_file(), "there is no eBPF object {}", path.display());
-    Ok(path)
+        .join("bpf/bench.o")
 }
 
 /// A running `lab-peer` server; it ends when dropped.

@@ -87,10 +87,11 @@ pub fn classify<F: Frame, M: Memory>(frame: &mut F, tables: &Tables<'_, M>) -> C
         Ok(packet) => packet,
         Err(skip) => return unusable(&link, skip, tables),
     };
-    if packet.flow.protocol == ICMPV6 && usize::from(packet.l4) == link.l3 + 40 {
-        if let Some(verdict) = neighbor(frame, &link, &packet, tables) {
-            return Class::Done(verdict);
-        }
+    if packet.flow.protocol == ICMPV6
+        && usize::from(packet.l4) == link.l3 + 40
+        && let Some(verdict) = neighbor(frame, &link, &packet, tables)
+    {
+        return Class::Done(verdict);
     }
     if !ours {
         return pass(Reason::NotOurMac);
@@ -152,10 +153,10 @@ pub fn deliver<F: Frame, M: Memory>(
     if *source == mac || *source == tables.head.mac {
         return Verdict::Drop(Reason::Loop);
     }
-    if packet.fragment.part == Part::First {
-        if let Some(key) = packet.fragment_key() {
-            tables.remember(&key, FragmentOwner::Backend(id));
-        }
+    if packet.fragment.part == Part::First
+        && let Some(key) = packet.fragment_key()
+    {
+        tables.remember(&key, FragmentOwner::Backend(id));
     }
     if tables.finish_checksums() && checksum::finish(frame, packet) {
         tables.note(Reason::ChecksumFinished);
@@ -255,10 +256,10 @@ fn service<M: Memory>(link: &Link, flow: &Flow, tables: &Tables<'_, M>) -> Optio
         port: flow.destination_port,
         protocol: flow.protocol,
     };
-    if let Some(entry) = tables.vip(&exact) {
-        if in_vlan(&entry, link) {
-            return Some(entry.vip);
-        }
+    if let Some(entry) = tables.vip(&exact)
+        && in_vlan(&entry, link)
+    {
+        return Some(entry.vip);
     }
     let entry = tables.vip(&VipKey { port: 0, ..exact })?;
     in_vlan(&entry, link).then_some(entry.vip)

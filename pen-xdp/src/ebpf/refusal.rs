@@ -134,11 +134,11 @@ impl OpenError {
 
     /// Maps could not be made.
     pub(super) fn load(error: EbpfError) -> Self {
-        if let EbpfError::MapError(MapError::CreateError { name, io_error }) = &error {
-            if io_error.raw_os_error() == Some(libc::ENOMEM) {
-                let what = format!("no memory for map {name}; lower table_memory");
-                return Self::other(what, error);
-            }
+        if let EbpfError::MapError(MapError::CreateError { name, io_error }) = &error
+            && io_error.raw_os_error() == Some(libc::ENOMEM)
+        {
+            let what = format!("no memory for map {name}; lower table_memory");
+            return Self::other(what, error);
         }
         Self::other("the XDP object can't be loaded", error)
     }
