@@ -347,7 +347,7 @@ fn a_killed_process_leaves_nothing() {
         .args(["netns", "add", &space])
         .status()
         .unwrap();
-    assert!(added.success() && !traces(old).is_empty());
+    assert!(added.success());
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "holder"])
         .env("LAB_HOLD", &file)
