@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, Process, Signal};
+use lab::{Lab, Mac, Namespace, Process, Signal};
 use pen_common::config::{Listener, Plane, Protocol, TABLE_SIZE_DEFAULT};
 
 use crate::debian::DebianPen;
@@ -97,10 +97,43 @@ pub(crate) struct Rig {
     pub(crate) own: PathBuf,
     /// The forwarders' core; the generator has the other one.
     pub(crate) core: usize,
-    /// Whether bare AF_XDP forwarding polls the device itself, as Pen's workers do.
-    pub(crate) busy: bool,
+    /// How Pen's workers take frames: the bare AF_XDP forwarder does the same.
+    pub(crate) polling: Polling,
     /// Length of one run, milliseconds.
     pub(crate) milliseconds: u64,
+}
+
+/// How an AF_XDP worker takes frames from the device.
+#[derive(Debug, Default)]
+pub(crate) struct Polling {
+    /// It polls the device itself.
+    pub(crate) busy: bool,
+    /// The device's settings for that, by their names in `/sys/class/net/INTERFACE`.
+    pub(crate) settings: Vec<(String, String)>,
+}
+
+impl Polling {
+    /// Starts the bare forwarder of the lab on `interface` of `machine` and waits until it works.
+    pub(crate) fn l2fwd(
+        &self,
+        machine: &Namespace,
+        interface: &str,
+        to: Mac,
+        (core, object): (usize, &Path),
+    ) -> Result<Process> {
+        for (name, value) in &self.settings {
+            let write = format!("echo {value} > /sys/class/net/{interface}/{name}");
+            machine.run_ok("sh", ["-c", &write])?;
+        }
+        let (to, core) = (to.to_string(), core.to_string());
+        let mut words = vec!["--interface", interface, "--to", &to, "--core", &core];
+        words.extend(self.busy.then_some("--busy"));
+        let words = words.into_iter().map(AsRef::as_ref);
+        let words = words.chain(["--object".as_ref(), object.as_os_str()]);
+        let process = machine.spawn(lab::binary("l2fwd")?, words)?;
+        process.wait_for_line("ready", START_LIMIT)?;
+        Ok(process)
+    }
 }
 
 /// A forwarder in place.
@@ -175,17 +208,12 @@ impl Rig {
     }
 
     fn l2fwd(&self, wire: &Wire) -> Result<Running> {
-        let core = self.core.to_string();
-        let to = Wire::backend_mac(0).to_string();
-        let mut words: Vec<&str> = vec!["--interface", wire.name(), "--to", &to, "--core", &core];
-        if self.busy {
-            words.push("--busy");
-        }
-        let words = words.into_iter().map(AsRef::as_ref);
-        let words = words.chain(["--object".as_ref(), self.object.as_os_str()]);
-        let process = self.lab.balancer().spawn(lab::binary("l2fwd")?, words)?;
-        process.wait_for_line("ready", START_LIMIT)?;
-        Ok(if self.busy {
+        let place = (self.core, self.object.as_path());
+        let to = Wire::backend_mac(0);
+        let process = self
+            .polling
+            .l2fwd(self.lab.balancer(), wire.name(), to, place)?;
+        Ok(if self.polling.busy {
             Running::Spinning(process)
         } else {
             Running::Other(process)

@@ -30,9 +30,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     let world = World::example();
     // As the workers do.
     world.set_finish(true);
-    let frame = v4(net::CLIENT4, net::VIP4)
-        .tcp(40_000, 81, &[0; 6])
-        .frame();
+    let frame = v4(net::CLIENT4, net::VIP4).tcp(40_000, 81, &[0; 6]).frame();
     let mut buffer = frame.clone();
     for _ in 0..options.packets {
         buffer[..MACS].copy_from_slice(&frame[..MACS]);

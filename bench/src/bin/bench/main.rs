@@ -29,7 +29,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use lab::Lab;
 
-use crate::contender::{Contender, Forwarder, Rig};
+use crate::contender::{Contender, Forwarder, Polling, Rig};
 use crate::figures::{Effort, OTHERS};
 use crate::machine::Machine;
 use crate::pairs::Rates;
@@ -109,7 +109,7 @@ fn run(options: &Options) -> Result<ExitCode> {
         object: contender::object()?,
         own: env::current_exe().context("finding the running program")?,
         core: CORE,
-        busy: false,
+        polling: Polling::default(),
         milliseconds: if options.quick {
             200
         } else {
@@ -198,14 +198,21 @@ fn follow_pen(rig: &mut Rig, forwarder: &Forwarder, facts: &mut Vec<String>) -> 
         return Ok(());
     };
     rig.core = pen.core()?.context("no worker has a core")?;
-    rig.busy = pen.is_busy_polling()?;
-    let how = if rig.busy {
+    rig.polling = pen.polling()?;
+    let how = if rig.polling.busy {
         "poll the device themselves"
     } else {
         "do not poll the device"
     };
+    let settings: Vec<String> = rig
+        .polling
+        .settings
+        .iter()
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
     facts.push(format!(
-        "Pen's workers {how}; the bare AF_XDP forwarder does as they do."
+        "Pen's workers {how} ({}); the bare AF_XDP forwarder does as they do.",
+        settings.join(", ")
     ));
     Ok(())
 }

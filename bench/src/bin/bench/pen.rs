@@ -14,7 +14,11 @@ use pen_common::config::{Backend, Config, Listener, Plane, Pool, Service, XdpMod
 use pen_common::control::{BackendState, Envelope, ServedBy, Status};
 use pen_common::verdict::Reason;
 
+use crate::contender::Polling;
+
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// Settings of a device that tell how its queues are polled (kernel document "napi").
+const POLLING_SETTINGS: [&str; 2] = ["napi_defer_hard_irqs", "gro_flush_timeout"];
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running `pen`; it ends when dropped.
@@ -138,9 +142,15 @@ impl Pen {
             .map(|core| core as usize))
     }
 
-    /// Whether its workers poll the device themselves.
-    pub(crate) fn is_busy_polling(&self) -> Result<bool> {
-        Ok(self.status()?.queues.iter().any(|queue| queue.busy_poll))
+    /// How its workers take frames, and what it has set on the device for that.
+    pub(crate) fn polling(&self) -> Result<Polling> {
+        let status = self.status()?;
+        let settings = status.nic_changes.into_iter();
+        let settings = settings.filter(|change| POLLING_SETTINGS.contains(&change.what.as_str()));
+        Ok(Polling {
+            busy: status.queues.iter().any(|queue| queue.busy_poll),
+            settings: settings.map(|change| (change.what, change.now)).collect(),
+        })
     }
 
     /// What has been counted until now.

@@ -11,7 +11,6 @@ use crate::contender::Rig;
 use crate::pen::{Pen, Setup};
 
 const WEB: u16 = 80;
-const START_LIMIT: Duration = Duration::from_secs(5);
 const AB_LIMIT: Duration = Duration::from_secs(60);
 
 fn setup(port: u16) -> Setup {
@@ -52,15 +51,9 @@ impl Streams {
             .context("building a lab")?;
         let server = Iperf::start(&lab, 0)?;
         let pen = Pen::start(&lab, lab.balancer(), &setup(Iperf::PORT))?;
-        let (core, to) = (rig.core.to_string(), Station::backend(0).mac().to_string());
-        let mut words = vec!["--interface", NIC, "--to", &to, "--core", &core];
-        if rig.busy {
-            words.push("--busy");
-        }
-        let words = words.into_iter().map(AsRef::as_ref);
-        let words = words.chain(["--object".as_ref(), rig.object.as_os_str()]);
-        let bare = lab.balancers()[1].spawn(lab::binary("l2fwd")?, words)?;
-        bare.wait_for_line("ready", START_LIMIT)?;
+        let place = (rig.core, rig.object.as_path());
+        let to = Station::backend(0).mac();
+        let bare = rig.polling.l2fwd(&lab.balancers()[1], NIC, to, place)?;
         bare.signal(Signal::Stop)?;
         Ok(Self {
             lab,
