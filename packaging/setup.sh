@@ -1,16 +1,16 @@
 #!/bin/sh
-# Installs what a Pen checkout needs, by Debian's package manager; the only script that installs anything.
+# Installs what a Pen checkout needs, by Debian's package manager; the only script that installs
+# packages.
 #
 #   packaging/setup.sh GROUP...      groups: build test bench vm ebpf
 #
-# Quick and silent when all is there. Becomes root by sudo for apt alone. Starts no daemon and removes no package.
-# PEN_SETUP=skip in the environment: changes nothing, asks nothing (for systems whose owner installs things).
+# Quick and silent when all is there. Becomes root by sudo for apt alone. Starts no daemon and
+# removes no package. PEN_SETUP=skip in the environment: does nothing, for systems without apt whose
+# owner has installed the same.
 set -eu
 
 # The oldest compiler that builds the workspace (rust-version in Cargo.toml).
 RUST_MINOR=95
-BPF_LINKER=0.13.0
-top=$(cd "$(dirname "$0")/.." && pwd)
 
 # group|package|reason
 packages() {
@@ -49,6 +49,7 @@ vm|xz-utils|unpacks the kernel's modules
 ebpf|rustc-web|a compiler whose LLVM is the linker's
 ebpf|cargo-web|its builder
 ebpf|rust-web-src|the core library's source, built for the eBPF machine
+ebpf|llvm-22|strips the object
 ebpf|llvm-22-dev|the linker for eBPF is built on it
 ebpf|libpolly-22-dev|LLVM's libraries ask for it
 ebpf|zlib1g-dev|likewise
@@ -105,7 +106,8 @@ as_root() {
     fi
 }
 
-# Runs apt-get with a policy that lets no package start its daemon (nginx would), and puts the machine's own back.
+# Runs apt-get with a policy that lets no package start its daemon (nginx would), and puts the
+# machine's own policy back.
 install_quietly() {
     as_root env DEBIAN_FRONTEND=noninteractive sh -eu -c '
         policy=/usr/sbin/policy-rc.d
@@ -127,16 +129,6 @@ install_quietly() {
     ' setup "$@"
 }
 
-# The linker for eBPF is no package; it is built into the checkout, for make ebpf alone.
-build_linker() {
-    tools=$top/target/tools
-    if [ "$("$tools/bin/bpf-linker" --version 2>/dev/null)" = "bpf-linker $BPF_LINKER" ]; then
-        return
-    fi
-    LLVM_PREFIX=/usr/lib/llvm-22 RUSTC=/usr/bin/rustc /usr/bin/cargo install bpf-linker \
-        --version "$BPF_LINKER" --locked --no-default-features --features llvm-22 --root "$tools"
-}
-
 [ $# -gt 0 ] || fail "which groups? build test bench vm ebpf"
 for group in "$@"; do
     packages | cut -d '|' -f 1 | grep -qxF "$group" ||
@@ -146,7 +138,7 @@ done
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     {
-        echo "setup.sh: this system has no apt. Install these (Debian's names), then set PEN_SETUP=skip:"
+        echo "setup.sh: no apt here. Install these (Debian's names), then set PEN_SETUP=skip:"
         wanted "$@" | show
     } >&2
     exit 1
@@ -159,6 +151,3 @@ if [ -n "$lacking" ]; then
     # shellcheck disable=SC2046 # one word a package is meant
     install_quietly $(printf '%s\n' "$lacking" | cut -d '|' -f 1)
 fi
-for group in "$@"; do
-    if [ "$group" = ebpf ]; then build_linker; fi
-done

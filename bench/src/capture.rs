@@ -14,10 +14,17 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 /// Time for frames on their way through a queue or a softirq.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// Bytes kept of a frame. Each slot of tcpdump's ring is as large: kept whole (256 KiB), 8 frames
+/// would fill it.
+const SNAP: &str = "9300";
+/// KiB of the ring: some 2,000 slots.
+const RING: &str = "32768";
+
 /// A capture that runs until it is stopped or dropped.
 ///
-/// An interface with a native XDP program shows here only what the program passes; what it redirects or sends back is
-/// seen at the switch's end of the cable.
+/// An interface with a native XDP program shows here only what the program passes; what it
+/// redirects or sends back is seen at the switch's end of the cable. Frames longer than 9,300
+/// bytes, so those not yet cut into segments, are kept up to there.
 #[derive(Debug)]
 pub struct Capture {
     tcpdump: Process,
@@ -25,8 +32,9 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Catches what passes `interface` in both directions and matches `filter` (tcpdump's language, empty for all).
-    /// The interface is not made promiscuous. When this returns, the capture sees every frame.
+    /// Catches what passes `interface` in both directions and matches `filter` (tcpdump's language,
+    /// empty for all). The interface is not made promiscuous. When this returns, the capture sees
+    /// every frame.
     pub fn start(machine: &Namespace, interface: &str, filter: &str) -> Result<Self> {
         let number = machine.next_number();
         let file = machine.folder().join(format!("{number}-{interface}.pcap"));
@@ -37,13 +45,14 @@ impl Capture {
             "-n",
             "-U",
             "--immediate-mode",
-            "-s",
-            "0",
             "-Z",
             "root",
-            "-i",
+            "-s",
+            SNAP,
+            "-B",
+            RING,
         ];
-        let words = options.into_iter().chain([interface, "-w", &path]);
+        let words = options.into_iter().chain(["-i", interface, "-w", &path]);
         let tcpdump = machine.spawn("tcpdump", words.chain(filter.split_whitespace()))?;
         tcpdump.wait_for_line("listening on", START_LIMIT)?;
         Ok(Self { tcpdump, file })
@@ -81,9 +90,20 @@ impl Capture {
     }
 
     /// Ends the capture, after a moment for frames still on their way, and returns its frames.
+    ///
+    /// # Errors
+    /// Frames passed that the capture had no room for: what it shows would not be all.
     pub fn stop(mut self) -> Result<Vec<Vec<u8>>> {
         thread::sleep(SETTLE);
         self.tcpdump.stop(Signal::Int, START_LIMIT)?;
+        let output = self.tcpdump.output();
+        let whole = output
+            .lines()
+            .any(|line| line == "0 packets dropped by kernel");
+        ensure!(
+            whole,
+            "the capture is not whole; tcpdump printed:\n{output}"
+        );
         self.frames()
     }
 }

@@ -1,5 +1,5 @@
-//! Loads of known size against the servers of `echo.rs`: every question is numbered, so that each loss and each answer
-//! from the wrong back end is seen.
+//! Loads of known size against the servers of `echo.rs`: every question is numbered, so that each
+//! loss and each answer from the wrong back end is seen.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -35,17 +35,20 @@ pub struct Tally {
     pub sent: u64,
     /// Questions answered; the others, or their answers, were lost.
     pub answered: u64,
-    /// Answers from another back end than the flow's first, answers to another flow's question, second answers.
+    /// Answers from another back end than the flow's first, answers to another flow's question,
+    /// second answers.
     pub strayed: u64,
     /// Answers by the name of the back end.
     pub by_backend: BTreeMap<String, u64>,
 }
 
 impl Load {
-    /// Runs the load from the current network namespace; prints `started` when all sockets are open.
+    /// Runs the load from the current network namespace; prints `started` when all sockets are
+    /// open.
     ///
     /// # Errors
-    /// A socket can't be opened, or (TCP) a connection is refused. Lost questions are no errors, they are counted.
+    /// A socket can't be opened, or (TCP) a connection is refused. Lost questions are no errors,
+    /// they are counted.
     pub fn execute(&self) -> Result<Tally> {
         ensure!(
             self.flows > 0 && self.rate > 0,
@@ -65,7 +68,7 @@ impl Load {
         println!("started");
         let mut tally = Tally::default();
         let mut asked = vec![false; self.count as usize];
-        let mut pace = Pace::start(self.rate);
+        let pace = Pace::start(self.rate);
         for number in 0..self.count {
             while pace.early(number) {
                 collect_all(&mut flows, &mut asked, &mut tally);
@@ -96,7 +99,7 @@ impl Load {
             .collect::<Result<Vec<_>>>()?;
         println!("started");
         let mut tally = Tally::default();
-        let mut pace = Pace::start(self.rate);
+        let pace = Pace::start(self.rate);
         for number in 0..self.count {
             while pace.early(number) {
                 thread::sleep(TICK);
@@ -130,7 +133,7 @@ impl Pace {
         }
     }
 
-    fn early(&mut self, number: u64) -> bool {
+    fn early(&self, number: u64) -> bool {
         let due = Duration::from_secs_f64(number as f64 / self.rate as f64);
         self.start.elapsed() < due
     }

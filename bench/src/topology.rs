@@ -22,14 +22,15 @@ use crate::guard::{self, Guard};
 use crate::link::{BRIDGE, Cable, NIC, Nic};
 use crate::namespace::{Namespace, ip_batch};
 use crate::offload::Offloads;
-use crate::process;
+use crate::{pass, process};
 
 /// How long a lab may take until every address is usable.
 const READY_LIMIT: Duration = Duration::from_secs(5);
 /// More queues than this were not tried on a veth pair.
 const QUEUES_MAX: u32 = 4;
 
-/// Machines on one segment, removed with all that runs in them when dropped, or when this process ends in any way.
+/// Machines on one segment, removed with all that runs in them when dropped, or when this process
+/// ends in any way.
 ///
 /// Several labs may exist at once, in one process and in several.
 #[derive(Debug)]
@@ -56,12 +57,14 @@ pub struct Builder {
     nic: Nic,
     offloads: Offloads,
     addressed: bool,
+    switch_program: bool,
     ip_forward: bool,
 }
 
 impl Lab {
-    /// Starts from: 3 back ends, 1 load balancer with 1 queue on a veth, 1 VIP, MTU 1500, offloads as the kernel sets them,
-    /// load balancer addressed, forwarding off.
+    /// Starts from: 3 back ends, 1 load balancer with 1 queue on a veth, 1 VIP, MTU 1500, offloads
+    /// as the kernel sets them, load balancer addressed, a program on the switch's port to it,
+    /// forwarding off.
     pub fn builder() -> Builder {
         Builder {
             backends: 3,
@@ -72,6 +75,7 @@ impl Lab {
             nic: Nic::Veth,
             offloads: Offloads::AsKernelSets,
             addressed: true,
+            switch_program: true,
             ip_forward: false,
         }
     }
@@ -116,18 +120,20 @@ impl Lab {
         &self.folder
     }
 
-    /// A BPF file system that all programs of the lab see and that lasts as long as the lab: pins made by one
-    /// run are there for the next.
+    /// A BPF file system that all programs of the lab see and that lasts as long as the lab: pins
+    /// made by one run are there for the next.
     pub fn bpffs(&self) -> PathBuf {
         self.folder.join("bpf")
     }
 
-    /// Writes VIP -> load balancer `index` into the client's neighbour tables, for forwarders that don't answer ARP.
+    /// Writes VIP -> load balancer `index` into the client's neighbour tables, for forwarders that
+    /// don't answer ARP.
     pub fn point_vips_at_balancer(&self, index: usize) -> Result<()> {
         self.point_vips_at(Station::balancer(index))
     }
 
-    /// Writes VIP -> `station` into the client's neighbour tables; a back end here is the way around any load balancer.
+    /// Writes VIP -> `station` into the client's neighbour tables; a back end here is the way
+    /// around any load balancer.
     pub fn point_vips_at(&self, station: Station) -> Result<()> {
         let mac = station.mac();
         let line = |vip| format!("neigh replace {vip} lladdr {mac} dev {NIC} nud permanent");
@@ -199,9 +205,18 @@ impl Builder {
         self
     }
 
-    /// `false`: the load balancers' `eth0` gets no address (a NIC for DSR alone), but for IPv6's own link-local one.
+    /// `false`: the load balancers' `eth0` gets no address (a NIC for DSR alone), but for IPv6's
+    /// own link-local one.
     pub fn addressed(mut self, addressed: bool) -> Self {
         self.addressed = addressed;
+        self
+    }
+
+    /// `false`: the switch's ports to the load balancers run no XDP program. With one (unless the
+    /// load balancer's NIC is a macvlan), what a load balancer sends by native XDP_TX arrives;
+    /// without, it does not, but frames of many segments pass whole.
+    pub fn switch_program(mut self, program: bool) -> Self {
+        self.switch_program = program;
         self
     }
 
@@ -286,7 +301,8 @@ impl Builder {
         for balancer in &lab.balancers {
             balancer.sysctl(&[&quiet[..], &[&v4, &v6]].concat())?;
         }
-        // The VIP is ours to serve, not to claim. IPv6 needs no word: it answers only for addresses of the interface asked on.
+        // The VIP is ours to serve, not to claim. IPv6 needs no word: it answers only for addresses
+        // of the interface asked on.
         let modest = [
             "net.ipv4.conf.all.arp_ignore=1",
             "net.ipv4.conf.all.arp_announce=2",
@@ -298,7 +314,6 @@ impl Builder {
     }
 
     fn plug(&self, lab: &Lab) -> Result<()> {
-        let (balancer_settings, backend_settings) = self.offloads.port_settings();
         let cable = |port: String, machine, station| Cable {
             switch: &lab.switch,
             port,
@@ -309,7 +324,6 @@ impl Builder {
             mtu: self.mtu,
         };
         let client = cable("client".into(), &lab.client, Station::client());
-        let mut settings = vec!["-K client gro on".to_owned()];
         let mut machines = vec![(client, addresses(Station::client()))];
         for (index, balancer) in lab.balancers.iter().enumerate() {
             let station = Station::balancer(index);
@@ -327,18 +341,16 @@ impl Builder {
                 },
                 lines,
             ));
-            settings.push(format!("-K lb{index} {balancer_settings}"));
         }
         for (index, backend) in lab.backends.iter().enumerate() {
             let station = Station::backend(index);
             let mut lines = addresses(station);
             lines.extend((0..self.vips).flat_map(|vip| on_loopback(Station::vip(vip))));
             machines.push((cable(format!("be{index}"), backend, station), lines));
-            settings.push(format!("-K be{index} {backend_settings}"));
         }
         let lines: Vec<_> = machines.iter().map(|(cable, _)| cable.creation()).collect();
         ip_batch(&[], &lab.folder, &lines)?;
-        self.switch_on(lab, machines.iter().map(|(cable, _)| cable), &settings)?;
+        self.switch_on(lab, machines.iter().map(|(cable, _)| cable))?;
         for (cable, lines) in &machines {
             cable
                 .machine
@@ -347,13 +359,9 @@ impl Builder {
         Ok(())
     }
 
-    /// The bridge with its ports, and their offloads.
-    fn switch_on<'a>(
-        &self,
-        lab: &Lab,
-        cables: impl Iterator<Item = &'a Cable<'a>>,
-        settings: &[String],
-    ) -> Result<()> {
+    /// The bridge with its ports, their offloads, and the program on the ports to the load
+    /// balancers.
+    fn switch_on<'a>(&self, lab: &Lab, cables: impl Iterator<Item = &'a Cable<'a>>) -> Result<()> {
         let mtu = self.mtu;
         // Without a querier, snooping would end in not delivering what was asked for.
         let mut lines = vec![
@@ -362,12 +370,21 @@ impl Builder {
         ];
         lines.extend(cables.map(Cable::at_switch));
         lab.switch.ip_batch(&lines)?;
-        // One shell for all ports: entering a namespace costs more than ethtool.
-        let script: String = settings
-            .iter()
-            .map(|words| format!("ethtool {words}\n"))
+        let ports = |machine, count| (0..count).map(move |index| format!("{machine}{index}"));
+        let (balancers, backends) = (ports("lb", self.balancers), ports("be", self.backends));
+        let (at_balancers, at_backends) = self.offloads.finished_at();
+        let finished: Vec<_> = balancers
+            .clone()
+            .filter(|_| at_balancers)
+            .chain(backends.filter(|_| at_backends))
             .collect();
-        lab.switch.run_ok("sh", ["-e", "-c", &script]).map(drop)
+        for port in finished {
+            lab.switch.ethtool(&format!("-K {port} tx off"))?;
+        }
+        if self.switch_program && self.nic == Nic::Veth {
+            pass::attach(&lab.switch.file(), &balancers.collect::<Vec<_>>())?;
+        }
+        Ok(())
     }
 }
 

@@ -1,8 +1,10 @@
-# Namespaces around the virtual machine. Sourced by smoke.sh; needs `prefix` and `work` to be set.
+# Namespaces around the virtual machine. Sourced by smoke.sh; needs `prefix`, `here`, `work`.
 #
 #   client  c0 --.                          .-- b0  back end 1   VIPs on lo
 #                 >-- bridge (switch) -----<
 #   machine tap --'                          '-- b0  back end 2   VIPs on lo
+#
+# One VIP is in a VLAN on the cable to the machine, see tag.c.
 #
 # Every offload stays as the kernel sets it: the client's checksums and segments are left to the
 # hardware, that is to whoever reads the tap.
@@ -12,6 +14,7 @@ CLIENT=10.99.0.1 CLIENT6=fd00:99::1
 LB=10.99.0.2 LB6=fd00:99::2
 LB_MAC=02:00:00:99:00:02
 VIP=10.99.0.80 VIP6=fd00:99::80
+VIP_TAGGED=10.99.0.81 VLAN=7
 BACKENDS=(10.99.0.11 10.99.0.12)
 BACKENDS6=(fd00:99::11 fd00:99::12)
 
@@ -45,6 +48,7 @@ lab_backend() { # NUMBER
     in_ns "$ns" sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2
     ip -n "$ns" addr add "$VIP/32" dev lo
     ip -n "$ns" addr add "$VIP6/128" dev lo
+    ip -n "$ns" addr add "$VIP_TAGGED/32" dev lo
     mkdir -p "$root/cgi-bin"
     echo "be$1" >"$root/index.html"
     cp "$work/big" "$root/big"
@@ -57,6 +61,18 @@ lab_backend() { # NUMBER
     lab_pids+=($!)
 }
 
+# Tags what leaves the switch for the machine and is meant for VIP_TAGGED.
+lab_vlan() {
+    local a b c d
+    IFS=. read -r a b c d <<<"$VIP_TAGGED"
+    clang -O2 -target bpf -I"/usr/include/$(uname -m)-linux-gnu" -DVLAN="$VLAN" \
+        -DTAGGED_VIP="$((a << 24 | b << 16 | c << 8 | d))u" -c "$here/tag.c" -o "$work/tag.o"
+    in_ns "$sw" tc qdisc add dev tap0 clsact
+    in_ns "$sw" tc filter add dev tap0 egress bpf direct-action object-file "$work/tag.o" section tag
+    in_ns "$sw" tc filter add dev tap0 ingress bpf direct-action object-file "$work/tag.o" \
+        section untag
+}
+
 lab_up() { # QUEUES of the tap
     local tap=(mode tap vnet_hdr)
     [ "$1" -eq 1 ] || tap+=(multi_queue)
@@ -67,6 +83,7 @@ lab_up() { # QUEUES of the tap
     ip -n "$sw" link set br0 up
     in_ns "$sw" ip tuntap add dev tap0 "${tap[@]}"
     ip -n "$sw" link set tap0 master br0 up
+    lab_vlan
     lab_host "$cl" p_cl "$CLIENT" "$CLIENT6"
     lab_backend 1
     lab_backend 2

@@ -1,5 +1,6 @@
 # Pen in the virtual machine: start, traffic, status, stop. Sourced by smoke.sh; needs lab.sh and
-# machine.sh, and from the choice of NIC `queues`, `mode` and `plane`.
+# machine.sh, and from
+# choose_nic `queues`, `mode`, `plane` and `strips_tags`.
 # shellcheck shell=bash disable=SC2154
 
 REQUESTS=60
@@ -20,6 +21,11 @@ listen = "$VIP:80"
 name = "web6"
 listen = "[$VIP6]:80"
 
+[[service]]
+name = "tagged"
+listen = "$VIP_TAGGED:80"
+vlan = $VLAN
+
 [[pool]]
 name = "web"
 backend = ["${BACKENDS[0]}", "${BACKENDS[1]}"]
@@ -27,6 +33,10 @@ backend = ["${BACKENDS[0]}", "${BACKENDS[1]}"]
 [[pool]]
 name = "web6"
 backend = ["[${BACKENDS6[0]}]", "[${BACKENDS6[1]}]"]
+
+[[pool]]
+name = "tagged"
+backend = ["${BACKENDS[0]}", "${BACKENDS[1]}"]
 CONFIG
 }
 
@@ -96,6 +106,7 @@ move_data() { # URL-HOST CLIENT-ADDRESS
 traffic() {
     fetch_pages "$VIP"
     fetch_pages "[$VIP6]"
+    fetch_pages "$VIP_TAGGED"
     move_data "$VIP" "$CLIENT"
     move_data "[$VIP6]" "$CLIENT6"
 }
@@ -105,7 +116,7 @@ check_planes() { # STATUS
     must "$1" "plane $plane" ".plane.actual == \"$plane\""
     must "$1" "$mode XDP" ".xdp.mode == \"$mode\""
     must "$1" "$queues queues are shown" "(.queues | length) == $queues"
-    must "$1" "Pen owns the VIPs" '[.vips[].owner] | length == 2 and all(. == "own")'
+    must "$1" "Pen owns the VIPs" '[.vips[].owner] | length == 3 and all(. == "own")'
     [ "$plane" = af_xdp ] || {
         must "$1" "no worker" '[.queues[].served_by] | all(. == "program")'
         return 0
@@ -132,8 +143,8 @@ check_counters() { # STATUS
     redirected=$(counter "$1" redirected)
     sent=$(jq '[.pools[].backends[].frames] | add' "$1")
     # A request is five frames at least: SYN, ACK, request, FIN, ACK.
-    [ "$forwarded" -ge $((10 * REQUESTS)) ] || fail "only $forwarded frames forwarded"
-    [ "$sent" -ge $((10 * REQUESTS)) ] || fail "back ends got only $sent frames, by status"
+    [ "$forwarded" -ge $((15 * REQUESTS)) ] || fail "only $forwarded frames forwarded"
+    [ "$sent" -ge $((15 * REQUESTS)) ] || fail "back ends got only $sent frames, by status"
     must "$1" "every back end got frames" '[.pools[].backends[].frames] | all(. > 0)'
     if [ "$plane" = af_xdp ]; then
         # An overloaded host may let a heartbeat grow old; then the program does the work.
@@ -158,6 +169,27 @@ check_driver() {
     done
 }
 
+# Whether the NIC takes tags out of frames.
+stripping() {
+    guest 10 "ethtool -k eth0 | sed -n 's/^rx-vlan-offload: \([a-z]*\).*/\1/p'"
+}
+
+# A NIC that strips tags hides them from a program in generic mode: Pen must have switched that off.
+check_stripping() { # STATUS
+    [ "$strips_tags" = yes ] || return 0
+    must "$1" "the change to VLAN stripping is shown" \
+        '[.nic_changes[] | select(.before == "on" and .now == "off") | .what]
+            | any(test("vlan-hw-parse"))'
+    [ "$(stripping)" = off ] || fail "Pen shows rx-vlan-offload as off, but it is on"
+    # The counter-proof: with stripping on the service must fail, or this shows nothing.
+    guest 10 'ethtool -K eth0 rxvlan on' || fail "rx-vlan-offload cannot be switched on"
+    in_ns "$cl" curl -sS --max-time 3 "http://$VIP_TAGGED/" >/dev/null 2>&1 &&
+        fail "the tagged VIP answers although the NIC strips tags: the test is blind"
+    guest 10 'ethtool -K eth0 rxvlan off' || fail "rx-vlan-offload cannot be switched off"
+    fetch_pages "$VIP_TAGGED"
+    say "$nic strips VLAN tags; Pen switched that off"
+}
+
 pen_stop() {
     guest 10 'kill -TERM $(pidof pen)' || fail "pen is gone before it was stopped"
     within 15 guest 10 'test -s /run/pen.rc' || fail "pen does not end within 15 s of SIGTERM"
@@ -165,10 +197,12 @@ pen_stop() {
     left=$(guest 10 "cat /run/pen.rc | grep -vx 0; /sbin/ip -d link show eth0 | grep -o 'xdp.*';
         find /sys/fs/bpf -mindepth 1; ls -d $SOCKET 2>/dev/null; true")
     [ -z "$left" ] || fail "after SIGTERM this is left (exit code, program, pins, socket): $left"
+    [ "$strips_tags" = no ] || [ "$(stripping)" = on ] || fail "rx-vlan-offload was not restored"
     say "pen ended with 0 and left nothing"
 }
 
 pen_scenario() {
+    [ "$strips_tags" = no ] || [ "$(stripping)" = on ] || fail "$nic does not strip tags"
     pen_start
     pen_status "$work/status.json"
     check_planes "$work/status.json"
@@ -178,5 +212,6 @@ pen_scenario() {
     cp "$work/status.json" "$logs/status.json"
     check_counters "$work/status.json"
     check_driver
+    check_stripping "$work/status.json"
     pen_stop
 }

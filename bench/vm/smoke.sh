@@ -3,7 +3,7 @@
 #
 #   bench/vm/smoke.sh [--nic MODEL] [--bin PEN] [--ctl PENCTL] [--object-test FILE] [--rig yes]
 #
-#   --nic MODEL         virtio-net (default; native XDP), vmxnet3 (native), e1000 or e1000e (generic)
+#   --nic MODEL         virtio-net (default: native XDP, two queues); e1000, e1000e or vmxnet3 (generic)
 #   --bin, --ctl        the daemon and its control tool; target/release/pen and penctl if left out
 #   --object-test FILE  the test program that loads the eBPF object; its cases run in the machine
 #   --rig yes           only show that the rig itself stands: the machine boots, its NIC carries pings
@@ -47,17 +47,17 @@ parse_arguments() {
     done
 }
 
-# As many pairs as CPUs and no spare ones: attaching would turn those into receive queues too, and
-# the host would steer frames to queues that nobody serves.
+# Every model with what its driver can do on this kernel. As many queue pairs as CPUs and no spare
+# ones: attaching would turn those into receive queues too, and the host would steer frames to
+# queues that nobody serves.
 choose_nic() {
-    queues=1 mode=generic plane=xdp modules=$nic device=$nic
+    queues=1 mode=generic plane=xdp strips_tags=yes modules=$nic device=$nic
     case $nic in
         virtio-net)
-            queues=2 mode=native plane=af_xdp modules=virtio_pci,virtio_net
-            device=virtio-net-pci,mq=on,vectors=6
+            queues=2 mode=native plane=af_xdp strips_tags=no
+            modules=virtio_pci,virtio_net device=virtio-net-pci,mq=on,vectors=6
             ;;
-        vmxnet3) mode=native plane=af_xdp ;;
-        e1000 | e1000e) ;;
+        e1000 | e1000e | vmxnet3) ;;
         *) fail "unknown NIC model $nic" ;;
     esac
 }
@@ -66,7 +66,8 @@ check_host() {
     local tool
     [ "$(id -u)" -eq 0 ] || fail "needs root, for network namespaces and a tap"
     [ -c /dev/net/tun ] || fail "no /dev/net/tun: the machine's NIC is a tap (modprobe tun)"
-    for tool in qemu-system-x86_64 busybox ip ethtool cpio depmod modprobe strip curl jq setpriv; do
+    for tool in qemu-system-x86_64 busybox cpio xz depmod modprobe strip ldd \
+        ip tc ethtool setpriv clang curl jq; do
         command -v "$tool" >/dev/null || fail "$tool is missing: packaging/ lists the packages"
     done
 }
@@ -103,6 +104,26 @@ check_rig() {
     within 30 in_ns "$cl" busybox ping -q -c 1 -W 1 "$LB" || fail "no ping over IPv4"
     within 30 in_ns "$cl" busybox ping6 -q -c 1 -W 1 "$LB6" || fail "no ping over IPv6"
     say "eth0 up, $queues queue(s), pinged over IPv4 and IPv6"
+}
+
+# Frames to a multicast group that nobody on the machine has joined do not get past the NIC: so an
+# IPv6 VIP that no interface owns is only found because Pen joins its solicited-node group.
+check_multicast_filter() {
+    local before after
+    before=$(multicasts)
+    in_ns "$cl" busybox ping6 -q -c 1 -W 2 "$VIP6" >/dev/null && fail "somebody answers for $VIP6"
+    after=$(multicasts)
+    [ "$after" -eq "$before" ] ||
+        fail "$nic let through $((after - before)) multicasts to a group that nobody joined"
+    in_ns "$cl" ip -6 neigh flush dev eth0
+    in_ns "$cl" busybox ping6 -q -c 1 -W 2 "$LB6" >/dev/null || fail "no ping over IPv6"
+    [ "$(multicasts)" -gt "$after" ] || fail "the count of multicasts is blind"
+    say "$nic filters multicast"
+}
+
+# How many the machine's IPv6 has seen, whether or not it wanted them.
+multicasts() {
+    guest 10 "sed -n 's/^Ip6InMcastPkts[^0-9]*//p' /proc/net/dev_snmp6/eth0"
 }
 
 # Until a command succeeds, or so many seconds have passed.
@@ -165,6 +186,7 @@ netdev=tap,id=n0,ifname=tap0,script=no,downscript=no
 [ "$queues" -eq 1 ] || netdev+=,queues=$queues
 machine_boot "$kernel" "$work/initrd" -netdev "$netdev" -device "$device,netdev=n0,mac=$LB_MAC"
 check_rig
+check_multicast_filter
 if [ "$rig" = no ]; then
     object_cases
     pen_scenario

@@ -3,6 +3,8 @@
 //! The trait copies and lends nothing: a copy at a checked offset is what the kernel's verifier
 //! can follow, and it leaves no question of aliasing for memory that a device may write.
 
+use crate::packet::Chain;
+
 /// How far into a frame headers are read, bytes. The XDP program masks offsets with it so that
 /// the verifier knows a bound; every host keeps to it so that all decide alike.
 pub const REACH: usize = 0x7ff;
@@ -29,6 +31,17 @@ pub trait Frame {
     /// One's complement sum of the 16-bit big-endian words of `offset .. offset + len`, folded
     /// (RFC 1071). An odd last byte counts as the high half of a word. `None` beyond the end.
     fn sum(&self, offset: usize, len: usize) -> Option<u16>;
+
+    /// Where the IPv6 extension headers at `offset` lead: [`Chain::walk`] as a word. The XDP program
+    /// has its own function for it, because the kernel verifies what is inlined once for each way
+    /// that leads there, and there are too many.
+    #[inline(always)]
+    fn extensions(&self, next: u8, offset: usize, len: u16) -> u64
+    where
+        Self: Sized,
+    {
+        Chain::to_word(Chain::walk(self, next, offset, len))
+    }
 
     /// The big-endian 16-bit word at `offset`.
     #[inline(always)]

@@ -153,7 +153,9 @@ proptest! {
             let len = bytes.len();
             let mut frame = SliceFrame::new(&mut bytes, len);
             let packet = parse(&frame);
-            prop_assert!(finish(&mut frame, &packet));
+            // Once in 65,536 the right checksum is the pseudo-header's sum itself.
+            let right_before = frame.bytes() == build.frame();
+            prop_assert_eq!(finish(&mut frame, &packet), !right_before);
             prop_assert!(is_right(frame.bytes()), "{:?}", packet);
             prop_assert_eq!(frame.bytes(), build.frame());
             prop_assert!(!finish(&mut frame, &packet), "finished twice");

@@ -1,1 +1,130 @@
-fn main() {}
+//! `penctl`: shows and changes a running pen.
+//!
+//! `penctl SOCKET COMMAND...` sends one of Pen's commands. Exit status: 0 done, 2 refused or
+//! wrong use, 3 no such daemon.
+
+mod client;
+mod output;
+mod table;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use pen_common::control::REQUEST_BYTES_MAX;
+
+const EXIT_REFUSED: u8 = 2;
+const EXIT_NO_DAEMON: u8 = 3;
+
+/// How long a daemon may take for everything.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+const EXAMPLES: &str = "\
+Commands:
+  status                     everything: plane, VIPs, back ends, queues, counters
+  servers                    back ends, in the line format that scripts know
+  counters                   every reason for which a frame was not forwarded
+  server N|NAME weight W     0 takes no new flows
+  server N|NAME blacklist T  no new flows for T seconds; 0 ends it
+  roundrobin, no roundrobin  choose by the whole flow, or by the client's address
+  mode, pid, listen, control, debug [N]
+
+Exit status: 0 done, 2 refused (the reason is on standard error), 3 no such daemon.";
+
+/// Shows and changes a running pen.
+#[derive(Debug, Parser)]
+#[command(name = "penctl", version, after_help = EXAMPLES)]
+struct Arguments {
+    /// Print the answer as one JSON object.
+    #[arg(long)]
+    json: bool,
+
+    /// Which service is meant, where there are several.
+    #[arg(short, long, value_name = "NAME")]
+    service: Option<String>,
+
+    /// Path of the control socket (pen's -C).
+    socket: PathBuf,
+
+    /// The command and its arguments.
+    #[arg(required = true)]
+    command: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("penctl: {}", failure.why);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+struct Failure {
+    code: u8,
+    why: String,
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let refused = |why: String| Failure {
+        code: EXIT_REFUSED,
+        why,
+    };
+    let no_daemon = |why: String| Failure {
+        code: EXIT_NO_DAEMON,
+        why,
+    };
+    let line = request(arguments).map_err(refused)?;
+    let answer = client::ask(&arguments.socket, &line, TIMEOUT).map_err(no_daemon)?;
+    if arguments.json {
+        show(&format!("{}\n", answer.text)).map_err(refused)?;
+    }
+    if !answer.envelope.ok {
+        let why = answer.envelope.refusal;
+        return Err(refused(
+            why.unwrap_or_else(|| "refused without a reason".to_owned()),
+        ));
+    }
+    if arguments.json {
+        return Ok(());
+    }
+    let word = arguments
+        .command
+        .first()
+        .and_then(|first| first.split_whitespace().next());
+    let text = output::human(word.unwrap_or_default(), answer.envelope).map_err(no_daemon)?;
+    show(&text).map_err(refused)
+}
+
+/// The line to send: the words joined by blanks, as Pen's own tool did.
+fn request(arguments: &Arguments) -> Result<String, String> {
+    let service = arguments.service.iter().flat_map(|name| ["-s", name]);
+    let words: Vec<&str> = service
+        .chain(arguments.command.iter().map(String::as_str))
+        .collect();
+    let line = words.join(" ");
+    if line.contains(['\n', '\r']) {
+        return Err("a command is one line: send them one by one".to_owned());
+    }
+    if line.len() + "json \n".len() > REQUEST_BYTES_MAX {
+        return Err(format!(
+            "the command is longer than {REQUEST_BYTES_MAX} bytes"
+        ));
+    }
+    Ok(line)
+}
+
+fn show(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever pipes into `head` has seen enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("can't write the answer: {error}"))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -13,6 +13,7 @@ use aya_ebpf::{
 use pen_common::{
     checksum::fold,
     frame::{Frame, REACH},
+    packet::Chain,
 };
 
 use crate::maps::{SCRATCH, SUM_CHUNK};
@@ -100,6 +101,11 @@ impl Frame for XdpFrame {
     fn sum(&self, offset: usize, len: usize) -> Option<u16> {
         u16::try_from(pen_sum(self.context, offset as u64, len as u64)).ok()
     }
+
+    #[inline(always)]
+    fn extensions(&self, next: u8, offset: usize, len: u16) -> u64 {
+        pen_extensions(self.context, u64::from(next), offset as u64, u64::from(len))
+    }
 }
 
 /// [`Frame::sum`]; above 16 bits if it can't be taken. An exported function: the kernel verifies
@@ -117,9 +123,12 @@ extern "C" fn pen_sum(context: *mut xdp_md, offset: u64, len: u64) -> u64 {
         return FAILED;
     };
     let scratch = scratch.cast::<u8>();
+    if len == 0 {
+        return 0;
+    }
     let mut total: u64 = 0;
     let mut chunk = 0;
-    while chunk < len / SUM_CHUNK {
+    while chunk < (len - 1) / SUM_CHUNK {
         let Some(part) = sum_piece(context, at, scratch, SUM_CHUNK) else {
             return FAILED;
         };
@@ -127,15 +136,23 @@ extern "C" fn pen_sum(context: *mut xdp_md, offset: u64, len: u64) -> u64 {
         at += SUM_CHUNK;
         chunk += 1;
     }
-    let rest = len % SUM_CHUNK;
-    if rest != 0 {
-        let Some(part) = sum_piece(context, at, scratch, rest) else {
-            return FAILED;
-        };
-        total += part;
-    }
+    // Written so that it cannot be 0: Linux 6.1's verifier learns nothing from a comparison with 0
+    // and refuses to load that many bytes.
+    let last = (len - 1) % SUM_CHUNK + 1;
+    let Some(part) = sum_piece(context, at, scratch, last) else {
+        return FAILED;
+    };
+    total += part;
     // The helper sums words in the machine's order.
     u64::from(u16::from_be(fold(total)))
+}
+
+/// [`Frame::extensions`]; exported for the same reason as [`pen_sum`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pen_extensions(context: *mut xdp_md, next: u64, offset: u64, len: u64) -> u64 {
+    let frame = XdpFrame::new(context);
+    Chain::to_word(Chain::walk(&frame, next as u8, offset as usize, len as u16))
 }
 
 /// Sums `len` bytes, at most [`SUM_CHUNK`], by way of `scratch`, which has 8 bytes more.

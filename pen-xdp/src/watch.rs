@@ -73,6 +73,7 @@ pub struct Watch {
     owned: Owned,
     events: VecDeque<NetEvent>,
     refresh: Interval,
+    lost: u64,
 }
 
 impl Watch {
@@ -107,6 +108,7 @@ impl Watch {
             nic,
             events: VecDeque::new(),
             refresh,
+            lost: 0,
         })
     }
 
@@ -156,6 +158,17 @@ impl Watch {
         self.nic.link
     }
 
+    /// How often the kernel had more to tell than the socket could hold, and the tables were read
+    /// anew instead.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Ends, but leaves the neighbour entries as they are, for the process that comes next.
+    pub fn leave(mut self) {
+        self.neighbors.leave();
+    }
+
     /// Takes our neighbour entries out of the kernel's table. Dropping does the same, silently.
     ///
     /// # Errors
@@ -168,7 +181,10 @@ impl Watch {
         let bytes = match received {
             Ok(bytes) => bytes,
             // Notifications were lost (netlink(7)): read everything anew.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return self.resync(),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                self.lost += 1;
+                return self.resync();
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -183,13 +199,14 @@ impl Watch {
     fn learn(&mut self, message: &RouteNetlinkMessage) {
         if let Some(change) = self.owned.learn(message) {
             self.events.push_back(change.into());
+            // With an address to ask from, the kernel may resolve what it could not before.
+            self.refresh.reset_immediately();
         }
         if let Some(resolved) = self.neighbors.learn(message) {
             self.events.push_back(NetEvent::Neighbor(resolved));
-            if matches!(message, RouteNetlinkMessage::DelNeighbour(_)) && self.nic.link.up {
-                // Deleted by hand, or flushed: made again at once, not at the next round.
-                self.refresh.reset_immediately();
-            }
+        }
+        if self.neighbors.deleted(message) {
+            self.refresh.reset_immediately();
         }
         if let RouteNetlinkMessage::NewLink(link) = message
             && link.header.index == self.nic.index

@@ -26,14 +26,13 @@ pub use keys::documented;
 pub use pen_line::PenLine;
 use words::words;
 
-/// Most listeners (address + protocol + port) in one process.
-pub const VIPS_MAX: usize = 4096;
+use crate::tables;
+pub use crate::tables::{BACKENDS_PER_POOL_MAX, VIPS_MAX};
+
 /// Most pools in one process.
-pub const POOLS_MAX: usize = 256;
-/// Most back ends in one pool.
-pub const BACKENDS_PER_POOL_MAX: usize = 4096;
-/// Most back ends in all pools together: an identity fits 14 bits, and 0 is nobody.
-pub const BACKENDS_MAX: usize = 16_383;
+pub const POOLS_MAX: usize = tables::POOLS_MAX as usize;
+/// Most back ends in all pools together: identity 0 is nobody's.
+pub const BACKENDS_MAX: usize = tables::BACKENDS_MAX as usize - 1;
 /// Greatest weight of a back end.
 pub const WEIGHT_MAX: u16 = u16::MAX;
 /// Slots of a pool's table when the configuration doesn't say: a prime just above 2^16.
@@ -66,7 +65,8 @@ pub const SEED_DEFAULT: u64 = 0x0070_656e_2d64_7372;
 pub const SERVICE_DEFAULT: &str = "pen";
 
 const _: () = assert!(VIPS_MAX >= 1000 && POOLS_MAX >= 256 && BACKENDS_PER_POOL_MAX >= 4096);
-const _: () = assert!(BACKENDS_MAX < 1 << 14 && BACKENDS_PER_POOL_MAX <= BACKENDS_MAX);
+const _: () = assert!(BACKENDS_PER_POOL_MAX <= BACKENDS_MAX);
+const _: () = assert!(SLOT_BYTES * tables::SLOTS_PER_WORD as u64 == 8);
 const _: () = assert!(TABLE_SIZE_MIN < TABLE_SIZE_DEFAULT && TABLE_SIZE_DEFAULT < TABLE_SIZE_MAX);
 const _: () = assert!(TABLE_SIZE_MAX as u64 * SLOT_BYTES <= TABLE_MEMORY_MAX);
 const _: () = assert!(RING_SIZE_MIN.is_power_of_two() && RING_SIZE_MAX.is_power_of_two());

@@ -27,8 +27,14 @@ pub(super) struct Seen {
     pub(super) ours: bool,
     /// The kernel keeps it resolved.
     pub(super) managed: bool,
-    /// Set by hand, or on an interface without address resolution.
+    /// Marked as learnt from elsewhere, so that the kernel neither ages nor counts it.
+    pub(super) learned: bool,
+    /// Set by hand.
     pub(super) permanent: bool,
+    /// The kernel takes the address for no machine's and will never ask for it. In a network
+    /// namespace that has had no IPv4 address yet it takes every one for a broadcast address, and
+    /// remembers that in the entry.
+    pub(super) misjudged: bool,
 }
 
 /// All entries of one interface.
@@ -69,16 +75,15 @@ pub(super) fn read(message: &RouteNetlinkMessage, ifindex: u32) -> Option<(IpAdd
         mac: None,
         ours: false,
         managed: false,
-        permanent: matches!(
-            header.state,
-            NeighbourState::Permanent | NeighbourState::Noarp
-        ),
+        learned: header.flags.contains(NeighbourFlags::ExtLearned),
+        permanent: header.state == NeighbourState::Permanent,
+        misjudged: header.state == NeighbourState::Noarp,
     };
     for attribute in &message.attributes {
         if let NeighbourAttribute::Destination(destination) = attribute {
             address = ip(destination);
         } else if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
-            seen.mac = bytes.as_slice().try_into().ok();
+            seen.mac = individual(bytes);
         } else if let NeighbourAttribute::Protocol(protocol) = attribute {
             seen.ours = *protocol == PROTOCOL;
         } else if let NeighbourAttribute::ExtFlags(flags) = attribute {
@@ -91,13 +96,27 @@ pub(super) fn read(message: &RouteNetlinkMessage, ifindex: u32) -> Option<(IpAdd
     Some((address?, seen))
 }
 
-/// Makes the entry, or marks the one that is there as managed. The MAC of an existing entry is
-/// kept: the kernel changes neither state nor MAC on such an order.
-pub(super) fn manage(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
+/// Makes the entry, or marks the one that is there; with `managed` the kernel keeps it resolved.
+/// State and MAC of an existing entry are kept: the kernel changes neither on such an order.
+///
+/// Every entry of ours is marked as learnt from elsewhere too: others count against
+/// `net.ipv4.neigh.default.gc_thresh3`, 1,024 for the whole host, and may be collected.
+pub(super) fn make(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    address: IpAddr,
+    managed: bool,
+) -> io::Result<()> {
     let mut message = entry(ifindex, address);
-    message
-        .attributes
-        .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+    message.header.flags = NeighbourFlags::ExtLearned;
+    if managed {
+        message
+            .attributes
+            .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+    } else {
+        // Without either flag the order would set the state, to none.
+        message.header.flags |= NeighbourFlags::Use;
+    }
     message
         .attributes
         .push(NeighbourAttribute::Protocol(PROTOCOL));
@@ -107,15 +126,15 @@ pub(super) fn manage(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io
     )
 }
 
-/// Has the kernel verify the entry as if a packet had used it.
+/// Has the kernel verify an entry of ours as if a packet had used it.
 pub(super) fn probe(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
     let mut message = entry(ifindex, address);
-    message.header.flags = NeighbourFlags::Use;
+    message.header.flags = NeighbourFlags::Use | NeighbourFlags::ExtLearned;
     netlink.order(RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE)
 }
 
-/// Takes the managed mark off (any order without it does) and ours too: the entry ages like every
-/// other again. The kernel can't forget a protocol number, so it gets the kernel's own.
+/// Takes the marks off (any order without them does) and ours too: the entry ages like every other
+/// again. The kernel can't forget a protocol number, so it gets the kernel's own.
 pub(super) fn unmanage(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
     let mut message = entry(ifindex, address);
     message.header.flags = NeighbourFlags::Use;
@@ -156,7 +175,8 @@ fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
     }
 }
 
-/// The states in which the kernel itself would send to the MAC (`NUD_VALID`).
+/// The states in which the kernel itself would send to the MAC (`NUD_VALID`), except the one that
+/// needs no question asked: on Ethernet that is for broadcast and multicast.
 fn resolved(state: NeighbourState) -> bool {
     matches!(
         state,
@@ -165,8 +185,13 @@ fn resolved(state: NeighbourState) -> bool {
             | NeighbourState::Delay
             | NeighbourState::Probe
             | NeighbourState::Permanent
-            | NeighbourState::Noarp
     )
+}
+
+/// The MAC of one machine; a group address (the lowest bit of the first byte) is nobody's.
+fn individual(bytes: &[u8]) -> Option<[u8; 6]> {
+    let mac: [u8; 6] = bytes.try_into().ok()?;
+    (mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
 }
 
 #[cfg(test)]
@@ -193,11 +218,11 @@ mod tests {
     #[test]
     fn a_mac_counts_while_the_kernel_would_use_it() {
         use NeighbourState::*;
-        for state in [Reachable, Stale, Delay, Probe, Permanent, Noarp] {
+        for state in [Reachable, Stale, Delay, Probe, Permanent] {
             let message = RouteNetlinkMessage::NewNeighbour(message(state));
             assert_eq!(mac(&message), Some([2, 0, 0, 0, 0, 9]), "{state}");
         }
-        for state in [Incomplete, Failed, None] {
+        for state in [Incomplete, Failed, None, Noarp] {
             let message = RouteNetlinkMessage::NewNeighbour(message(state));
             assert_eq!(mac(&message), Option::None, "{state}");
         }
@@ -213,6 +238,20 @@ mod tests {
         assert!(read(&RouteNetlinkMessage::NewNeighbour(ordinary.clone()), 7).is_some());
         assert!(read(&RouteNetlinkMessage::NewNeighbour(ordinary), 8).is_none());
         assert!(read(&RouteNetlinkMessage::NewNeighbour(proxy), 7).is_none());
+    }
+
+    #[test]
+    fn only_the_mac_of_one_machine_is_one() {
+        assert_eq!(individual(&[2, 0, 0, 0, 0, 9]), Some([2, 0, 0, 0, 0, 9]));
+        for nobody in [
+            &[0xff; 6][..],
+            &[1, 0, 0x5e, 0, 0, 1],
+            &[0; 6],
+            &[2; 5],
+            &[],
+        ] {
+            assert_eq!(individual(nobody), None);
+        }
     }
 
     #[test]

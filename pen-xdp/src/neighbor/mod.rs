@@ -59,6 +59,8 @@ enum Hold {
 struct Entry {
     hold: Hold,
     mac: Option<[u8; 6]>,
+    /// It has had a MAC since it was last made.
+    answered: bool,
 }
 
 /// The neighbour entries of all back ends on one interface.
@@ -84,6 +86,17 @@ impl Neighbors {
             entries: BTreeMap::new(),
             managed: None,
         })
+    }
+
+    /// The same, but as if the kernel were older than 5.16 and managed nothing: entries are only
+    /// as fresh as [`Neighbors::refresh`] is often called.
+    ///
+    /// # Errors
+    /// As [`Neighbors::open`].
+    pub fn open_unmanaged(ifindex: u32) -> io::Result<Neighbors> {
+        let mut neighbors = Neighbors::open(ifindex)?;
+        neighbors.managed = Some(false);
+        Ok(neighbors)
     }
 
     /// Makes `wanted` the set of back ends. MACs that are not known at once come later, by
@@ -137,6 +150,7 @@ impl Neighbors {
     pub fn learn(&mut self, message: &RouteNetlinkMessage) -> Option<Resolved> {
         let (address, seen) = entry::read(message, self.ifindex)?;
         let entry = self.entries.get_mut(&address)?;
+        entry.answered |= seen.mac.is_some();
         if entry.mac == seen.mac {
             return None;
         }
@@ -145,6 +159,18 @@ impl Neighbors {
             address,
             mac: seen.mac,
         })
+    }
+
+    /// True if the notification says that a back end's entry was deleted and a refresh should not
+    /// wait for its turn. Once per answer, so that an entry which the kernel won't keep can't make
+    /// a loop.
+    pub fn deleted(&mut self, message: &RouteNetlinkMessage) -> bool {
+        let RouteNetlinkMessage::DelNeighbour(_) = message else {
+            return false;
+        };
+        let entry = entry::read(message, self.ifindex)
+            .and_then(|(address, _)| self.entries.get_mut(&address));
+        entry.is_some_and(|entry| std::mem::take(&mut entry.answered))
     }
 
     /// Reads the whole table and gives every difference; for when notifications were lost, and
@@ -189,6 +215,12 @@ impl Neighbors {
         self.entries.get(&address).and_then(|entry| entry.mac)
     }
 
+    /// Forgets the back ends and leaves their entries to the process that comes next, as a kill
+    /// would.
+    pub fn leave(&mut self) {
+        self.entries.clear();
+    }
+
     /// Deletes what we created and leaves the rest as it was found.
     ///
     /// # Errors
@@ -206,11 +238,14 @@ impl Neighbors {
     /// The entry is held even if the kernel refuses it now: `refresh` tries again.
     fn hold(&mut self, address: IpAddr, seen: Option<&Seen>) -> io::Result<()> {
         let hold = hold_of(seen);
+        let mac = seen.and_then(|seen| seen.mac);
+        let answered = mac.is_some();
         self.entries.insert(
             address,
             Entry {
                 hold,
-                mac: seen.and_then(|seen| seen.mac),
+                mac,
+                answered,
             },
         );
         if hold == Hold::Foreign {
@@ -220,10 +255,11 @@ impl Neighbors {
         }
     }
 
-    /// Kernels before 5.16 take the attribute without a word and without effect, so the first
-    /// entry is read back.
+    /// Kernels before 5.16 take the mark without a word and without effect, so the first entry is
+    /// read back.
     fn manage(&mut self, address: IpAddr) -> io::Result<()> {
-        entry::manage(&mut self.netlink, self.ifindex, address)?;
+        let mark = self.managed != Some(false);
+        entry::make(&mut self.netlink, self.ifindex, address, mark)?;
         if self.managed.is_none() {
             let seen = entry::one(&mut self.netlink, self.ifindex, address)?;
             self.managed = Some(seen.managed);
@@ -234,29 +270,26 @@ impl Neighbors {
         Ok(())
     }
 
+    /// A refusal here is one of the moment (the interface is down): the next call tries again,
+    /// and a back end without a MAC is shown as such.
     fn renew(&mut self, table: &BTreeMap<IpAddr, Seen>) {
-        for (address, entry) in &mut self.entries {
-            // Someone has set it by hand meanwhile: it is theirs from now on.
-            if table.get(address).is_some_and(|seen| seen.permanent) {
-                entry.hold = Hold::Foreign;
-            }
+        let managed = self.managed == Some(true);
+        let mut mends = Vec::new();
+        for (&address, entry) in &mut self.entries {
+            let (hold, mend) = mend(entry.hold, table.get(&address), managed);
+            entry.hold = hold;
+            mends.push((address, mend));
         }
-        let ours = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.hold != Hold::Foreign);
-        let ours: Vec<IpAddr> = ours.map(|(&address, _)| address).collect();
-        for address in ours {
-            let there = table
-                .get(&address)
-                .is_some_and(|seen| seen.managed || !self.managed());
-            // A refusal here is one of the moment (the interface is down); the next call tries
-            // again, and a back end without a MAC is shown as such.
-            if !there {
-                let _ = self.manage(address);
-            } else if !self.managed() {
-                let _ = entry::probe(&mut self.netlink, self.ifindex, address);
-            }
+        for (address, mend) in mends {
+            let _ = match mend {
+                Mend::Nothing => Ok(()),
+                Mend::Make => self.manage(address),
+                Mend::MakeAnew => {
+                    let _ = entry::delete(&mut self.netlink, self.ifindex, address);
+                    self.manage(address)
+                }
+                Mend::Probe => entry::probe(&mut self.netlink, self.ifindex, address),
+            };
         }
     }
 
@@ -290,8 +323,32 @@ fn hold_of(seen: Option<&Seen>) -> Hold {
     match seen {
         None => Hold::Created,
         Some(seen) if seen.ours => Hold::Created,
-        Some(seen) if seen.permanent || seen.managed => Hold::Foreign,
+        Some(seen) if seen.permanent || seen.managed || seen.learned => Hold::Foreign,
         Some(_) => Hold::Borrowed,
+    }
+}
+
+/// What an entry needs at a refresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mend {
+    Nothing,
+    Make,
+    /// Only a new entry is judged anew.
+    MakeAnew,
+    Probe,
+}
+
+/// The world has gone on since the entry was taken: whose is it now, and what does it need?
+fn mend(hold: Hold, seen: Option<&Seen>, managed: bool) -> (Hold, Mend) {
+    match (hold, seen) {
+        // Whoever had it before has deleted it.
+        (_, None) => (Hold::Created, Mend::Make),
+        (Hold::Foreign, Some(_)) => (Hold::Foreign, Mend::Nothing),
+        // Someone has set it by hand: it is theirs from now on.
+        (_, Some(seen)) if seen.permanent => (Hold::Foreign, Mend::Nothing),
+        (_, Some(seen)) if seen.misjudged => (hold, Mend::MakeAnew),
+        (_, Some(seen)) if managed && !seen.managed => (hold, Mend::Make),
+        (_, Some(_)) => (hold, if managed { Mend::Nothing } else { Mend::Probe }),
     }
 }
 
@@ -299,35 +356,66 @@ fn hold_of(seen: Option<&Seen>) -> Hold {
 mod tests {
     use super::*;
 
+    const DYNAMIC: Seen = Seen {
+        mac: Some([2; 6]),
+        ours: false,
+        managed: false,
+        learned: false,
+        permanent: false,
+        misjudged: false,
+    };
+    const MANAGED: Seen = Seen {
+        managed: true,
+        ..DYNAMIC
+    };
+    const PERMANENT: Seen = Seen {
+        permanent: true,
+        ..DYNAMIC
+    };
+    const MISJUDGED: Seen = Seen {
+        misjudged: true,
+        ..MANAGED
+    };
+
     #[test]
     fn what_was_there_before_is_left_as_found() {
-        let dynamic = Seen {
-            mac: Some([2; 6]),
-            ours: false,
-            managed: false,
-            permanent: false,
-        };
         assert_eq!(hold_of(None), Hold::Created);
-        assert_eq!(hold_of(Some(&dynamic)), Hold::Borrowed);
-        assert_eq!(
-            hold_of(Some(&Seen {
-                permanent: true,
-                ..dynamic
-            })),
-            Hold::Foreign
-        );
-        assert_eq!(
-            hold_of(Some(&Seen {
-                managed: true,
-                ..dynamic
-            })),
-            Hold::Foreign
-        );
+        assert_eq!(hold_of(Some(&DYNAMIC)), Hold::Borrowed);
+        assert_eq!(hold_of(Some(&PERMANENT)), Hold::Foreign);
+        assert_eq!(hold_of(Some(&MANAGED)), Hold::Foreign);
+        let of_a_routing_daemon = Seen {
+            learned: true,
+            ..DYNAMIC
+        };
+        assert_eq!(hold_of(Some(&of_a_routing_daemon)), Hold::Foreign);
         let left_by_a_killed_one = Seen {
-            managed: true,
             ours: true,
-            ..dynamic
+            ..MANAGED
         };
         assert_eq!(hold_of(Some(&left_by_a_killed_one)), Hold::Created);
+    }
+
+    #[test]
+    fn what_a_refresh_does() {
+        use Hold::*;
+        let table = [
+            // As it should be; on an old kernel each is asked for.
+            (Created, Some(MANAGED), true, (Created, Mend::Nothing)),
+            (Created, Some(DYNAMIC), false, (Created, Mend::Probe)),
+            // Flushed, deleted, its mark taken off, misjudged.
+            (Created, None, true, (Created, Mend::Make)),
+            (Borrowed, None, true, (Created, Mend::Make)),
+            (Foreign, None, true, (Created, Mend::Make)),
+            (Borrowed, Some(DYNAMIC), true, (Borrowed, Mend::Make)),
+            (Created, Some(MISJUDGED), true, (Created, Mend::MakeAnew)),
+            // Not ours, or not any more.
+            (Created, Some(PERMANENT), true, (Foreign, Mend::Nothing)),
+            (Foreign, Some(PERMANENT), true, (Foreign, Mend::Nothing)),
+            (Foreign, Some(DYNAMIC), false, (Foreign, Mend::Nothing)),
+        ];
+        for (hold, seen, managed, expected) in table {
+            let done = mend(hold, seen.as_ref(), managed);
+            assert_eq!(done, expected, "{hold:?} {seen:?} {managed}");
+        }
     }
 }

@@ -4,9 +4,9 @@
 /// so that frames are lost for a moment (or, where the link is trained anew, for seconds). `None`
 /// if it isn't known.
 ///
-/// Read in the drivers' `ndo_bpf` in the kernel's tree: those that say yes close and open the
-/// device, or rebuild its rings, on the way from no program to one; those that say no swap a
-/// pointer. Generic mode never restarts anything by itself.
+/// By what the drivers' `ndo_bpf` does in the kernel's tree on the way from no program to one: those
+/// that say yes close and open the device or rebuild its rings (igc since 6.14 only stops them);
+/// those that say no pause their polling at most. Generic mode never restarts anything by itself.
 pub fn resets_link(driver: &str) -> Option<bool> {
     match driver {
         "ixgbe" | "ixgbevf" | "i40e" | "ice" | "igb" | "igc" | "mlx4_en" | "mlx5_core"

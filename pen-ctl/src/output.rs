@@ -1,0 +1,306 @@
+//! What people see: the status as a page, Pen's lines where scripts may read along.
+
+use std::net::SocketAddr;
+
+use pen_common::control::{
+    BackendState, BackendStatus, Counter, Envelope, PoolStatus, QueueStatus, ServedBy, Servers,
+    Status, VipStatus,
+};
+use serde::de::DeserializeOwned;
+
+use crate::table::{Table, bytes, duration, labelled};
+
+/// Where sentences begin on the first lines of the status.
+const INDENT: usize = 11;
+
+/// The text for the value of an answer to a command that began with `word`.
+///
+/// # Errors
+/// A sentence, if the value hasn't the shape that this command's answers have.
+pub(crate) fn human(word: &str, envelope: Envelope) -> Result<String, String> {
+    let value = envelope.value.unwrap_or_default();
+    Ok(match word {
+        "status" => status(&shape(value)?),
+        "servers" => servers(&shape(value)?),
+        "counters" => counters(&shape::<Vec<Counter>>(value)?),
+        _ => plain(&value),
+    })
+}
+
+/// Pen's text for a value without a shape of its own: silence for a change that was applied.
+fn plain(value: &serde_json::Value) -> String {
+    match (value.is_null(), value.as_str()) {
+        (true, _) => String::new(),
+        (false, Some(text)) => format!("{text}\n"),
+        (false, None) => format!("{value}\n"),
+    }
+}
+
+fn shape<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|why| {
+        format!("the answer has another shape than expected ({why}): is pen of another version?")
+    })
+}
+
+/// Pen's lines, which scripts parse; several pools are each headed by their name.
+fn servers(servers: &Servers) -> String {
+    let mut out = String::new();
+    for pool in &servers.pools {
+        if servers.pools.len() > 1 {
+            out.push_str(&format!("pool {}\n", pool.pool));
+        }
+        for server in &pool.servers {
+            out.push_str(&format!("{server}\n"));
+        }
+    }
+    out
+}
+
+/// Counters that are not zero.
+fn counters(counters: &[Counter]) -> String {
+    let mut table = Table::new(&[">count", "reason", "meaning"]);
+    for counter in counters.iter().filter(|counter| counter.count > 0) {
+        table.row(vec![
+            counter.count.to_string(),
+            counter.reason.clone(),
+            counter.text.clone(),
+        ]);
+    }
+    match table.is_empty() {
+        true => "  all are 0\n".to_owned(),
+        false => table.text(),
+    }
+}
+
+/// Everything, most important first, in a page for a terminal.
+pub(crate) fn status(status: &Status) -> String {
+    let mut out = head(status);
+    out.push_str("\nVIPs\n");
+    out.push_str(&vips(&status.vips));
+    for pool in &status.pools {
+        out.push_str(&format!(
+            "\nPool {} ({} slots)\n",
+            pool.name, pool.table_size
+        ));
+        out.push_str(&backends(pool));
+    }
+    if !status.queues.is_empty() {
+        out.push_str("\nQueues\n");
+        out.push_str(&queues(&status.queues));
+    }
+    out.push_str("\nCounters that are not 0\n");
+    out.push_str(&counters(&status.counters));
+    out
+}
+
+fn head(status: &Status) -> String {
+    let mut out = format!(
+        "pen {}, pid {}, up {}, generation {}\n",
+        status.version,
+        status.pid,
+        duration(status.uptime_s),
+        status.generation
+    );
+    let mut line = |label: &str, text: &str| out.push_str(&labelled(label, INDENT, text));
+    line("Config", &format!("from {}", status.config.source));
+    if let Some(error) = &status.config.last_error {
+        line("", &format!("last reload REFUSED: {error}"));
+    }
+    let interface = &status.interface;
+    let driver = if interface.driver.is_empty() {
+        "unknown"
+    } else {
+        &interface.driver
+    };
+    line(
+        "Interface",
+        &format!(
+            "{} (index {}), {}, mtu {}, driver {driver}",
+            interface.name, interface.index, interface.mac, interface.mtu
+        ),
+    );
+    let plane = &status.plane;
+    line(
+        "Plane",
+        &format!("{} (wanted: {}): {}", plane.actual, plane.wanted, plane.why),
+    );
+    for rung in plane.rungs.iter().filter(|rung| !rung.taken) {
+        line("", &format!("not {}: {}", rung.plane, rung.why));
+    }
+    let mode = status.xdp.mode.map_or("none", |mode| mode.word());
+    line("XDP", &format!("{mode}: {}", status.xdp.why));
+    if let Some(holder) = &status.xdp.holder {
+        line("", &format!("the hook is held by {holder}"));
+    }
+    for degraded in &status.degraded {
+        line("Degraded", &format!("{}: {}", degraded.what, degraded.why));
+    }
+    for change in &status.nic_changes {
+        line(
+            "NIC",
+            &format!("{}: {} (was {})", change.what, change.now, change.before),
+        );
+    }
+    out
+}
+
+fn vips(vips: &[VipStatus]) -> String {
+    let mut table = Table::new(&[
+        "address", "proto", "vlan", "service", "pool", "hash", "owner",
+    ]);
+    for vip in vips {
+        let address = match vip.port {
+            0 => format!("{} all ports", vip.address),
+            port => SocketAddr::new(vip.address, port).to_string(),
+        };
+        table.row(vec![
+            address,
+            vip.protocol.to_string(),
+            vip.vlan
+                .map_or_else(|| "any".to_owned(), |vlan| vlan.to_string()),
+            vip.service.clone(),
+            vip.pool.clone(),
+            vip.hash.to_string(),
+            vip.owner.to_string(),
+        ]);
+    }
+    table.text()
+}
+
+fn backends(pool: &PoolStatus) -> String {
+    let mut table = Table::new(&[
+        ">#", "name", "address", "mac", ">weight", "state", ">share", ">frames", ">bytes",
+    ]);
+    for backend in &pool.backends {
+        // The address as a name needs no second column to say it.
+        let address = backend.address.to_string();
+        table.row(vec![
+            backend.index.to_string(),
+            backend.name.clone(),
+            if address == backend.name {
+                String::new()
+            } else {
+                address
+            },
+            backend.mac.clone().unwrap_or_else(|| "unknown".to_owned()),
+            backend.weight.to_string(),
+            state(backend),
+            share(backend.slots, pool.table_size),
+            backend.frames.to_string(),
+            bytes(backend.bytes),
+        ]);
+    }
+    table.text()
+}
+
+fn state(backend: &BackendStatus) -> String {
+    match (backend.state, backend.blacklist_left_s) {
+        (BackendState::Blacklisted, Some(seconds)) => format!("{} {seconds} s", backend.state),
+        (state, _) => state.to_string(),
+    }
+}
+
+fn share(slots: u32, table_size: u32) -> String {
+    format!(
+        "{:.1} %",
+        f64::from(slots) * 100.0 / f64::from(table_size.max(1))
+    )
+}
+
+fn queues(queues: &[QueueStatus]) -> String {
+    let mut table = Table::new(&[
+        ">queue",
+        "served by",
+        "how",
+        ">alive",
+        ">receive",
+        ">hand",
+        ">send",
+        ">total",
+        "features",
+    ]);
+    for queue in queues {
+        let frames = |count: fn(&pen_common::control::FrameAccount) -> u64| {
+            queue
+                .frames
+                .as_ref()
+                .map(count)
+                .map_or_else(String::new, |count| count.to_string())
+        };
+        table.row(vec![
+            queue.queue.to_string(),
+            served_by(queue),
+            match (queue.served_by, queue.zero_copy) {
+                (ServedBy::Program, _) => String::new(),
+                (ServedBy::Worker, true) => "zero copy".to_owned(),
+                (ServedBy::Worker, false) => "copy".to_owned(),
+            },
+            queue
+                .heartbeat_age_ms
+                .map_or_else(String::new, |age| format!("{age} ms")),
+            frames(|frames| frames.posted_receive),
+            frames(|frames| frames.in_hand),
+            frames(|frames| frames.posted_send),
+            frames(|frames| frames.total),
+            features(queue),
+        ]);
+    }
+    let mut out = table.text();
+    for queue in queues {
+        out.push_str(&queue_faults(queue));
+    }
+    out
+}
+
+fn served_by(queue: &QueueStatus) -> String {
+    let worker = queue
+        .worker
+        .map_or_else(String::new, |worker| format!(" {worker}"));
+    let core = queue
+        .core
+        .map_or_else(String::new, |core| format!(" (core {core})"));
+    format!("{}{worker}{core}", queue.served_by)
+}
+
+fn features(queue: &QueueStatus) -> String {
+    let budget = queue
+        .tx_budget
+        .map(|budget| format!("tx {budget}"))
+        .unwrap_or_default();
+    [
+        ("jumbo", queue.multi_buffer),
+        ("wakeup", queue.need_wakeup),
+        ("busy-poll", queue.busy_poll),
+        (budget.as_str(), !budget.is_empty()),
+    ]
+    .iter()
+    .filter_map(|(name, on)| on.then_some(*name))
+    .collect::<Vec<_>>()
+    .join(" ")
+}
+
+/// A line for what a queue's frame account or the kernel's counts say is wrong; mostly none.
+/// An empty send ring is no fault: the kernel looks there whenever it is woken.
+fn queue_faults(queue: &QueueStatus) -> String {
+    let mut faults = Vec::new();
+    if queue.frames.is_some_and(|frames| !frames.adds_up()) {
+        faults.push("FRAMES ARE MISSING: the account does not add up".to_owned());
+    }
+    if let Some(counts) = queue.xdp_statistics {
+        for (name, count) in [
+            ("dropped on receive", counts.rx_dropped),
+            ("bad fill descriptors", counts.rx_invalid_descs),
+            ("bad send descriptors", counts.tx_invalid_descs),
+            ("receive ring full", counts.rx_ring_full),
+            ("fill ring empty", counts.rx_fill_ring_empty_descs),
+        ] {
+            if count > 0 {
+                faults.push(format!("{name} {count}"));
+            }
+        }
+    }
+    match faults.is_empty() {
+        true => String::new(),
+        false => labelled(&format!("  queue {}: ", queue.queue), 0, &faults.join(", ")),
+    }
+}

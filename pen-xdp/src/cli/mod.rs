@@ -1,0 +1,254 @@
+//! The daemon's command line: Pen's short flags, operands and all, with long options beside them.
+//!
+//! Nothing is read here but the words themselves. [`Start::read`] reads the configuration that
+//! they name, as often as needed: a reload is the same call again.
+
+mod flags;
+
+use std::ffi::OsString;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use clap::ArgMatches;
+use pen_common::config::{
+    Checked, Config, ConfigError, ConfigErrors, Outside, PenLine, check_interface,
+};
+
+use flags::{OBSOLETE_FLAGS, PROXY_FLAGS};
+
+/// Exit code for wrong use and bad configuration.
+pub const EXIT_WRONG: u8 = 2;
+
+/// What Pen is started for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Serve.
+    Run(Start),
+    /// Validate, warn, exit.
+    Check(Start),
+    /// Clean an interface of what a daemon left there.
+    Detach(Detach),
+}
+
+/// Where the configuration comes from. See [`Start::read`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    source: Source,
+    /// Keys of the top level that flags set.
+    flags: Vec<(&'static str, String)>,
+    notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Source {
+    Toml(PathBuf),
+    Line(PenLine),
+}
+
+/// What `--detach` cleans.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detach {
+    /// The interface.
+    pub interface: String,
+    /// Where the BPF file system is mounted.
+    pub bpffs: PathBuf,
+    /// Where a daemon kept what the next start must know.
+    pub run_dir: PathBuf,
+}
+
+/// Why the program ends before it has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Help or version: to standard output, exit 0.
+    Shown(String),
+    /// Wrong use: to standard error, exit [`EXIT_WRONG`].
+    Wrong(String),
+}
+
+/// The real name service and file system.
+#[derive(Clone, Copy, Debug)]
+pub struct System;
+
+impl Outside for System {
+    fn resolve(&self, host: &str) -> Result<IpAddr, String> {
+        let mut found = (host, 0)
+            .to_socket_addrs()
+            .map_err(|error| error.to_string())?;
+        found
+            .next()
+            .map(|socket| socket.ip())
+            .ok_or_else(|| "it has no address".to_owned())
+    }
+
+    fn read(&self, path: &Path) -> Result<String, String> {
+        std::fs::read_to_string(path).map_err(|error| error.to_string())
+    }
+}
+
+impl Start {
+    /// Reads and checks the configuration that the command line describes or names.
+    ///
+    /// # Errors
+    /// All faults found.
+    pub fn read(&self, outside: &dyn Outside) -> Result<Checked, ConfigErrors> {
+        match &self.source {
+            Source::Line(line) => {
+                let mut base = Config::default();
+                self.set_flags(&mut base)?;
+                line.read(base, outside)
+            }
+            Source::Toml(path) => {
+                let name = path.display().to_string();
+                let text = outside
+                    .read(path)
+                    .map_err(|why| fault(format!("can't read {name}: {why}")))?;
+                let checked = Config::from_toml(&text, &name, outside)?;
+                let (mut config, _) = checked.into_parts();
+                self.set_flags(&mut config)?;
+                config.check()
+            }
+        }
+    }
+
+    /// Where the configuration comes from, for `status`.
+    pub fn source(&self) -> String {
+        match &self.source {
+            Source::Toml(path) => path.display().to_string(),
+            Source::Line(PenLine {
+                file: Some(file), ..
+            }) => {
+                format!("command line and {}", file.display())
+            }
+            Source::Line(_) => "command line".to_owned(),
+        }
+    }
+
+    /// Sentences about flags that were accepted without effect.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn set_flags(&self, config: &mut Config) -> Result<(), ConfigErrors> {
+        self.flags
+            .iter()
+            .try_for_each(|(key, value)| config.set(key, value).map_err(fault))
+    }
+}
+
+fn fault(what: String) -> ConfigErrors {
+    ConfigError { place: None, what }.into()
+}
+
+/// Parses the words of the command line, the program's name first.
+///
+/// # Errors
+/// [`Stop`]: help, version or wrong use.
+pub fn parse<I>(words: I) -> Result<Action, Stop>
+where
+    I: IntoIterator,
+    I::Item: Into<OsString> + Clone,
+{
+    let matches = flags::command()
+        .try_get_matches_from(words)
+        .map_err(|error| {
+            let text = error.render().to_string();
+            if error.use_stderr() {
+                Stop::Wrong(text)
+            } else {
+                Stop::Shown(text)
+            }
+        })?;
+    action(&matches).map_err(|why| Stop::Wrong(format!("error: {why}\n")))
+}
+
+fn action(matches: &ArgMatches) -> Result<Action, String> {
+    if let Some((flag, what)) = proxy_flag(matches) {
+        return Err(format!(
+            "{flag} ({what}) belongs to proxy mode, which isn't there yet"
+        ));
+    }
+    if let Some(interface) = text(matches, "detach") {
+        check_interface(&interface)?;
+        let Config { bpffs, run_dir, .. } = Config::default();
+        return Ok(Action::Detach(Detach {
+            interface,
+            bpffs: text(matches, "bpffs").map_or(bpffs, PathBuf::from),
+            run_dir: text(matches, "run_dir").map_or(run_dir, PathBuf::from),
+        }));
+    }
+    let mut operands = texts(matches, "operands").into_iter();
+    let source = match text(matches, "config") {
+        Some(path) => Source::Toml(PathBuf::from(path)),
+        None => Source::Line(PenLine {
+            listen: operands.next(),
+            servers: operands.collect(),
+            udp: matches.get_flag("udp"),
+            round_robin: matches.get_flag("roundrobin"),
+            commands: texts(matches, "command"),
+            file: text(matches, "file").map(PathBuf::from),
+        }),
+    };
+    let start = Start {
+        source,
+        flags: settings(matches),
+        notes: obsolete(matches),
+    };
+    // A bad -C or -d is wrong use, with or without a file.
+    start
+        .set_flags(&mut Config::default())
+        .map_err(|errors| errors.to_string())?;
+    Ok(match matches.get_flag("check") {
+        true => Action::Check(start),
+        false => Action::Run(start),
+    })
+}
+
+fn proxy_flag(matches: &ArgMatches) -> Option<(&'static str, &'static str)> {
+    let given = PROXY_FLAGS
+        .iter()
+        .find(|(flag, takes_value, _)| is_given(matches, flag, *takes_value));
+    given.map(|(flag, _, what)| (*flag, *what))
+}
+
+fn obsolete(matches: &ArgMatches) -> Vec<String> {
+    let given = OBSOLETE_FLAGS
+        .iter()
+        .filter(|(flag, takes_value)| is_given(matches, flag, *takes_value));
+    given
+        .map(|(flag, _)| format!("{flag} is obsolete and has no effect"))
+        .collect()
+}
+
+fn is_given(matches: &ArgMatches, flag: &str, takes_value: bool) -> bool {
+    match takes_value {
+        true => matches.contains_id(flag),
+        false => matches.get_flag(flag),
+    }
+}
+
+fn settings(matches: &ArgMatches) -> Vec<(&'static str, String)> {
+    let mut flags: Vec<_> = ["control", "pid_file", "bpffs", "run_dir"]
+        .into_iter()
+        .filter_map(|key| text(matches, key).map(|value| (key, value)))
+        .collect();
+    if matches.get_flag("foreground") {
+        flags.push(("foreground", true.to_string()));
+    }
+    if matches.get_count("debug") > 0 {
+        flags.push(("debug", matches.get_count("debug").to_string()));
+    }
+    flags
+}
+
+fn text(matches: &ArgMatches, id: &str) -> Option<String> {
+    matches.get_one::<String>(id).cloned()
+}
+
+fn texts(matches: &ArgMatches, id: &str) -> Vec<String> {
+    matches
+        .get_many::<String>(id)
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect()
+}

@@ -1,0 +1,347 @@
+//! The daemon's command line, flag by flag: accepted form, refused form, default.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use pen::cli::{Action, Detach, Start, Stop, System, parse};
+use pen_common::config::{Config, HashBy, Outside, Protocol};
+
+#[derive(Default)]
+struct World(HashMap<&'static str, &'static str>);
+
+impl Outside for World {
+    fn resolve(&self, _: &str) -> Result<IpAddr, String> {
+        Err("no such host".to_owned())
+    }
+
+    fn read(&self, path: &Path) -> Result<String, String> {
+        let found = path.to_str().and_then(|name| self.0.get(name));
+        found
+            .map(|text| (*text).to_owned())
+            .ok_or_else(|| "no such file".to_owned())
+    }
+}
+
+const SERVED: [&str; 4] = ["-O", "dsr_if eth1", "10.0.0.100:80", "10.0.0.11"];
+
+fn start(words: &[&str]) -> Start {
+    match parse(["pen"].iter().chain(words)) {
+        Ok(Action::Run(start)) => start,
+        other => panic!("{words:?} gave {other:?}"),
+    }
+}
+
+fn config(words: &[&str]) -> Config {
+    let world = World(HashMap::from([
+        ("pen.cfg", "server 0 weight 3\n"),
+        ("pen.toml", TOML),
+    ]));
+    let checked = start(words)
+        .read(&world)
+        .unwrap_or_else(|errors| panic!("{words:?}: {errors}"));
+    checked.into_parts().0
+}
+
+/// `words`, with something to serve behind them.
+fn served(words: &[&str]) -> Config {
+    config(&[words, &SERVED].concat())
+}
+
+const TOML: &str = "interface = \"eth1\"\ndebug = 1\ncontrol = \"/a\"
+service = [{ name = \"s\", listen = \"10.0.0.100:80\" }]
+pool = [{ name = \"s\", backend = [\"10.0.0.11\"] }]\n";
+
+fn wrong(words: &[&str]) -> String {
+    match parse(["pen"].iter().chain(words)) {
+        Err(Stop::Wrong(text)) => text,
+        other => panic!("{words:?} gave {other:?}"),
+    }
+}
+
+#[test]
+fn defaults() {
+    let config = served(&[]);
+    assert_eq!((config.foreground, config.debug), (false, 0));
+    assert_eq!((config.control, config.pid_file), (None, None));
+    assert_eq!(config.services[0].hash, HashBy::Source);
+    assert_eq!(config.services[0].listeners[0].protocol, Protocol::Tcp);
+    assert_eq!(config.bpffs, Path::new("/sys/fs/bpf"));
+    assert_eq!(config.run_dir, Path::new("/run/pen"));
+}
+
+#[test]
+fn each_flag_short_and_long() {
+    type Check = fn(&Config) -> bool;
+    let rows: &[(&[&[&str]], Check)] = &[
+        (&[&["-f"], &["--foreground"]], |c| c.foreground),
+        (&[&["-d"], &["--debug"]], |c| c.debug == 1),
+        (&[&["-ddd"], &["-d", "-d", "--debug"]], |c| c.debug == 3),
+        (&[&["-r"], &["--roundrobin"]], |c| {
+            c.services[0].hash == HashBy::Flow
+        }),
+        (&[&["-U"], &["--udp"]], |c| {
+            c.services[0].listeners[0].protocol == Protocol::Udp
+        }),
+        (
+            &[
+                &["-O", "debug 2"],
+                &["-o", "debug 2"],
+                &["--command", "debug 2"],
+            ],
+            |c| c.debug == 2,
+        ),
+        (
+            &[
+                &["-C", "/c"],
+                &["-C/c"],
+                &["--control", "/c"],
+                &["--control=/c"],
+            ],
+            |c| c.control == Some(PathBuf::from("/c")),
+        ),
+        (&[&["-C", "/b", "-C", "/c"]], |c| {
+            c.control == Some(PathBuf::from("/c"))
+        }),
+        (&[&["-p", "/p"], &["--pid-file", "/p"]], |c| {
+            c.pid_file == Some(PathBuf::from("/p"))
+        }),
+        (&[&["-F", "pen.cfg"], &["--file", "pen.cfg"]], |c| {
+            c.pools[0].backends[0].weight == 3
+        }),
+        (&[&["--bpffs", "/bpf"]], |c| c.bpffs == Path::new("/bpf")),
+        (&[&["--run-dir", "/run/x"]], |c| {
+            c.run_dir == Path::new("/run/x")
+        }),
+        (&[&["-dfr"], &["-rdf"]], |c| {
+            c.foreground && c.debug == 1 && c.services[0].hash == HashBy::Flow
+        }),
+        (&[&["-dfO", "debug 2"]], |c| c.foreground && c.debug == 2),
+    ];
+    for (forms, check) in rows {
+        assert!(!check(&served(&[])), "{forms:?} is the default");
+        for words in *forms {
+            assert!(check(&served(words)), "{words:?}");
+        }
+    }
+}
+
+#[test]
+fn flags_may_stand_between_and_behind_operands() {
+    let words = [
+        "10.0.0.100:80",
+        "-r",
+        "10.0.0.11",
+        "-O",
+        "dsr_if eth1",
+        "10.0.0.12:80",
+        "-f",
+    ];
+    let config = config(&words);
+    assert_eq!(config.pools[0].backends.len(), 2);
+    assert!(config.foreground && config.services[0].hash == HashBy::Flow);
+}
+
+#[test]
+fn the_authors_line_word_for_word() {
+    let words = [
+        "-df",
+        "-O",
+        "poll",
+        "-O",
+        "dsr_if eth1",
+        "-S",
+        "2",
+        "-r",
+        "10.0.0.100:80",
+        "10.0.0.11",
+        "10.0.0.12",
+    ];
+    let start = start(&words);
+    assert_eq!(start.notes(), ["-S is obsolete and has no effect"]);
+    assert_eq!(start.source(), "command line");
+    let config = config(&words);
+    assert_eq!((config.interface.as_str(), config.debug), ("eth1", 1));
+    assert_eq!(config.services[0].listeners[0].to_string(), "10.0.0.100:80");
+    assert_eq!(config.pools[0].backends.len(), 2);
+}
+
+#[test]
+fn obsolete_flags_are_noted_one_line_each() {
+    for flag in ["-D", "-n", "-P", "-Q"] {
+        let start = start(&[flag, "10.0.0.100"]);
+        assert_eq!(
+            start.notes(),
+            [format!("{flag} is obsolete and has no effect")]
+        );
+    }
+    assert_eq!(start(&["-S2", "10.0.0.100"]).notes().len(), 1);
+    assert_eq!(start(&["-DnQ"]).notes().len(), 3);
+    assert!(wrong(&["-S"]).contains("value is required"));
+}
+
+#[test]
+fn flags_of_proxy_mode_are_refused_by_name() {
+    for (flag, takes_value) in
+        "a b+ c+ e+ h i+ j+ l+ m+ q+ s t+ u+ w+ x+ A+ B+ E+ G+ H K+ L+ R T+ W X Z"
+            .split(' ')
+            .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
+    {
+        let mut words = vec![flag.as_str()];
+        words.extend(takes_value.then_some("1"));
+        words.extend(SERVED);
+        let text = wrong(&words);
+        assert!(text.starts_with(&format!("error: {flag} (")), "{text}");
+        assert!(
+            text.ends_with("belongs to proxy mode, which isn't there yet\n"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn wrong_use() {
+    for (words, expected) in [
+        (&["-N"][..], "unexpected argument '-N'"),
+        (&["-k"], "unexpected argument '-k'"),
+        (&["--foregruond"], "'--foreground'"),
+        (&["-O"], "value is required"),
+        (
+            &["-C", "4711"],
+            "control = \"4711\" is not a path: a control port over TCP isn't there yet",
+        ),
+        (&["-p", ""], "pid_file = \"\" is not a path"),
+        (
+            &["--config", "pen.toml", "10.0.0.100"],
+            "cannot be used with",
+        ),
+        (
+            &["--config", "pen.toml", "-O", "debug 1"],
+            "cannot be used with",
+        ),
+        (&["--config", "pen.toml", "-F", "x"], "cannot be used with"),
+        (&["--config", "pen.toml", "-r"], "cannot be used with"),
+        (&["--config", "pen.toml", "-U"], "cannot be used with"),
+        (&["--detach", "eth1", "10.0.0.100"], "cannot be used with"),
+        (&["--detach", "eth1", "--check"], "cannot be used with"),
+        (
+            &["--detach", "no/such"],
+            "\"no/such\" can't be the name of an interface",
+        ),
+        (&["--detach"], "value is required"),
+    ] {
+        let text = wrong(words);
+        assert!(
+            text.contains(expected),
+            "{words:?}\ngave: {text}\nnot:  {expected}"
+        );
+    }
+}
+
+#[test]
+fn a_file_and_the_flags_that_override_it() {
+    let plain = config(&["--config", "pen.toml"]);
+    assert_eq!(
+        (plain.debug, plain.control, plain.foreground),
+        (1, Some(PathBuf::from("/a")), false)
+    );
+    let words = ["--config", "pen.toml", "-ddf", "-C", "/c"];
+    let config = config(&words);
+    assert_eq!(
+        (config.debug, config.control, config.foreground),
+        (2, Some(PathBuf::from("/c")), true)
+    );
+    assert_eq!(start(&words).source(), "pen.toml");
+    let errors = start(&["--config", "none"])
+        .read(&World::default())
+        .unwrap_err();
+    assert_eq!(errors.to_string(), "can't read none: no such file");
+    let world = World(HashMap::from([("bad", "plain = 1\n")]));
+    let errors = start(&["--config", "bad"]).read(&world).unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "bad:1: unknown key `plain`; did you mean `plane`?"
+    );
+}
+
+#[test]
+fn check_and_detach() {
+    let words = ["pen", "--check"].iter().chain(&SERVED);
+    let Ok(Action::Check(start)) = parse(words) else {
+        panic!("--check")
+    };
+    assert!(start.read(&World::default()).is_ok());
+    let detach = |words: &[&str]| match parse(["pen"].iter().chain(words)) {
+        Ok(Action::Detach(detach)) => detach,
+        other => panic!("{words:?} gave {other:?}"),
+    };
+    let expected = Detach {
+        interface: "eth1".to_owned(),
+        bpffs: PathBuf::from("/sys/fs/bpf"),
+        run_dir: PathBuf::from("/run/pen"),
+    };
+    assert_eq!(detach(&["--detach", "eth1"]), expected);
+    let expected = Detach {
+        bpffs: "/b".into(),
+        run_dir: "/r".into(),
+        ..expected
+    };
+    assert_eq!(
+        detach(&["--detach", "eth1", "--bpffs", "/b", "--run-dir", "/r"]),
+        expected
+    );
+}
+
+#[test]
+fn help_and_version_are_shown() {
+    let Err(Stop::Shown(help)) = parse(["pen", "--help"]) else {
+        panic!("--help")
+    };
+    for part in [
+        "Usage: pen [OPTIONS] VIP",
+        "What is served:",
+        "How it runs:",
+        "Instead of running:",
+        "-O, --command <CMD>",
+        "-F, --file",
+        "-r, --roundrobin",
+        "-U, --udp",
+        "-f, --foreground",
+        "-d, --debug",
+        "-C, --control",
+        "-p, --pid-file",
+        "--config",
+        "--check",
+        "--detach",
+        "--bpffs",
+        "--run-dir",
+        "--version",
+    ] {
+        assert!(help.contains(part), "{part} is missing in\n{help}");
+    }
+    assert!(!help.contains("-u,") && !help.contains("-S"), "{help}");
+    let Err(Stop::Shown(version)) = parse(["pen", "--version"]) else {
+        panic!("--version")
+    };
+    assert_eq!(version, format!("pen {}\n", env!("CARGO_PKG_VERSION")));
+    let errors = start(&[]).read(&World::default()).unwrap_err();
+    assert!(
+        errors
+            .to_string()
+            .starts_with("no VIP: pen [options] VIP:PORT BACKEND"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn the_real_world() {
+    let system = System;
+    assert!(system.resolve("localhost").unwrap().is_loopback());
+    assert!(system.resolve("not a\0name").is_err());
+    let path = std::env::temp_dir().join(format!("pen-cli-{}", std::process::id()));
+    std::fs::write(&path, "debug 1\n").unwrap();
+    assert_eq!(system.read(&path), Ok("debug 1\n".to_owned()));
+    std::fs::remove_file(&path).unwrap();
+    assert!(system.read(&path).unwrap_err().contains("No such file"));
+}
