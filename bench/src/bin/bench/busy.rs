@@ -5,7 +5,8 @@ use anyhow::{Context, Result};
 /// The kernel reports in hundredths of a second (USER_HZ).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// CPU-seconds that all cores together were busy since boot: user, nice, system, irq and softirq time.
+/// CPU-seconds that all cores together were busy since boot: user, nice, system, irq and softirq
+/// time.
 pub(crate) fn busy_seconds() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
     parse(&text).context("/proc/stat does not begin with the line of all cores")

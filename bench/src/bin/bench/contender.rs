@@ -1,5 +1,5 @@
-//! Who is measured: Pen on its planes, and its peers. Each has a wire of its own and runs from the start to the end;
-//! who is not offered frames sleeps.
+//! Who is measured: Pen on its planes, and its peers. Each has a wire of its own and runs from the
+//! start to the end; who is not offered frames sleeps.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::traffic::{PORT, Traffic, vip};
 use crate::wire::Wire;
 
 /// Frames under way at most: below the 256 that a veth end with a program holds.
-const WINDOW: usize = 192;
+const WINDOW: usize = 240;
 /// Most frames that may be lost of a run that counts.
 pub(crate) const LOSS_MAX: f64 = 0.001;
 const START_LIMIT: Duration = Duration::from_secs(5);

@@ -1,4 +1,5 @@
-//! Debian's `pen`, the program that Pen succeeds, unpacked aside: it is never installed, so it can't meet ours.
+//! Debian's `pen`, the program that Pen succeeds, unpacked aside: it is never installed, so it
+//! can't meet ours.
 
 use std::env;
 use std::ffi::OsString;

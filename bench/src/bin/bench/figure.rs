@@ -1,4 +1,5 @@
-//! A figure with its target: what was measured, how far the samples are apart, and whether it is enough.
+//! A figure with its target: what was measured, how far the samples are apart, and whether it is
+//! enough.
 
 use serde::Serialize;
 

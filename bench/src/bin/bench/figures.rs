@@ -51,7 +51,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         target: Target::AtLeast(4.0),
     },
     Pair {
-        name: "af_xdp plane: 100,000 flows, 1,000 VIPs, 4,096 back ends / one flow, one VIP, 3 back ends",
+        name: "af_xdp plane: 100,000 flows, 1,000 VIPs, 4,096 back ends / 1, 1 and 3",
         over: Contender::AfXdpMany,
         under: Contender::AfXdp,
         quantity: Quantity::Rate,
@@ -87,7 +87,15 @@ pub(crate) const PAIRS: &[Pair] = &[
     },
 ];
 
-/// What else one needs to know to measure.
+/// Everything that is set up to be measured.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) rig: Rig,
+    pub(crate) forwarders: Vec<Forwarder>,
+    pub(crate) effort: Effort,
+}
+
+/// How much to measure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
     /// Samples of each figure.
@@ -100,25 +108,43 @@ pub(crate) struct Effort {
     pub(crate) repeat: u32,
 }
 
-/// The ratios of frames; `wanted` chooses by name.
-pub(crate) fn frames(
-    rig: &Rig,
-    forwarders: &[Forwarder],
-    effort: Effort,
-    rates: &mut Rates,
-    wanted: impl Fn(&str) -> bool,
-) -> Vec<Figure> {
-    PAIRS
-        .iter()
-        .filter(|pair| wanted(pair.name))
-        .map(|pair| {
-            eprintln!("{} ...", pair.name);
-            measure(rig, forwarders, pair, effort.pairs, rates).unwrap_or_else(|why| {
-                Figure::missing(pair.name, "x", pair.target, format!("{why:#}"))
-            })
-        })
-        .collect()
+impl Bench {
+    /// The forwarder of a contender.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub(crate) fn forwarder(&self, contender: Contender) -> Result<&Forwarder> {
+        let mut found = self.forwarders.iter();
+        found
+            .find(|forwarder| forwarder.contender() == contender)
+            .with_context(|| format!("{} is not running, see below", contender.name()))
+    }
+
+    /// The ratio of a pair.
+    pub(crate) fn ratio(&self, pair: &Pair, rates: &mut Rates) -> Figure {
+        eprintln!("{} ...", pair.name);
+        measure(self, pair, rates)
+            .unwrap_or_else(|why| Figure::missing(pair.name, "x", pair.target, format!("{why:#}")))
+    }
+
+    /// One of the others.
+    pub(crate) fn other(&self, other: &Other) -> Figure {
+        let Other {
+            name,
+            unit,
+            target,
+            measure,
+        } = *other;
+        eprintln!("{name} ...");
+        match measure(self) {
+            Ok((samples, note)) => Figure::new(name, unit, target, samples).note(note),
+            Err(why) => Figure::missing(name, unit, target, format!("{why:#}")),
+        }
+    }
 }
+
+/// Samples and a note.
+type Measured = Result<(Vec<f64>, String)>;
 
 /// One figure that is not about rates of frames.
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +152,7 @@ pub(crate) struct Other {
     pub(crate) name: &'static str,
     unit: &'static str,
     target: Target,
-    measure: fn(&Rig, &[Forwarder], Effort) -> Result<(Vec<f64>, String)>,
+    measure: fn(&Bench) -> Measured,
 }
 
 /// The others.
@@ -141,8 +167,8 @@ pub(crate) const OTHERS: &[Other] = &[
         name: "steer on a slice, instructions per IPv4 TCP packet",
         unit: "instructions",
         target: Target::AtMost(250.0),
-        measure: |rig, _, _| {
-            let count = instructions::per_packet(&rig.own, rig.lab.folder())?;
+        measure: |bench| {
+            let count = instructions::per_packet(&bench.rig.own, bench.rig.lab.folder())?;
             Ok((vec![count], "counted by callgrind".into()))
         },
     },
@@ -162,50 +188,25 @@ pub(crate) const OTHERS: &[Other] = &[
         name: "Maglev table of 65,537 slots and 1,000 back ends, build",
         unit: "ms",
         target: Target::AtMost(10.0),
-        measure: |_, _, effort| Ok((maglev_builds(effort.pairs), String::new())),
+        measure: |bench| Ok((maglev_builds(bench.effort.pairs), String::new())),
     },
     Other {
         name: "configuration change to publication (a weight among 3 back ends)",
         unit: "ms",
         target: Target::AtMost(20.0),
-        measure: |_, forwarders, effort| changes(forwarders, Contender::AfXdp, effort),
+        measure: |bench| changes(bench, Contender::AfXdp),
     },
     Other {
         name: "configuration change to publication (a weight among 4,096 back ends, 409,609 slots)",
         unit: "ms",
         target: Target::None,
-        measure: |_, forwarders, effort| changes(forwarders, Contender::AfXdpMany, effort),
+        measure: |bench| changes(bench, Contender::AfXdpMany),
     },
 ];
 
-/// One of the others.
-pub(crate) fn other(rig: &Rig, forwarders: &[Forwarder], effort: Effort, other: &Other) -> Figure {
-    let Other {
-        name,
-        unit,
-        target,
-        measure,
-    } = *other;
-    eprintln!("{name} ...");
-    match measure(rig, forwarders, effort) {
-        Ok((samples, note)) => Figure::new(name, unit, target, samples).note(note),
-        Err(why) => Figure::missing(name, unit, target, format!("{why:#}")),
-    }
-}
-
-fn find(forwarders: &[Forwarder], contender: Contender) -> Result<&Forwarder> {
-    let mut found = forwarders.iter();
-    found
-        .find(|forwarder| forwarder.contender() == contender)
-        .with_context(|| format!("{} is not running", contender.name()))
-}
-
-fn steering_program(
-    rig: &Rig,
-    forwarders: &[Forwarder],
-    effort: Effort,
-) -> Result<(Vec<f64>, String)> {
-    let wire = find(forwarders, Contender::Xdp)?.wire();
+fn steering_program(bench: &Bench) -> Measured {
+    let (rig, effort) = (&bench.rig, bench.effort);
+    let wire = bench.forwarder(Contender::Xdp)?.wire();
     let steer = program::attached(rig.lab.balancer(), wire.name())?;
     let frames = Traffic { flows: 1, vips: 1 }.frames(wire.balancer_mac());
     let frame = frames.first().context("one flow has a frame")?;
@@ -224,8 +225,9 @@ fn steering_program(
     ))
 }
 
-fn streams(rig: &Rig, _: &[Forwarder], effort: Effort) -> Result<(Vec<f64>, String)> {
-    let streams = Streams::start(rig)?;
+fn streams(bench: &Bench) -> Measured {
+    let effort = bench.effort;
+    let streams = Streams::start(&bench.rig)?;
     let mut samples = Vec::new();
     let mut through_pen = Vec::new();
     for _ in 0..effort.pairs {
@@ -237,7 +239,8 @@ fn streams(rig: &Rig, _: &[Forwarder], effort: Effort) -> Result<(Vec<f64>, Stri
     Ok((samples, format!("{median:.2} Gbit/s through the VIP")))
 }
 
-fn requests(_: &Rig, _: &[Forwarder], effort: Effort) -> Result<(Vec<f64>, String)> {
+fn requests(bench: &Bench) -> Measured {
+    let effort = bench.effort;
     let requests = Requests::start()?;
     let (mut samples, mut through_pen, mut failed) = (Vec::new(), Vec::new(), 0);
     for _ in 0..effort.pairs {
@@ -276,14 +279,10 @@ fn maglev_builds(count: usize) -> Vec<f64> {
 }
 
 /// From the first byte of the command to the reply, which comes when all workers see the change.
-fn changes(
-    forwarders: &[Forwarder],
-    contender: Contender,
-    effort: Effort,
-) -> Result<(Vec<f64>, String)> {
-    let pen = find(forwarders, contender)?.pen().context("not Pen")?;
+fn changes(bench: &Bench, contender: Contender) -> Measured {
+    let pen = bench.forwarder(contender)?.pen().context("not Pen")?;
     let mut samples = Vec::new();
-    for turn in 0..effort.pairs {
+    for turn in 0..bench.effort.pairs {
         let before = pen.status()?.generation;
         let start = Instant::now();
         pen.command(&format!("server 0 weight {}", 2 + turn % 2))?;

@@ -1,5 +1,5 @@
-//! Forwarders to be measured against, each as simple as its interface allows: every frame goes back out with a fixed
-//! back end's MAC, and nothing is decided.
+//! Forwarders to be measured against, each as simple as its interface allows: every frame goes back
+//! out with a fixed back end's MAC, and nothing is decided.
 
 use std::path::PathBuf;
 

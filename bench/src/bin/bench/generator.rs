@@ -1,8 +1,10 @@
-//! The generator: offers frames on one end of a wire over AF_XDP and counts what comes back for back ends.
+//! The generator: offers frames on one end of a wire over AF_XDP and counts what comes back for
+//! back ends.
 //!
-//! It is a closed loop: no more than `window` frames are ever under way, fewer than any ring or buffer between here and
-//! the sink holds. So the rate that comes out is the forwarder's rate without loss, found in one run and
-//! without a search, and a frame that is lost is a fault to be told, not the usual way to find the limit.
+//! It is a closed loop: no more than `window` frames are ever under way, fewer than any ring or
+//! buffer between here and the sink holds. So the rate that comes out is the forwarder's rate
+//! without loss, found in one run and without a search, and a frame that is lost is a fault to be
+//! told, not the usual way to find the limit.
 #![allow(
     unsafe_code,
     reason = "xsk-rs marks its ring operations unsafe: they trust the caller with frame ownership"
@@ -145,7 +147,8 @@ impl Sink {
     }
 }
 
-/// An AF_XDP socket that only sends. A frame is in `free` or posted for send (tx ring, kernel, completion ring).
+/// An AF_XDP socket that only sends. A frame is in `free` or posted for send (tx ring, kernel,
+/// completion ring).
 struct Sender {
     umem: Umem,
     tx: TxQueue,

@@ -1,4 +1,5 @@
-//! Instructions that `steer` takes for a packet, counted by valgrind's callgrind: the same on a loaded machine as on a quiet one.
+//! Instructions that `steer` takes for a packet, counted by valgrind's callgrind: the same on a
+//! loaded machine as on a quiet one.
 
 use std::fs;
 use std::hint::black_box;
@@ -12,7 +13,8 @@ use pen_common::steer::steer;
 use pen_common::testing::{World, net, v4};
 use pen_common::verdict::Verdict;
 
-/// Packets of the short and of the long run; the difference of the two leaves out what starting costs.
+/// Packets of the short and of the long run; the difference of the two leaves out what starting
+/// costs.
 const SHORT: u64 = 1_000;
 const LONG: u64 = 11_000;
 /// Bytes of a frame's two MAC addresses.

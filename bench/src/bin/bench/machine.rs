@@ -13,8 +13,8 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) kernel: String,
     pub(crate) system: String,
-    /// Processes that wanted to run, on average of the last minute, when the measurements began; of the machine's
-    /// other work, if there was any.
+    /// Processes that wanted to run, on average of the last minute, when the measurements began; of
+    /// the machine's other work, if there was any.
     pub(crate) load: String,
     /// When they began, UTC.
     pub(crate) date: String,

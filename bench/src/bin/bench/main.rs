@@ -1,6 +1,8 @@
-//! The measurements: Pen against bare forwarders, packet sockets and Debian's pen, as ratios inside one run.
+//! The measurements: Pen against bare forwarders, packet sockets and Debian's pen, as ratios inside
+//! one run.
 //!
-//! `make bench` runs them and writes `bench/results`. Everything happens in a lab of its own; nothing is left behind.
+//! `make bench` runs them and writes `bench/results`. Everything happens in a lab of its own;
+//! nothing is left behind.
 
 mod busy;
 mod contender;
@@ -30,7 +32,7 @@ use clap::{Parser, Subcommand};
 use lab::Lab;
 
 use crate::contender::{Contender, Forwarder, Polling, Rig};
-use crate::figures::{Effort, OTHERS};
+use crate::figures::{Bench, Effort, OTHERS, PAIRS};
 use crate::machine::Machine;
 use crate::pairs::Rates;
 use crate::result::{Rate, Results};
@@ -119,15 +121,21 @@ fn run(options: &Options) -> Result<ExitCode> {
     let mut facts = Vec::new();
     let forwarders = start_all(&mut rig, &mut facts);
 
+    let bench = Bench {
+        rig,
+        forwarders,
+        effort,
+    };
     let mut rates = Rates::default();
-    let mut figures = figures::frames(&rig, &forwarders, effort, &mut rates, wanted);
+    let pairs = PAIRS.iter().filter(|pair| wanted(pair.name));
+    let mut figures: Vec<_> = pairs.map(|pair| bench.ratio(pair, &mut rates)).collect();
     let others = OTHERS.iter().filter(|other| wanted(other.name));
-    figures.extend(others.map(|other| figures::other(&rig, &forwarders, effort, other)));
+    figures.extend(others.map(|other| bench.other(other)));
     let rates = rates.table().into_iter();
     let results = Results {
         machine,
         pairs: effort.pairs,
-        milliseconds: rig.milliseconds,
+        milliseconds: bench.rig.milliseconds,
         facts,
         figures,
         rates: rates
@@ -149,7 +157,8 @@ fn run(options: &Options) -> Result<ExitCode> {
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
         results.write(options.results.as_ref().unwrap_or(&own))?;
     }
-    // A figure that was not measured is said aloud, and is a failure where everything must be there.
+    // A figure that was not measured is said aloud, and is a failure where everything must be
+    // there.
     let strict = options.quick || env::var("CI").as_deref() == Ok("true");
     Ok(if strict && missing > 0 {
         ExitCode::FAILURE
@@ -229,7 +238,7 @@ fn check_prerequisites() -> Result<()> {
     ] {
         ensure!(
             lab::installed(program),
-            "{program} is missing; mend: apt-get install {package}, or packaging/setup.sh test bench"
+            "{program} is missing; mend: apt-get install {package}, or packaging/setup.sh test"
         );
     }
     for program in ["pen", "l2fwd"] {

@@ -1,7 +1,8 @@
-//! Packet sockets (packet(7)) as forwarders of the last decades used them: one frame a call, a batch a call, a mapped ring.
+//! Packet sockets (packet(7)) as forwarders of the last decades used them: one frame a call, a
+//! batch a call, a mapped ring.
 #![allow(
     unsafe_code,
-    reason = "std has no packet sockets, recvmmsg, sendmmsg or mapped rings, and no crate of ours wraps them"
+    reason = "std has no packet sockets, recvmmsg, sendmmsg or mapped rings; no crate wraps them"
 )]
 
 use std::ffi::CString;
@@ -16,10 +17,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub(crate) const BATCH: usize = 64;
 /// Room for one frame.
 const BUFFER_BYTES: usize = 2048;
-/// Bytes of one block of the ring. A block is handed over when it is full, so a small one: about 28 of the smallest frames.
+/// Bytes of one block of the ring. A block is handed over when it is full, so a small one: about 28
+/// of the smallest frames.
 const BLOCK_BYTES: usize = 4096;
 const BLOCKS: usize = 512;
-/// Milliseconds after which a block that is not full is handed over; the kernel counts them in ticks.
+/// Milliseconds after which a block that is not full is handed over; the kernel counts them in
+/// ticks.
 const BLOCK_MS_MAX: u32 = 1;
 /// Bytes asked for as receive buffer; the default, 208 KiB, is what most programs live with.
 const RECEIVE_BYTES: i32 = 4 << 20;
@@ -77,7 +80,8 @@ impl PacketSocket {
         };
         let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         let fd = self.file.as_raw_fd();
-        // SAFETY: `address` is a sockaddr_ll of `length` bytes, as AF_PACKET wants, and lives over the call.
+        // SAFETY: `address` is a sockaddr_ll of `length` bytes, as AF_PACKET wants, and lives over
+        // the call.
         let done = unsafe { libc::bind(fd, (&raw const address).cast(), length) };
         if done < 0 {
             Err(io::Error::last_os_error())
@@ -89,7 +93,8 @@ impl PacketSocket {
     fn set<T>(&self, level: i32, name: i32, value: &T) -> io::Result<()> {
         let length = size_of::<T>() as libc::socklen_t;
         let fd = self.file.as_raw_fd();
-        // SAFETY: `value` is `length` readable bytes; each caller passes the type that its option wants.
+        // SAFETY: `value` is `length` readable bytes; each caller passes the type that its option
+        // wants.
         let done =
             unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(value).cast(), length) };
         if done < 0 {
@@ -115,7 +120,8 @@ impl PacketSocket {
         while done < headers.len() {
             let rest = &mut headers[done..];
             let (fd, count) = (self.file.as_raw_fd(), rest.len() as u32);
-            // SAFETY: `rest` is `count` headers; whoever built them keeps what they point to alive and unchanged.
+            // SAFETY: `rest` is `count` headers; whoever built them keeps what they point to alive
+            // and unchanged.
             let sent = unsafe { libc::sendmmsg(fd, rest.as_mut_ptr(), count, 0) };
             if sent < 0 {
                 return Err(io::Error::last_os_error());
@@ -126,8 +132,9 @@ impl PacketSocket {
     }
 }
 
-/// Buffers and headers for [`BATCH`] frames in one system call. The headers point into `vectors`, these into `buffers`;
-/// neither is resized or moved after [`Batch::new`], so the pointers hold as long as the batch.
+/// Buffers and headers for [`BATCH`] frames in one system call. The headers point into `vectors`,
+/// these into `buffers`; neither is resized or moved after [`Batch::new`], so the pointers hold as
+/// long as the batch.
 pub(crate) struct Batch {
     buffers: Vec<[u8; BUFFER_BYTES]>,
     vectors: Vec<libc::iovec>,
@@ -160,7 +167,8 @@ impl Batch {
         }
         let (fd, headers) = (socket.file.as_raw_fd(), self.headers.as_mut_ptr());
         let flags = libc::MSG_WAITFORONE;
-        // SAFETY: BATCH headers that point to BATCH vectors and buffers, all alive and ours (see the type).
+        // SAFETY: BATCH headers that point to BATCH vectors and buffers, all alive and ours (see
+        // the type).
         let count = unsafe { libc::recvmmsg(fd, headers, BATCH as u32, flags, ptr::null_mut()) };
         if count < 0 {
             Err(io::Error::last_os_error())
@@ -192,8 +200,9 @@ fn header(vector: &mut libc::iovec) -> libc::mmsghdr {
     header
 }
 
-/// A receive ring of version 3 (kernel document "packet_mmap"), mapped: blocks of frames are handed back and forth.
-/// **A block is the kernel's or ours**, by its status word; we touch nothing of it but that word while it is the kernel's.
+/// A receive ring of version 3 (kernel document "packet_mmap"), mapped: blocks of frames are handed
+/// back and forth. **A block is the kernel's or ours**, by its status word; we touch nothing of it
+/// but that word while it is the kernel's.
 pub(crate) struct Ring {
     socket: PacketSocket,
     start: NonNull<u8>,
@@ -237,21 +246,25 @@ impl Ring {
         })
     }
 
-    /// Waits for the next block, sends its frames straight out of the ring with `change` applied to each, and hands it back.
+    /// Waits for the next block, sends its frames straight out of the ring with `change` applied to
+    /// each, and hands it back.
     pub(crate) fn forward(&mut self, change: impl Fn(&mut [u8])) -> io::Result<()> {
         let offset = self.block * BLOCK_BYTES;
         // SAFETY: `block` is below BLOCKS, so this stays inside of the mapping.
         let block = unsafe { self.start.add(offset) }.cast::<libc::tpacket_block_desc>();
         // SAFETY: the block's header is mapped as long as `self`; taking an address reads nothing.
         let head = unsafe { &raw mut (*block.as_ptr()).hdr.bh1 };
-        // SAFETY: as before; kernel and we change the status word only as one aligned word.
-        let status = unsafe { AtomicU32::from_ptr(&raw mut (*head).block_status) };
+        // SAFETY: as before.
+        let status = unsafe { &raw mut (*head).block_status };
+        // SAFETY: an aligned word of the mapping, which lives as long as `self`.
+        let status = unsafe { AtomicU32::from_ptr(status) };
         while status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
             self.wait()?;
         }
         // SAFETY: the status says that the block is ours, so the kernel does not write to it.
-        let (count, first) = unsafe { ((*head).num_pkts, (*head).offset_to_first_pkt) };
-        self.collect(offset, count as usize, first as usize, change);
+        let block = unsafe { head.read() };
+        let (count, first) = (block.num_pkts as usize, block.offset_to_first_pkt as usize);
+        self.collect(offset, count, first, change);
         for part in self.vectors.chunks_mut(BATCH) {
             let mut headers: Vec<libc::mmsghdr> = part.iter_mut().map(header).collect();
             self.socket.send_all(&mut headers)?;
@@ -273,7 +286,8 @@ impl Ring {
             );
             // SAFETY: inside of the mapping, by the line above.
             let header = unsafe { self.start.add(at) }.cast::<libc::tpacket3_hdr>();
-            // SAFETY: the block is ours, so it is not written to; the kernel aligns the header to 16 bytes.
+            // SAFETY: the block is ours, so it is not written to; the kernel aligns the header to
+            // 16 bytes.
             let header = unsafe { header.as_ref() };
             let (frame, length) = (at + usize::from(header.tp_mac), header.tp_snaplen as usize);
             at += header.tp_next_offset as usize;

@@ -1,11 +1,13 @@
-//! Interleaved pairs: A B A B ..., so that what the machine does beside us meets both alike, and ratios of neighbours.
+//! Interleaved pairs: A B A B ..., so that what the machine does beside us meets both alike, and
+//! ratios of neighbours.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use crate::contender::{Contender, Forwarder, LOSS_MAX, Rig};
+use crate::contender::{Contender, LOSS_MAX};
 use crate::figure::{Figure, Target, median};
+use crate::figures::Bench;
 use crate::generator::Outcome;
 
 /// Two contenders, what is compared, and what the ratio must be.
@@ -44,7 +46,8 @@ impl Rates {
         self.0.entry(contender.name()).or_default().push(outcome);
     }
 
-    /// Name, median of thousand frames a second, median of thousand frames a CPU-second, largest loss; fastest first.
+    /// Name, median of thousand frames a second, median of thousand frames a CPU-second, largest
+    /// loss; fastest first.
     pub(crate) fn table(&self) -> Vec<(&'static str, f64, f64, f64)> {
         let mut table: Vec<_> = self
             .0
@@ -67,19 +70,14 @@ impl Rates {
     }
 }
 
-/// Measures a pair `count` times.
+/// Measures a pair, as often as the effort says.
 ///
 /// # Errors
 /// One of the two is not there or did not work.
-pub(crate) fn measure(
-    rig: &Rig,
-    forwarders: &[Forwarder],
-    pair: &Pair,
-    count: usize,
-    rates: &mut Rates,
-) -> Result<Figure> {
-    let over = find(forwarders, pair.over)?;
-    let under = find(forwarders, pair.under)?;
+pub(crate) fn measure(bench: &Bench, pair: &Pair, rates: &mut Rates) -> Result<Figure> {
+    let (rig, count) = (&bench.rig, bench.effort.pairs);
+    let over = bench.forwarder(pair.over)?;
+    let under = bench.forwarder(pair.under)?;
     let mut samples = Vec::with_capacity(count);
     let mut loss: f64 = 0.0;
     for _ in 0..count {
@@ -98,16 +96,4 @@ pub(crate) fn measure(
     } else {
         figure
     })
-}
-
-fn find(forwarders: &[Forwarder], contender: Contender) -> Result<&Forwarder> {
-    let mut found = forwarders.iter();
-    found
-        .find(|forwarder| forwarder.contender() == contender)
-        .ok_or_else(|| {
-            anyhow::anyhow!(
-                "{} is not running, for the reason said above",
-                contender.name()
-            )
-        })
 }

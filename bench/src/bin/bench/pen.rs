@@ -1,4 +1,5 @@
-//! Pen itself in a measurement: its configuration, its start, and the proof that it took the plane that is named.
+//! Pen itself in a measurement: its configuration, its start, and the proof that it took the plane
+//! that is named.
 
 use std::io::{Read, Write};
 use std::net::IpAddr;
@@ -48,8 +49,8 @@ pub(crate) struct Counts {
 }
 
 impl Pen {
-    /// Starts `pen` on a load balancer and waits until it is on the plane asked for, in native mode, with every back
-    /// end's MAC known.
+    /// Starts `pen` on a load balancer and waits until it is on the plane asked for, in native
+    /// mode, with every back end's MAC known.
     ///
     /// # Errors
     /// It says no, it fell back to another plane or mode, or it is not ready within 15 s.
@@ -178,7 +179,8 @@ impl Pen {
             forwarded >= delivered,
             "pen counted {forwarded} of {delivered} frames"
         );
-        // A worker that the machine held up for 200 ms is passed over; that may happen, but not make a result.
+        // A worker that the machine held up for 200 ms is passed over; that may happen, but not
+        // make a result.
         let off_the_plane = match self.plane {
             Plane::AfXdp => forwarded.saturating_sub(redirected),
             Plane::Xdp => redirected,

@@ -26,10 +26,10 @@ fn write_chart(results: &Results, out: &mut String) -> std::fmt::Result {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
          viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"16\" y=\"26\" font-size=\"16\" font-weight=\"bold\">Frames forwarded without loss, 1,000 a \
-         second</text>\n\
-         <text x=\"16\" y=\"45\" fill=\"#666666\">60-byte frames, one veth pair, forwarder on one core, generator on \
-         the other</text>"
+         <text x=\"16\" y=\"26\" font-size=\"16\" font-weight=\"bold\">\
+         Frames forwarded without loss, 1,000 a second</text>\n\
+         <text x=\"16\" y=\"45\" fill=\"#666666\">\
+         60-byte frames, one veth pair, forwarder on one core, generator on the other</text>"
     )?;
     let most = results
         .rates
@@ -50,7 +50,8 @@ fn write_chart(results: &Results, out: &mut String) -> std::fmt::Result {
         writeln!(
             out,
             "<text x=\"{}\" y=\"{middle}\" text-anchor=\"end\">{name}</text>\n\
-             <rect x=\"{NAME_WIDTH}\" y=\"{y}\" width=\"{width:.1}\" height=\"{BAR_HEIGHT}\" fill=\"{colour}\"/>\n\
+             <rect x=\"{NAME_WIDTH}\" y=\"{y}\" \
+             width=\"{width:.1}\" height=\"{BAR_HEIGHT}\" fill=\"{colour}\"/>\n\
              <text x=\"{:.1}\" y=\"{middle}\">{kpps:.0}</text>",
             NAME_WIDTH - 10,
             f64::from(NAME_WIDTH) + width + 6.0,

@@ -1,6 +1,7 @@
-//! Nanoseconds that the steering program takes for a forwarded packet, by the kernel's own test-run: against a bare swap,
-//! each behind the same wrapper, which puts the frame back as it was sent and tail-calls. Without it every
-//! run but the first would see a frame that is already rewritten.
+//! Nanoseconds that the steering program takes for a forwarded packet, by the kernel's own
+//! test-run: against a bare swap, each behind the same wrapper, which puts the frame back as it was
+//! sent and tail-calls. Without it every run but the first would see a frame that is already
+//! rewritten.
 
 use std::path::Path;
 
@@ -22,7 +23,8 @@ pub(crate) struct Cost {
     pub(crate) swap: f64,
 }
 
-/// Measures the program that is attached to `interface` with `frame`, `count` times, with `repeat` runs each.
+/// Measures the program that is attached to `interface` with `frame`, `count` times, with `repeat`
+/// runs each.
 ///
 /// # Errors
 /// There is no program, or it does not send the frame back.

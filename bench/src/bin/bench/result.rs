@@ -73,8 +73,9 @@ impl Results {
         writeln!(out, "# Measured\n")?;
         writeln!(
             out,
-            "{date} UTC, {cores} cores ({processor}), kernel {kernel}, {system}; load average at the start {load}. \
-             Medians of {} interleaved pairs of {} ms; in brackets the smallest and the largest. Written by \
+            "{date} UTC, {cores} cores ({processor}), kernel {kernel}, {system}; load \
+             average at the start {load}. Medians of {} interleaved pairs of {} ms; in brackets the \
+             smallest and the largest. Written by \
              `make bench`.\n",
             self.pairs, self.milliseconds
         )?;
@@ -111,9 +112,10 @@ impl Results {
         }
         writeln!(
             out,
-            "\nFrames of 60 bytes (UDP over IPv4) over one veth pair, forwarder on one core, generator on the other, no \
-             more than 192 frames under way: the rate is what comes back for a back end without loss. Rates depend on \
-             the machine and what else it does; only ratios inside one run mean something.\n"
+            "\nFrames of 60 bytes (UDP over IPv4) over one veth pair, forwarder on one core, \
+             generator on the other, no more than 240 frames under way: the rate is what comes \
+             back for a back end without loss. Rates depend on the \
+             machine and what else it does; only ratios inside one run mean something.\n"
         )?;
         for fact in &self.facts {
             writeln!(out, "- {fact}")?;

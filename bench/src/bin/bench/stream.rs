@@ -31,7 +31,8 @@ fn vip() -> IpAddr {
     Station::vip(0).v4().into()
 }
 
-/// A stream from the client, through Pen on one load balancer and through the bare forwarder on another, by turns.
+/// A stream from the client, through Pen on one load balancer and through the bare forwarder on
+/// another, by turns.
 pub(crate) struct Streams {
     lab: Lab,
     pen: Pen,
@@ -40,8 +41,8 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// Makes a lab of its own. Checksums and segments are finished before they reach a load balancer: the bare
-    /// forwarder can't.
+    /// Makes a lab of its own. Checksums and segments are finished before they reach a load
+    /// balancer: the bare forwarder can't.
     pub(crate) fn start(rig: &Rig) -> Result<Self> {
         let lab = Lab::builder()
             .balancers(2)

@@ -1,4 +1,5 @@
-//! The frames that are offered: the smallest that Ethernet knows, UDP over IPv4, of one flow or of many.
+//! The frames that are offered: the smallest that Ethernet knows, UDP over IPv4, of one flow or of
+//! many.
 
 use std::net::Ipv4Addr;
 
@@ -9,8 +10,9 @@ use pen_common::checksum::Sum;
 pub(crate) const FRAME_BYTES: usize = 60;
 /// Port of every VIP.
 pub(crate) const PORT: u16 = 53;
-/// Sender of every frame: neither the forwarder's nor a back end's, or the frame would be taken for a loop. Like the
-/// MACs of all back ends it begins with [`BACKEND_MAC`], so that a bare exchange of MACs counts as delivery.
+/// Sender of every frame: neither the forwarder's nor a back end's, or the frame would be taken for
+/// a loop. Like the MACs of all back ends it begins with [`BACKEND_MAC`], so that a bare exchange
+/// of MACs counts as delivery.
 pub(crate) const SOURCE_MAC: Mac = Mac([BACKEND_MAC[0], BACKEND_MAC[1], 0xff, 0xff, 0xff, 0xff]);
 /// How every back end's MAC begins; the program `sink` counts frames to such a MAC.
 pub(crate) const BACKEND_MAC: [u8; 2] = [0x02, 0xbe];

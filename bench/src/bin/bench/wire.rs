@@ -1,5 +1,6 @@
-//! Wires: a veth pair from the client straight to the load balancer for each forwarder, without a switch that would cost
-//! more than what is measured. All forwarders are there at the same time, and only the one whose wire is offered frames works.
+//! Wires: a veth pair from the client straight to the load balancer for each forwarder, without a
+//! switch that would cost more than what is measured. All forwarders are there at the same time,
+//! and only the one whose wire is offered frames works.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,7 +19,8 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// Plugs wire `number`, whose back ends `0..backends` are permanent neighbours of the load balancer.
+    /// Plugs wire `number`, whose back ends `0..backends` are permanent neighbours of the load
+    /// balancer.
     pub(crate) fn plug(lab: &Lab, number: u8, backends: usize) -> Result<Self> {
         let wire = Self {
             name: format!("wire{number}"),
@@ -49,7 +51,8 @@ impl Wire {
         Ok(wire)
     }
 
-    /// Makes the first `count` back ends real, all at the client's end, for a forwarder that asks by ARP itself.
+    /// Makes the first `count` back ends real, all at the client's end, for a forwarder that asks
+    /// by ARP itself.
     pub(crate) fn answer_for_backends(&self, lab: &Lab, count: usize) -> Result<()> {
         for index in 0..count {
             let (address, name) = (self.backend(index), &self.name);
