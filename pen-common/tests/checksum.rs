@@ -1,4 +1,8 @@
 //! Checksums: updates against whole sums, and finished ones against etherparse.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests may unwrap like the tests themselves"
+)]
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use pen_common::{

@@ -1,4 +1,8 @@
 //! The flow hash: the same on every machine and in every version.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests may unwrap like the tests themselves"
+)]
 
 use std::net::IpAddr;
 
