@@ -24,12 +24,19 @@ const SUM_LEN_MAX: usize = SUM_CHUNK * 19;
 /// One frame. Headers are read from its first buffer only.
 pub struct XdpFrame {
     context: *mut xdp_md,
+    len: usize,
 }
 
 impl XdpFrame {
     /// The frame that the program was called for.
-    pub const fn new(context: *mut xdp_md) -> Self {
-        Self { context }
+    #[inline(always)]
+    pub fn new(context: *mut xdp_md) -> Self {
+        // SAFETY: the kernel passes a valid context.
+        let len = unsafe { bpf_xdp_get_buff_len(context) };
+        Self {
+            context,
+            len: len as usize,
+        }
     }
 
     /// The queue that received it.
@@ -57,9 +64,7 @@ impl XdpFrame {
 impl Frame for XdpFrame {
     #[inline(always)]
     fn len(&self) -> usize {
-        // SAFETY: the kernel passes a valid context.
-        let len = unsafe { bpf_xdp_get_buff_len(self.context) };
-        len as usize
+        self.len
     }
 
     #[inline(always)]
@@ -79,14 +84,17 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn resize(&mut self, len: usize) -> Option<()> {
-        let delta = len as i64 - self.len() as i64;
+        let delta = len as i64 - self.len as i64;
         if delta == 0 {
             return Some(());
         }
         // SAFETY: the kernel passes a valid context. Pointers into the frame are taken anew at
         // each access, so none outlives the move of its end.
-        let result = unsafe { bpf_xdp_adjust_tail(self.context, delta as i32) };
-        (result == 0).then_some(())
+        if unsafe { bpf_xdp_adjust_tail(self.context, delta as i32) } != 0 {
+            return None;
+        }
+        self.len = len;
+        Some(())
     }
 
     #[inline(always)]
@@ -106,31 +114,34 @@ impl Frame for XdpFrame {
 #[unsafe(no_mangle)]
 extern "C" fn pen_sum(context: *mut xdp_md, offset: u64, len: u64) -> u64 {
     const FAILED: u64 = u64::MAX;
-    let len = len as usize;
-    let mut at = offset as usize;
-    if len > SUM_LEN_MAX {
-        return FAILED;
-    }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return FAILED;
     };
     let scratch = scratch.cast::<u8>();
-    if len == 0 {
+    let (mut at, mut left) = (offset as usize, len as usize);
+    if left == 0 {
         return 0;
     }
     let mut total: u64 = 0;
-    let mut chunk = 0;
-    while chunk < (len - 1) / SUM_CHUNK {
+    // Counted by a constant, and the length compared only behind the loop: Linux 6.1's verifier
+    // forgets the bounds of a number that was put aside on the stack, and the loop never ends.
+    for _ in 0..SUM_LEN_MAX / SUM_CHUNK {
+        if left <= SUM_CHUNK {
+            break;
+        }
         let Some(part) = sum_piece(context, at, scratch, SUM_CHUNK) else {
             return FAILED;
         };
         total += part;
         at += SUM_CHUNK;
-        chunk += 1;
+        left -= SUM_CHUNK;
     }
-    // Written so that it cannot be 0: Linux 6.1's verifier learns nothing from a comparison with 0
-    // and refuses to load that many bytes.
-    let last = (len - 1) % SUM_CHUNK + 1;
+    if left > SUM_CHUNK {
+        return FAILED;
+    }
+    // Written so that it cannot be 0: from a comparison with 0 that verifier learns nothing, and
+    // refuses to load so many bytes.
+    let last = (left - 1) % SUM_CHUNK + 1;
     let Some(part) = sum_piece(context, at, scratch, last) else {
         return FAILED;
     };
