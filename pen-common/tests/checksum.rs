@@ -1,7 +1,7 @@
 //! Checksums: updates against whole sums, and finished ones against etherparse.
 #![allow(
     clippy::unwrap_used,
-    reason = "helpers of tests may unwrap like the tests themselves"
+    reason = "a test that can't go on has failed"
 )]
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};

@@ -1,7 +1,7 @@
 //! The flow hash: the same on every machine and in every version.
 #![allow(
     clippy::unwrap_used,
-    reason = "helpers of tests may unwrap like the tests themselves"
+    reason = "a test that can't go on has failed"
 )]
 
 use std::net::IpAddr;
