@@ -43,7 +43,7 @@ CONFIG
 # The status as one JSON value, into FILE; penctl may answer with or without an envelope around it.
 pen_status() { # FILE
     local answer
-    answer=$(guest 20 "penctl $SOCKET status --json") || fail "penctl: $answer"
+    answer=$(guest 20 "penctl --json $SOCKET status") || fail "penctl: $answer"
     jq -e '.value // .' <<<"$answer" >"$1" || fail "penctl answers no JSON: $answer"
 }
 
@@ -60,7 +60,7 @@ must() { # FILE WHAT FILTER
 }
 
 pen_ready() {
-    guest 20 "penctl $SOCKET status --json >/dev/null" || return 1
+    guest 20 "penctl --json $SOCKET status >/dev/null" || return 1
     pen_status "$work/ready.json"
     holds "$work/ready.json" '[.pools[].backends[].state] | all(. == "up")'
 }
