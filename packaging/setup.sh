@@ -1,10 +1,12 @@
 #!/bin/sh
-# Installs what a Pen checkout needs, by Debian's package manager; the only script that installs anything.
+# Installs what a Pen checkout needs, by Debian's package manager; the only script that installs
+# packages.
 #
 #   packaging/setup.sh GROUP...      groups: build test bench vm ebpf
 #
-# Quick and silent when all is there. Becomes root by sudo for apt alone. Starts no daemon and removes no package.
-# PEN_SETUP=skip in the environment: changes nothing, asks nothing (for systems whose owner installs things).
+# Quick and silent when all is there. Becomes root by sudo for apt alone. Starts no daemon and
+# removes no package. PEN_SETUP=skip in the environment: does nothing, for systems without apt whose
+# owner has installed the same.
 set -eu
 
 # The oldest compiler that builds the workspace (rust-version in Cargo.toml).
@@ -104,7 +106,8 @@ as_root() {
     fi
 }
 
-# Runs apt-get with a policy that lets no package start its daemon (nginx would), and puts the machine's own back.
+# Runs apt-get with a policy that lets no package start its daemon (nginx would), and puts the
+# machine's own policy back.
 install_quietly() {
     as_root env DEBIAN_FRONTEND=noninteractive sh -eu -c '
         policy=/usr/sbin/policy-rc.d
@@ -135,7 +138,7 @@ done
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     {
-        echo "setup.sh: this system has no apt. Install these (Debian's names), then set PEN_SETUP=skip:"
+        echo "setup.sh: no apt here. Install these (Debian's names), then set PEN_SETUP=skip:"
         wanted "$@" | show
     } >&2
     exit 1

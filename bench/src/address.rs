@@ -1,4 +1,5 @@
-//! Who has which address in a lab: fixed, so that tests can name them and frames can be crafted before the lab is up.
+//! Who has which address in a lab: fixed, so that tests can name them and frames can be crafted
+//! before the lab is up.
 //!
 //! Every interface's last address byte is also the last byte of its MAC, and `N` below:
 //! `10.77.0.N`, `fd77::N` (hexadecimal, the same number) and `02:77:00:00:00:N`.
@@ -76,7 +77,8 @@ impl Station {
         Self(BACKEND_0 + index as u8)
     }
 
-    /// VIP `index`, counted from 0. Its MAC belongs to nobody: the VIP answers with a load balancer's.
+    /// VIP `index`, counted from 0. Its MAC belongs to nobody: the VIP answers with a load
+    /// balancer's.
     pub const fn vip(index: usize) -> Self {
         assert!(index < (255 - VIP_0) as usize, "no such VIP");
         Self(VIP_0 + index as u8)

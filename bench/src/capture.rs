@@ -14,15 +14,17 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 /// Time for frames on their way through a queue or a softirq.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Bytes kept of a frame. Each slot of tcpdump's ring is as large: kept whole (256 KiB), 8 frames would fill it.
+/// Bytes kept of a frame. Each slot of tcpdump's ring is as large: kept whole (256 KiB), 8 frames
+/// would fill it.
 const SNAP: &str = "9300";
 /// KiB of the ring: some 2,000 slots.
 const RING: &str = "32768";
 
 /// A capture that runs until it is stopped or dropped.
 ///
-/// An interface with a native XDP program shows here only what the program passes; what it redirects or sends back is
-/// seen at the switch's end of the cable. Frames longer than 9,300 bytes, so those not yet cut into segments, are kept up to there.
+/// An interface with a native XDP program shows here only what the program passes; what it
+/// redirects or sends back is seen at the switch's end of the cable. Frames longer than 9,300
+/// bytes, so those not yet cut into segments, are kept up to there.
 #[derive(Debug)]
 pub struct Capture {
     tcpdump: Process,
@@ -30,8 +32,9 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Catches what passes `interface` in both directions and matches `filter` (tcpdump's language, empty for all).
-    /// The interface is not made promiscuous. When this returns, the capture sees every frame.
+    /// Catches what passes `interface` in both directions and matches `filter` (tcpdump's language,
+    /// empty for all). The interface is not made promiscuous. When this returns, the capture sees
+    /// every frame.
     pub fn start(machine: &Namespace, interface: &str, filter: &str) -> Result<Self> {
         let number = machine.next_number();
         let file = machine.folder().join(format!("{number}-{interface}.pcap"));

@@ -64,8 +64,8 @@ pub fn link_counters(machine: &Namespace, interface: &str) -> Result<LinkCounter
     })
 }
 
-/// One of the machine's protocol counters since it was made, by nstat's name: `TcpInCsumErrors`, `UdpInCsumErrors`,
-/// `IpForwDatagrams`, `TcpRetransSegs`, ...
+/// One of the machine's protocol counters since it was made, by nstat's name: `TcpInCsumErrors`,
+/// `UdpInCsumErrors`, `IpForwDatagrams`, `TcpRetransSegs`, ...
 ///
 /// # Errors
 /// The kernel has no counter of this name.
@@ -79,7 +79,8 @@ pub fn snmp_counter(machine: &Namespace, name: &str) -> Result<u64> {
         .with_context(|| format!("this kernel counts no {name}"))
 }
 
-/// One of the driver's own counters (`ethtool -S`); veth has `rx_queue_0_xdp_packets`, `peer_tx_queue_0_xdp_xmit`, ...
+/// One of the driver's own counters (`ethtool -S`); veth has `rx_queue_0_xdp_packets`,
+/// `peer_tx_queue_0_xdp_xmit`, ...
 ///
 /// # Errors
 /// The driver has no counter of this name.

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 /// The longest UDP payload.
 const DATAGRAM_MAX: usize = 65_507;
 
-/// Answers every datagram to each of `listen` with `NAME CLIENT TEXT`, for ever. Each address has a socket of its own,
-/// so that an answer comes from the address that was asked.
+/// Answers every datagram to each of `listen` with `NAME CLIENT TEXT`, for ever. Each address has a
+/// socket of its own, so that an answer comes from the address that was asked.
 pub fn udp(name: &str, listen: &[SocketAddr]) -> Result<()> {
     let sockets = listen
         .iter()
@@ -33,7 +33,8 @@ pub fn udp(name: &str, listen: &[SocketAddr]) -> Result<()> {
     Ok(())
 }
 
-/// Greets every connection to each of `listen` with the line `NAME CLIENT`, then returns each line it is sent, for ever.
+/// Greets every connection to each of `listen` with the line `NAME CLIENT`, then returns each line
+/// it is sent, for ever.
 pub fn tcp(name: &str, listen: &[SocketAddr]) -> Result<()> {
     let listeners = listen
         .iter()

@@ -1,9 +1,10 @@
-//! The bare forwarder: every frame that arrives on a queue goes back out of it, to one fixed MAC, and nothing is decided.
-//! It has the rings that Pen's workers have, so that what Pen's decisions cost shows against it.
+//! The bare forwarder: every frame that arrives on a queue goes back out of it, to one fixed MAC,
+//! and nothing is decided. It has the rings that Pen's workers have, so that what Pen's decisions
+//! cost shows against it.
 //!
-//! **A frame is in exactly one place**: posted for receive (fill ring, kernel, rx ring), in hand (`batch`, between two calls of
-//! one pass), or posted for send (tx ring, kernel, completion ring). Every ring has room for all frames of its
-//! UMEM, so no produce call can come short.
+//! **A frame is in exactly one place**: posted for receive (fill ring, kernel, rx ring), in hand
+//! (`batch`, between two calls of one pass), or posted for send (tx ring, kernel, completion ring).
+//! Every ring has room for all frames of its UMEM, so no produce call can come short.
 #![allow(
     unsafe_code,
     reason = "xsk-rs marks its ring operations unsafe: they trust the caller with frame ownership"
@@ -31,7 +32,8 @@ pub const FRAME_BYTES: u32 = 4096;
 pub const BATCH: usize = 64;
 /// A just closed queue is released a moment later; until then binding it answers EBUSY or ENOBUFS.
 const BIND_PATIENCE: Duration = Duration::from_secs(1);
-/// Microseconds that a busy-polling system call may spin in the driver (as in the kernel's own AF_XDP documents).
+/// Microseconds that a busy-polling system call may spin in the driver (as in the kernel's own
+/// AF_XDP documents).
 const BUSY_POLL_US: i32 = 20;
 /// `SOL_XDP` option of kernel 6.17: frames sent by one wake-up, 32 unless set.
 const XDP_MAX_TX_SKB_BUDGET: i32 = 9;
@@ -63,7 +65,8 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// Binds `queue` of `interface` and posts all frames for receive. Frames will go from `own` to `to`.
+    /// Binds `queue` of `interface` and posts all frames for receive. Frames will go from `own` to
+    /// `to`.
     ///
     /// # Errors
     /// The queue does not exist or somebody has it for longer than a second.
@@ -137,7 +140,8 @@ impl Forwarder {
         SocketFd(&self.rx)
     }
 
-    /// One pass: takes back what was sent, forwards a batch. Returns how many frames were forwarded.
+    /// One pass: takes back what was sent, forwards a batch. Returns how many frames were
+    /// forwarded.
     ///
     /// # Errors
     /// The interface is gone.
@@ -156,12 +160,14 @@ impl Forwarder {
             }
             self.continues = more;
         }
-        // SAFETY: these frames are in hand and from here on posted for send; we don't touch them again.
+        // SAFETY: these frames are in hand and from here on posted for send; we don't touch them
+        // again.
         let posted = unsafe { self.tx.produce(&self.batch[..received]) };
         assert_eq!(posted, received, "the tx ring has room for every frame");
         self.sending += posted;
         if self.sending > 0 && self.tx.needs_wakeup() {
-            // A wake-up sends as many as its budget allows; what is left is asked for in the next pass.
+            // A wake-up sends as many as its budget allows; what is left is asked for in the next
+            // pass.
             self.tx.wakeup()?;
         }
         if self.busy && received == 0 {
@@ -171,7 +177,8 @@ impl Forwarder {
         Ok(received)
     }
 
-    /// Whether frames are still on their way out, so that waiting for new ones alone would strand them.
+    /// Whether frames are still on their way out, so that waiting for new ones alone would strand
+    /// them.
     pub fn is_sending(&self) -> bool {
         self.sending > 0
     }
@@ -180,7 +187,8 @@ impl Forwarder {
         // SAFETY: `batch` is of this UMEM and its old contents were handed over.
         let completed = unsafe { self.completion.consume(&mut self.batch) };
         self.sending -= completed;
-        // SAFETY: these frames are in hand, the kernel has sent them; from here on they are posted for receive.
+        // SAFETY: these frames are in hand, the kernel has sent them; from here on they are posted
+        // for receive.
         let posted = unsafe { self.fill.produce(&self.batch[..completed]) };
         assert_eq!(posted, completed, "the fill ring has room for every frame");
     }
@@ -220,7 +228,8 @@ pub fn serve(queues: &mut [Forwarder]) -> io::Result<()> {
     }
 }
 
-/// The options of Pen's sockets: a send budget of a whole batch, and with `busy` preferred busy polling.
+/// The options of Pen's sockets: a send budget of a whole batch, and with `busy` preferred busy
+/// polling.
 fn set_options(rx: &RxQueue, busy: bool) -> Result<()> {
     let fd = rx.fd().as_raw_fd();
     // Kernels before 6.17 don't know it and send 32 frames a wake-up.

@@ -1,9 +1,10 @@
 //! Nothing of a lab outlives its process: a shell beside us waits for our end, whatever ends us.
 //!
-//! The shell reads a pipe that only this process holds. Drop, panic, exit, Ctrl-C and SIGKILL all close the pipe;
-//! then it kills what still runs in the lab's namespaces, deletes them, unmounts and removes the lab's directory.
-//! So there is one way to clean up and no way around it. Should the shell itself have been killed,
-//! [`sweep`] does the same at the next start, for the labs of processes that no longer exist.
+//! The shell reads a pipe that only this process holds. Drop, panic, exit, Ctrl-C and SIGKILL all
+//! close the pipe; then it kills what still runs in the lab's namespaces, deletes them, unmounts
+//! and removes the lab's directory. So there is one way to clean up and no way around it. Should
+//! the shell itself have been killed, [`sweep`] does the same at the next start, for the labs of
+//! processes that no longer exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +14,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// Where labs keep their directories; the same for every user of the machine, so that a sweep finds them all.
+/// Where labs keep their directories; the same for every user of the machine, so that a sweep finds
+/// them all.
 pub(crate) const ROOT: &str = "/run";
 
 /// `$1` is the lab's name, the directory is `/run/NAME`, the namespaces are `NAME-*`.
@@ -51,7 +53,8 @@ impl Drop for Guard {
     }
 }
 
-/// Removes what is left of labs whose process no longer exists. Labs of living processes are not touched.
+/// Removes what is left of labs whose process no longer exists. Labs of living processes are not
+/// touched.
 pub(crate) fn sweep() -> Result<()> {
     for name in leftovers() {
         // Dropping the guard at once is the clean-up.
@@ -87,7 +90,8 @@ fn spawn(name: &str) -> Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // A terminal's Ctrl-C goes to the whole foreground group; the shell must survive it to clean up.
+        // A terminal's Ctrl-C goes to the whole foreground group; the shell must survive it to
+        // clean up.
         .process_group(0)
         .spawn()
         .context("starting the lab's guard (sh)")

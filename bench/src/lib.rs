@@ -1,4 +1,5 @@
-//! The lab: machines on one Ethernet segment, made of network namespaces, for tests, the demo and measurements.
+//! The lab: machines on one Ethernet segment, made of network namespaces, for tests, the demo and
+//! measurements.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -17,7 +18,8 @@
 //! # }
 //! ```
 //!
-//! Everything a lab makes is gone when it is dropped, and also when its process is killed (`guard.rs`).
+//! Everything a lab makes is gone when it is dropped, and also when its process is killed
+//! (`guard.rs`).
 
 mod address;
 mod capture;

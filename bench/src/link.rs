@@ -16,8 +16,8 @@ pub enum Nic {
     /// A veth end: takes native XDP, and every frame that the switch sends it.
     #[default]
     Veth,
-    /// A macvlan on a veth end: generic XDP only, and it filters like a real NIC, so that frames to unicast and
-    /// multicast addresses that nobody asked for do not arrive.
+    /// A macvlan on a veth end: generic XDP only, and it filters like a real NIC, so that frames to
+    /// unicast and multicast addresses that nobody asked for do not arrive.
     Macvlan,
 }
 
@@ -30,15 +30,16 @@ pub(crate) struct Cable<'a> {
     pub(crate) machine: &'a Namespace,
     pub(crate) station: Station,
     pub(crate) nic: Nic,
-    /// Receive and transmit queues on both ends. They must be given at creation: veth refuses to raise them later.
-    /// Only the load balancer's cable may have more than one, or the flows gather on few of its queues: a veth end
-    /// sends on the queue that the frame came in on.
+    /// Receive and transmit queues on both ends. They must be given at creation: veth refuses to
+    /// raise them later. Only the load balancer's cable may have more than one, or the flows gather
+    /// on few of its queues: a veth end sends on the queue that the frame came in on.
     pub(crate) queues: u32,
     pub(crate) mtu: u32,
 }
 
 impl Cable<'_> {
-    /// The `ip` command (outside of any namespace) that makes both ends, in their namespaces from the start.
+    /// The `ip` command (outside of any namespace) that makes both ends, in their namespaces from
+    /// the start.
     pub(crate) fn creation(&self) -> String {
         let (mtu, port) = (self.mtu, &self.port);
         let (inner, mac) = match self.nic {
@@ -66,7 +67,8 @@ impl Cable<'_> {
             Nic::Macvlan => {
                 let (mac, mtu) = (self.station.mac(), self.mtu);
                 let macvlan = format!(
-                    "link add link {UNDERLAY} name {NIC} address {mac} mtu {mtu} type macvlan mode bridge"
+                    "link add link {UNDERLAY} name {NIC} address {mac} mtu {mtu} \
+                     type macvlan mode bridge"
                 );
                 vec![up("lo"), up(UNDERLAY), macvlan, up(NIC)]
             }

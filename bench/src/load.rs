@@ -1,5 +1,5 @@
-//! Loads of known size against the servers of `echo.rs`: every question is numbered, so that each loss and each answer
-//! from the wrong back end is seen.
+//! Loads of known size against the servers of `echo.rs`: every question is numbered, so that each
+//! loss and each answer from the wrong back end is seen.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -35,17 +35,20 @@ pub struct Tally {
     pub sent: u64,
     /// Questions answered; the others, or their answers, were lost.
     pub answered: u64,
-    /// Answers from another back end than the flow's first, answers to another flow's question, second answers.
+    /// Answers from another back end than the flow's first, answers to another flow's question,
+    /// second answers.
     pub strayed: u64,
     /// Answers by the name of the back end.
     pub by_backend: BTreeMap<String, u64>,
 }
 
 impl Load {
-    /// Runs the load from the current network namespace; prints `started` when all sockets are open.
+    /// Runs the load from the current network namespace; prints `started` when all sockets are
+    /// open.
     ///
     /// # Errors
-    /// A socket can't be opened, or (TCP) a connection is refused. Lost questions are no errors, they are counted.
+    /// A socket can't be opened, or (TCP) a connection is refused. Lost questions are no errors,
+    /// they are counted.
     pub fn execute(&self) -> Result<Tally> {
         ensure!(
             self.flows > 0 && self.rate > 0,

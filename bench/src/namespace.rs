@@ -13,8 +13,9 @@ use crate::process::{self, Output, Process, RUN_LIMIT};
 
 /// A network namespace with a folder for the logs and files of what runs in it.
 ///
-/// Programs run by `ip netns exec`, so `/sys` is the namespace's own, while `/sys/fs/bpf` is hidden: what pins must
-/// be told [`Lab::bpffs`](crate::Lab::bpffs), which every program of the lab sees.
+/// Programs run by `ip netns exec`, so `/sys` is the namespace's own, while `/sys/fs/bpf` is
+/// hidden: what pins must be told [`Lab::bpffs`](crate::Lab::bpffs), which every program of the lab
+/// sees.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -23,7 +24,8 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// The namespace `name`, which the caller makes (with others, in one go) and the lab's guard deletes.
+    /// The namespace `name`, which the caller makes (with others, in one go) and the lab's guard
+    /// deletes.
     pub(crate) fn new(name: String, folder: PathBuf) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         Ok(Self {
@@ -48,7 +50,8 @@ impl Namespace {
         Path::new("/run/netns").join(&self.name)
     }
 
-    /// `program` with `args`, prepared to run inside; for what needs more than [`Namespace::run`] offers.
+    /// `program` with `args`, prepared to run inside; for what needs more than [`Namespace::run`]
+    /// offers.
     pub fn command<P, A>(&self, program: P, args: A) -> Command
     where
         P: AsRef<OsStr>,
@@ -86,7 +89,8 @@ impl Namespace {
         process::run(self.command(program, args), limit)
     }
 
-    /// As [`Namespace::run`], but an exit code other than 0 is an error that shows what was printed.
+    /// As [`Namespace::run`], but an exit code other than 0 is an error that shows what was
+    /// printed.
     pub fn run_ok<P, A>(&self, program: P, args: A) -> Result<Output>
     where
         P: AsRef<OsStr>,
@@ -107,7 +111,8 @@ impl Namespace {
         self.spawn_command(self.command(program, args), program)
     }
 
-    /// As [`Namespace::spawn`], for a command from [`Namespace::command`] that was given an environment or a folder.
+    /// As [`Namespace::spawn`], for a command from [`Namespace::command`] that was given an
+    /// environment or a folder.
     pub fn spawn_command(&self, command: Command, program: impl AsRef<OsStr>) -> Result<Process> {
         let file = Path::new(program.as_ref())
             .file_name()

@@ -1,9 +1,10 @@
 //! An XDP program that passes everything, for the switch's ports to the load balancers.
 //!
-//! On veth, what the far end sends back by XDP_TX waits in a queue that only a receiver with a program of its own is woken for
-//! (measured on 6.18: with GRO instead, the sender counts the frames as sent and nothing arrives).
-//! On a real switch there is nothing like it. The program is two instructions, so it is written here as such: no
-//! object, no map, and it takes frames of any size.
+//! On veth, what the far end sends back by XDP_TX waits in a queue that only a receiver with a
+//! program of its own is woken for (measured on 6.18: with GRO instead, the sender counts the
+//! frames as sent and nothing arrives). On a real switch there is nothing like it. The program is
+//! two instructions, so it is written here as such: no object, no map, and it takes frames of any
+//! size.
 #![allow(
     unsafe_code,
     reason = "libbpf's C functions and setns, which no crate of ours wraps"
@@ -29,15 +30,16 @@ const EXIT: u8 = 0x95;
 /// `XDP_PASS` of `enum xdp_action`.
 const XDP_PASS: i32 = 2;
 
-/// Attaches the program natively to each of `interfaces` in the namespace that `file` stands for. It stays there as long as
-/// the interface, without any process.
+/// Attaches the program natively to each of `interfaces` in the namespace that `file` stands for.
+/// It stays there as long as the interface, without any process.
 ///
 /// # Errors
 /// The driver has no native mode, or the queues of the two ends don't fit.
 pub(crate) fn attach(file: &Path, interfaces: &[String]) -> Result<()> {
     let space = File::open(file).with_context(|| format!("opening {}", file.display()))?;
     let attach_all = || {
-        // SAFETY: the descriptor is open. This thread alone changes its namespace, and it ends below.
+        // SAFETY: the descriptor is open. This thread alone changes its namespace, and it ends
+        // below.
         check(unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) })
             .context("entering a namespace")?;
         let program = load().context("loading the program that passes")?;

@@ -15,8 +15,9 @@ use crate::topology::Lab;
 
 const START_LIMIT: Duration = Duration::from_secs(5);
 
-/// Finds a program of this workspace (`lab-peer`, `l2fwd`, `pen`, `penctl`) that cargo has built, of the same profile
-/// as the caller's: in `$PEN_BIN`, beside the running program, or in the workspace's target folder.
+/// Finds a program of this workspace (`lab-peer`, `l2fwd`, `pen`, `penctl`) that cargo has built,
+/// of the same profile as the caller's: in `$PEN_BIN`, beside the running program, or in the
+/// workspace's target folder.
 ///
 /// # Errors
 /// It is not there; the text says how to build it.
@@ -43,7 +44,8 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not built; build it with: cargo build --workspace"))
 }
 
-/// The workspace's eBPF object of bare programs to measure against: `redirect` with its map `SOCKETS`, and `swap`.
+/// The workspace's eBPF object of bare programs to measure against: `redirect` with its map
+/// `SOCKETS`, and `swap`.
 pub fn object() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .with_file_name("pen-xdp")
@@ -62,7 +64,8 @@ impl Peer {
         Self::serve(lab, index, "udp-echo", port)
     }
 
-    /// TCP on all VIPs of back end `index`: greets with the line `be0 CLIENT:PORT`, then returns what it is sent.
+    /// TCP on all VIPs of back end `index`: greets with the line `be0 CLIENT:PORT`, then returns
+    /// what it is sent.
     pub fn tcp(lab: &Lab, index: usize, port: u16) -> Result<Self> {
         Self::serve(lab, index, "tcp-ident", port)
     }

@@ -1,4 +1,5 @@
-//! Programs that run inside a namespace: started, watched, signalled by their own id, and never left behind.
+//! Programs that run inside a namespace: started, watched, signalled by their own id, and never
+//! left behind.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -198,7 +199,8 @@ impl Drop for Process {
     }
 }
 
-/// Whether the process has ended and only waits to be reaped; the state follows the name, which may hold anything.
+/// Whether the process has ended and only waits to be reaped; the state follows the name, which may
+/// hold anything.
 fn is_zombie(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ")

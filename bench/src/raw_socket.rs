@@ -61,7 +61,8 @@ fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
         sll_addr: [0; 8],
     };
     let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: `address` is a sockaddr_ll of `length` bytes, as AF_PACKET wants, and lives over the call.
+    // SAFETY: `address` is a sockaddr_ll of `length` bytes, as AF_PACKET wants, and lives over the
+    // call.
     let done = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
     if done < 0 {
         Err(io::Error::last_os_error())

@@ -22,8 +22,8 @@ pub fn missing() -> Option<String> {
         .map(|program| format!("{program} (packaging/setup.sh test installs it)"))
 }
 
-/// Whether the test `name` may go on. Where a lab can't be built it says so past the test harness's capture, and the
-/// test shall return; but with `CI=true` in the environment a skip is a failure.
+/// Whether the test `name` may go on. Where a lab can't be built it says so past the test harness's
+/// capture, and the test shall return; but with `CI=true` in the environment a skip is a failure.
 ///
 /// # Panics
 /// A lab can't be built and `CI` is `true`.
@@ -50,7 +50,8 @@ pub fn skip(name: &str, what: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {name}: missing {what}");
 }
 
-/// Whether `program` is on the path (or in the folders for administrators, which a user's path may lack).
+/// Whether `program` is on the path (or in the folders for administrators, which a user's path may
+/// lack).
 pub fn installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)

@@ -19,14 +19,16 @@ const BIG_BYTES: usize = 16 << 20;
 
 /// An nginx on one back end; it ends when dropped.
 ///
-/// `/` answers one line, `be0 CLIENT_ADDRESS CLIENT_PORT SERVER_ADDRESS`; `/big` is a file of 16 MiB, the same everywhere.
+/// `/` answers one line, `be0 CLIENT_ADDRESS CLIENT_PORT SERVER_ADDRESS`; `/big` is a file of 16
+/// MiB, the same everywhere.
 #[derive(Debug)]
 pub struct Nginx {
     process: Process,
 }
 
 impl Nginx {
-    /// Starts nginx on back end `index`, on all its addresses of both families, and waits until it answers.
+    /// Starts nginx on back end `index`, on all its addresses of both families, and waits until it
+    /// answers.
     pub fn start(lab: &Lab, index: usize, ports: &[u16]) -> Result<Self> {
         let machine = lab.backend(index);
         let www = big_file(lab)?
@@ -48,7 +50,9 @@ impl Nginx {
              uwsgi_temp_path t4; scgi_temp_path t5;\n\
              server {{\n\
              {listen}\
-             location = / {{ return 200 \"be{index} $remote_addr $remote_port $server_addr\\n\"; }}\n\
+             location = / {{\n\
+             return 200 \"be{index} $remote_addr $remote_port $server_addr\\n\";\n\
+             }}\n\
              location = /big {{ root {www}; sendfile on; }}\n\
              }} }}\n",
             www = www.display(),
@@ -179,7 +183,8 @@ pub fn download_is_intact(lab: &Lab, address: IpAddr, port: u16) -> Result<bool>
 
 /// An iperf3 server on one back end (port 5201); it ends when dropped.
 ///
-/// A test through a VIP needs all its connections on one back end: a pool of one, or the hash over the source.
+/// A test through a VIP needs all its connections on one back end: a pool of one, or the hash over
+/// the source.
 #[derive(Debug)]
 pub struct Iperf {
     _process: Process,

@@ -29,7 +29,8 @@ const READY_LIMIT: Duration = Duration::from_secs(5);
 /// More queues than this were not tried on a veth pair.
 const QUEUES_MAX: u32 = 4;
 
-/// Machines on one segment, removed with all that runs in them when dropped, or when this process ends in any way.
+/// Machines on one segment, removed with all that runs in them when dropped, or when this process
+/// ends in any way.
 ///
 /// Several labs may exist at once, in one process and in several.
 #[derive(Debug)]
@@ -61,8 +62,9 @@ pub struct Builder {
 }
 
 impl Lab {
-    /// Starts from: 3 back ends, 1 load balancer with 1 queue on a veth, 1 VIP, MTU 1500, offloads as the kernel sets them,
-    /// load balancer addressed, a program on the switch's port to it, forwarding off.
+    /// Starts from: 3 back ends, 1 load balancer with 1 queue on a veth, 1 VIP, MTU 1500, offloads
+    /// as the kernel sets them, load balancer addressed, a program on the switch's port to it,
+    /// forwarding off.
     pub fn builder() -> Builder {
         Builder {
             backends: 3,
@@ -118,18 +120,20 @@ impl Lab {
         &self.folder
     }
 
-    /// A BPF file system that all programs of the lab see and that lasts as long as the lab: pins made by one
-    /// run are there for the next.
+    /// A BPF file system that all programs of the lab see and that lasts as long as the lab: pins
+    /// made by one run are there for the next.
     pub fn bpffs(&self) -> PathBuf {
         self.folder.join("bpf")
     }
 
-    /// Writes VIP -> load balancer `index` into the client's neighbour tables, for forwarders that don't answer ARP.
+    /// Writes VIP -> load balancer `index` into the client's neighbour tables, for forwarders that
+    /// don't answer ARP.
     pub fn point_vips_at_balancer(&self, index: usize) -> Result<()> {
         self.point_vips_at(Station::balancer(index))
     }
 
-    /// Writes VIP -> `station` into the client's neighbour tables; a back end here is the way around any load balancer.
+    /// Writes VIP -> `station` into the client's neighbour tables; a back end here is the way
+    /// around any load balancer.
     pub fn point_vips_at(&self, station: Station) -> Result<()> {
         let mac = station.mac();
         let line = |vip| format!("neigh replace {vip} lladdr {mac} dev {NIC} nud permanent");
@@ -201,14 +205,16 @@ impl Builder {
         self
     }
 
-    /// `false`: the load balancers' `eth0` gets no address (a NIC for DSR alone), but for IPv6's own link-local one.
+    /// `false`: the load balancers' `eth0` gets no address (a NIC for DSR alone), but for IPv6's
+    /// own link-local one.
     pub fn addressed(mut self, addressed: bool) -> Self {
         self.addressed = addressed;
         self
     }
 
-    /// `false`: the switch's ports to the load balancers run no XDP program. With one (unless the load balancer's NIC is
-    /// a macvlan), what a load balancer sends by native XDP_TX arrives; without, it does not, but frames of many segments pass whole.
+    /// `false`: the switch's ports to the load balancers run no XDP program. With one (unless the
+    /// load balancer's NIC is a macvlan), what a load balancer sends by native XDP_TX arrives;
+    /// without, it does not, but frames of many segments pass whole.
     pub fn switch_program(mut self, program: bool) -> Self {
         self.switch_program = program;
         self
@@ -295,7 +301,8 @@ impl Builder {
         for balancer in &lab.balancers {
             balancer.sysctl(&[&quiet[..], &[&v4, &v6]].concat())?;
         }
-        // The VIP is ours to serve, not to claim. IPv6 needs no word: it answers only for addresses of the interface asked on.
+        // The VIP is ours to serve, not to claim. IPv6 needs no word: it answers only for addresses
+        // of the interface asked on.
         let modest = [
             "net.ipv4.conf.all.arp_ignore=1",
             "net.ipv4.conf.all.arp_announce=2",
@@ -352,7 +359,8 @@ impl Builder {
         Ok(())
     }
 
-    /// The bridge with its ports, their offloads, and the program on the ports to the load balancers.
+    /// The bridge with its ports, their offloads, and the program on the ports to the load
+    /// balancers.
     fn switch_on<'a>(&self, lab: &Lab, cables: impl Iterator<Item = &'a Cable<'a>>) -> Result<()> {
         let mtu = self.mtu;
         // Without a querier, snooping would end in not delivering what was asked for.

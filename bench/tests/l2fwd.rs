@@ -124,7 +124,8 @@ fn unfinished_checksums_are_lost_behind_a_bare_forwarder() {
     if !lab::ready("unfinished_checksums_are_lost_behind_a_bare_forwarder") {
         return;
     }
-    // What Pen must mend: with offloads as the kernel sets them, AF_XDP takes frames without their sums.
+    // What Pen must mend: with offloads as the kernel sets them, AF_XDP takes frames without their
+    // sums.
     let lab = Lab::builder().backends(1).build().unwrap();
     let _web = Nginx::start_all(&lab, &[80]).unwrap();
     let _l2fwd = forward(&lab, &[]);

@@ -340,6 +340,14 @@ fn a_killed_process_leaves_nothing() {
     }
     let file = std::env::temp_dir().join(format!("lab-hold-{}", std::process::id()));
     let _ = fs::remove_file(&file);
+    // What a guard that was killed too would leave; no process can have this id (PID_MAX_LIMIT).
+    let old = "pen-4194305-0";
+    let space = format!("{old}-client");
+    let added = Command::new("ip")
+        .args(["netns", "add", &space])
+        .status()
+        .unwrap();
+    assert!(added.success());
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "holder"])
         .env("LAB_HOLD", &file)
@@ -361,6 +369,11 @@ fn a_killed_process_leaves_nothing() {
         .unwrap()
         .to_string_lossy()
         .into_owned();
+    assert_eq!(
+        traces(old),
+        Vec::<String>::new(),
+        "not swept by the child's first lab"
+    );
     assert!(traces(&name).len() > 4);
     child.kill().unwrap();
     child.wait().unwrap();

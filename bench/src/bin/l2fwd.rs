@@ -1,5 +1,6 @@
-//! A forwarder without a decision: what arrives on an interface goes back out of it to one MAC, over AF_XDP. The base that
-//! Pen's speed is measured against, and the proof that the lab's wiring works.
+//! A forwarder without a decision: what arrives on an interface goes back out of it to one MAC,
+//! over AF_XDP. The base that Pen's speed is measured against, and the proof that the lab's wiring
+//! works.
 
 use std::fs;
 use std::path::PathBuf;

@@ -6,7 +6,6 @@
 pub mod af_packet;
 pub mod af_xdp;
 mod busy;
-mod clock;
 mod event;
 mod hand;
 mod port;
@@ -15,8 +14,8 @@ mod wait;
 mod worker;
 mod workers;
 
+pub use crate::mapped::now_ns as coarse_ns;
 pub use busy::{Busy, SPIN};
-pub use clock::coarse_ns;
 pub use event::Event;
 pub use port::{Accounting, BATCH, Fate, Losses, MemLine, MemPort, Polled, Port, SEGMENTS_MAX};
 pub use status::{Epochs, FRAMES_MAX, QueueReport, WorkerReport};

@@ -28,9 +28,10 @@ use pen_common::{
     verdict::{Reason, Verdict},
 };
 
+use crate::mapped::now_ns;
+
 use super::{
     busy::{Busy, Idle},
-    clock::coarse_ns,
     event::{Event, Events},
     port::{Fate, Polled, Port},
     status::WorkerStatus,
@@ -58,7 +59,7 @@ pub trait Counting {
     fn count(&self, reason: Reason);
     /// A frame of so many bytes went to this back end.
     fn traffic(&self, backend: BackendId, bytes: u64);
-    /// The queue is served, at this moment of [`coarse_ns`].
+    /// The queue is served, at this moment of [`now_ns`].
     fn heartbeat(&self, queue: u32, now_ns: u64);
 }
 
@@ -124,7 +125,7 @@ impl<P: Port, M: Memory + Counting> Worker<P, M> {
     /// Serves until told to stop, then brings in what is under way.
     pub(super) fn run(&mut self) {
         while !self.stop.load(Ordering::Relaxed) {
-            if self.pass(coarse_ns()) > 0 {
+            if self.pass(now_ns()) > 0 {
                 self.idle.interrupt();
             } else if self.idle.may_park(Instant::now) {
                 self.park();
@@ -254,13 +255,13 @@ impl<P: Port, M: Memory + Counting> Worker<P, M> {
         };
         self.status.park();
         self.waiter.wait(timeout);
-        self.look_for_broken(coarse_ns());
+        self.look_for_broken(now_ns());
     }
 
     /// Forwards what was received before the end, and waits for what was sent.
     fn drain(&mut self) {
         let end = Instant::now() + DRAIN;
-        while self.pass(coarse_ns()) > 0 && Instant::now() < end {}
+        while self.pass(now_ns()) > 0 && Instant::now() < end {}
         loop {
             let mut pending = 0;
             for (queue, status) in self.queues.iter_mut().zip(&self.status.queues) {

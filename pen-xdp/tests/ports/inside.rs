@@ -3,22 +3,27 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::XskMap;
 use aya::programs::{Xdp, xdp::XdpMode};
 use lab::{NIC, Station};
+use pen::mapped::{Mapped, now_ns};
+use pen::plane::af_packet::RawPort;
 use pen::plane::af_xdp::{XskConfig, XskPort};
 use pen::plane::{Busy, Port, Queue, WorkerConfig, WorkerReport, Workers};
 use pen_common::tables::Mac;
 use pen_common::verdict::Reason;
 use serde::{Deserialize, Serialize};
 
-use crate::memory::OneVip;
+use crate::memory;
 
 /// Under this name the plan stands in the environment.
 pub(crate) const PLAN: &str = "PEN_PORTS_PLAN";
+/// Its program `redirect` hands every frame to its queue's socket.
+const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/bench.o");
 /// How long the inner half waits for the outer one at most.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -27,6 +32,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) enum Plan {
     /// AF_XDP workers, one a queue.
     Xsk(Xsk),
+    /// One worker on a packet socket.
+    Raw,
     /// Opening what can't be opened, and what was just closed.
     Open,
 }
@@ -45,7 +52,7 @@ pub(crate) struct Xsk {
 pub(crate) struct Report {
     pub(crate) counts: BTreeMap<String, u64>,
     pub(crate) bytes: u64,
-    pub(crate) beats: u64,
+    pub(crate) heartbeat_age_ns: u64,
     pub(crate) queues: Vec<QueueLine>,
     pub(crate) degraded: Vec<String>,
 }
@@ -57,12 +64,14 @@ pub(crate) struct QueueLine {
     pub(crate) conserved: bool,
     pub(crate) in_flight: u32,
     pub(crate) lost: u64,
+    pub(crate) unsent: u64,
 }
 
 /// The inner half; `stop` is a file that the outer half makes when it has done.
 pub(crate) fn run(plan: &Plan, stop: &Path) -> Result<()> {
     let report = match plan {
         Plan::Xsk(plan) => xsk(plan, stop)?,
+        Plan::Raw => raw(stop)?,
         Plan::Open => {
             open()?;
             Report::default()
@@ -82,22 +91,23 @@ fn wait_for(stop: &Path) -> Result<()> {
     Ok(())
 }
 
-fn memory(finish: bool) -> OneVip {
+/// All of the first VIP goes to the first back end.
+fn tables() -> Arc<Mapped> {
     let mac = |station: Station| Mac::new(station.mac().0);
     let own = mac(Station::balancer(0));
-    OneVip::new(own, Station::vip(0).v4(), mac(Station::backend(0)), finish)
+    memory::one_vip(own, Station::vip(0).v4(), mac(Station::backend(0)))
 }
 
-fn report(memory: &OneVip, workers: &[WorkerReport], degraded: Vec<String>) -> Report {
+fn report(memory: &Mapped, workers: &[WorkerReport], degraded: Vec<String>) -> Report {
     let counts = Reason::ALL
         .iter()
-        .map(|reason| (reason.label().to_owned(), memory.count_of(*reason)))
+        .map(|reason| (reason.label().to_owned(), memory.count(*reason)))
         .filter(|(_, count)| *count > 0);
     let queues = workers.iter().flat_map(|worker| &worker.queues);
     Report {
         counts: counts.collect(),
-        bytes: memory.bytes(),
-        beats: memory.beats(),
+        bytes: memory.traffic(memory::BACKEND).bytes,
+        heartbeat_age_ns: now_ns() - memory.heartbeat(0),
         queues: queues
             .map(|queue| QueueLine {
                 received: queue.received,
@@ -105,6 +115,7 @@ fn report(memory: &OneVip, workers: &[WorkerReport], degraded: Vec<String>) -> R
                 conserved: queue.accounting.is_conserved(),
                 in_flight: queue.accounting.send + queue.accounting.hand,
                 lost: queue.losses.dropped + queue.losses.ring_full + queue.losses.invalid,
+                unsent: queue.losses.unsent,
             })
             .collect(),
         degraded,
@@ -121,8 +132,8 @@ fn xsk(plan: &Xsk, stop: &Path) -> Result<Report> {
         "never" => Busy::Never,
         _ => Busy::Auto,
     };
-    let memory = memory(true);
-    let mut ebpf = aya::Ebpf::load_file(lab::object()?).context("loading the object")?;
+    let tables = tables();
+    let mut ebpf = aya::Ebpf::load_file(OBJECT).with_context(|| format!("loading {OBJECT}"))?;
     let mut sockets = XskMap::try_from(ebpf.map_mut("SOCKETS").context("no map SOCKETS")?)?;
     let mut configs = Vec::new();
     let mut degraded = Vec::new();
@@ -143,7 +154,8 @@ fn xsk(plan: &Xsk, stop: &Path) -> Result<Report> {
             queues: vec![Queue {
                 number,
                 port,
-                memory: memory.clone(),
+                // Sums that the sender left to hardware are finished: no mark of it is here.
+                memory: memory::row(&tables, number, true),
             }],
         });
     }
@@ -162,7 +174,25 @@ fn xsk(plan: &Xsk, stop: &Path) -> Result<Report> {
     let link = program.attach(NIC, mode)?;
     wait_for(stop)?;
     program.detach(link)?;
-    Ok(report(&memory, &workers.stop(), degraded))
+    Ok(report(&tables, &workers.stop(), degraded))
+}
+
+fn raw(stop: &Path) -> Result<Report> {
+    // Sums are left to hardware on the way in, and described so on the way out.
+    let tables = tables();
+    let config = WorkerConfig {
+        core: None,
+        busy: Busy::Auto,
+        queues: vec![Queue {
+            number: 0,
+            port: RawPort::open(NIC)?,
+            memory: memory::row(&tables, 0, false),
+        }],
+    };
+    let (sender, _events) = crossbeam::channel::bounded(16);
+    let workers = Workers::start(vec![config], &sender)?;
+    wait_for(stop)?;
+    Ok(report(&tables, &workers.stop(), Vec::new()))
 }
 
 /// Errors by name, and a queue that is free again a moment after its socket was closed.

@@ -9,9 +9,14 @@
 //!                  |
 //!                 be0: the outer half counts what arrives
 //! ```
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test and its helpers say by panicking what went wrong"
+)]
 
 mod inside;
 mod memory;
+mod workers;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use inside::{PLAN, Plan, Report, Xsk};
-use lab::{Capture, Lab, NIC, Station};
+use lab::{Capture, Iperf, Lab, NIC, Nginx, Station};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// Under this name the folder of the load balancer stands in the environment.
@@ -35,10 +40,6 @@ fn both(name: &str, lab: lab::Builder, plan: &Plan, outer: impl FnOnce(&Lab)) ->
         return None;
     }
     if !lab::ready(name) {
-        return None;
-    }
-    if let Err(error) = lab::object() {
-        lab::skip(name, &format!("{error:#}"));
         return None;
     }
     let lab = lab.backends(1).build().unwrap();
@@ -141,7 +142,8 @@ fn check(report: &Report, count: u64, bytes: u64) {
     for queue in &report.queues {
         assert!(queue.conserved && queue.in_flight == 0, "{report:?}");
     }
-    assert!(report.beats > 0, "{report:?}");
+    // The workers were stopped just before.
+    assert!(report.heartbeat_age_ns < 1_000_000_000, "{report:?}");
 }
 
 fn forwards(name: &str, queues: u32, generic: bool, busy: &str) {
@@ -183,6 +185,27 @@ fn busy_polling() {
     forwards("busy_polling", 1, false, "always");
 }
 
+/// The interface goes down under a worker and comes back.
+#[test]
+fn a_link_flap_is_survived() {
+    let outer = |lab: &Lab| {
+        all_arrive_whole(lab, 1, 60);
+        for state in ["down", "up"] {
+            let words = format!("link set {NIC} {state}");
+            lab.balancer().ip(&words).unwrap();
+            thread::sleep(Duration::from_millis(200));
+        }
+        all_arrive_whole(lab, 1, 60);
+    };
+    let name = "a_link_flap_is_survived";
+    let plan = xsk(1, false, "always");
+    let Some(report) = both(name, Lab::builder(), &plan, outer) else {
+        return;
+    };
+    let count = u64::from(2 * CAPTURED);
+    check(&report, count, count * 102);
+}
+
 #[test]
 fn packets_in_three_frames() {
     let plan = Plan::Xsk(Xsk {
@@ -198,6 +221,73 @@ fn packets_in_three_frames() {
         return;
     };
     check(&report, 100, 100 * 8_942);
+}
+
+/// As many queues as the kernel likes, everything left to hardware by client and back end.
+#[test]
+fn packet_socket_with_offloads_as_the_kernel_sets_them() {
+    let name = "packet_socket_with_offloads_as_the_kernel_sets_them";
+    let outer = |lab: &Lab| {
+        let _web = Nginx::start_all(lab, &[80]).unwrap();
+        let vip = Station::vip(0).v4().into();
+        lab.point_vips_at_balancer(0).unwrap();
+        for _ in 0..20 {
+            let page = lab::fetch(lab.client(), vip, 80, "/").unwrap();
+            assert!(page.starts_with("be0 "), "{page}");
+        }
+        assert!(lab::download_is_intact(lab, vip, 80).unwrap());
+        let _iperf = Iperf::start(lab, 0).unwrap();
+        let upload = Iperf::measure(lab.client(), vip, 2, false).unwrap();
+        assert!(
+            upload > 0.5,
+            "{upload} Gbit/s: segments were not kept whole"
+        );
+        let errors = lab::snmp_counter(lab.backend(0), "TcpInCsumErrors").unwrap();
+        assert_eq!(errors, 0);
+        all_arrive_whole(lab, 1, 60);
+    };
+    let Some(report) = both(name, Lab::builder(), &Plan::Raw, outer) else {
+        return;
+    };
+    let count = report.counts["forwarded"];
+    // Segments above one MTU show in the mean length.
+    assert!(report.bytes / count > 2_000, "{report:?}");
+    assert_eq!(report.counts.get("late"), None, "{report:?}");
+    let [queue] = report.queues.as_slice() else {
+        panic!("{report:?}");
+    };
+    assert!(queue.conserved && queue.in_flight == 0 && queue.sent == count);
+    assert_eq!((queue.lost, queue.unsent), (0, 0), "{report:?}");
+}
+
+#[test]
+fn packet_socket_keeps_vlan_tags() {
+    let frames = |numbers: std::ops::Range<u32>| -> Vec<_> {
+        let tagged = |number| {
+            let frame = datagram(number, 60);
+            [&frame[..12], &[0x81, 0, 0, 5], &frame[12..]].concat()
+        };
+        numbers.map(tagged).collect()
+    };
+    let outer = |lab: &Lab| {
+        let capture = Capture::start(lab.backend(0), NIC, "vlan 5").unwrap();
+        lab::send_frames(lab.client(), NIC, &frames(0..CAPTURED)).unwrap();
+        capture.wait_for(CAPTURED as usize, LIMIT).unwrap();
+        let caught: BTreeSet<_> = capture.stop().unwrap().into_iter().collect();
+        assert!(
+            caught == forwarded(&frames(0..CAPTURED)),
+            "frames were damaged"
+        );
+    };
+    let name = "packet_socket_keeps_vlan_tags";
+    let Some(report) = both(name, Lab::builder(), &Plan::Raw, outer) else {
+        return;
+    };
+    assert_eq!(
+        report.counts["forwarded"],
+        u64::from(CAPTURED),
+        "{report:?}"
+    );
 }
 
 #[test]
