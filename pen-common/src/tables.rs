@@ -77,6 +77,64 @@ pub trait Memory {
     fn finish_checksums(&self) -> bool;
     /// Counts something that happened beside a frame's fate.
     fn note(&self, reason: Reason);
+
+    /// [`Search::run`]; a host may keep it in a function of its own.
+    #[inline(always)]
+    fn find(&self, search: Search) -> u64
+    where
+        Self: Sized,
+    {
+        search.run(self)
+    }
+}
+
+/// A look-up in the VIP index, as numbers alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Search {
+    /// First half of the address.
+    pub high: u64,
+    /// Second half.
+    pub low: u64,
+    /// Port and protocol, where the element has them.
+    pub tail: u64,
+    /// First element of the bank.
+    pub base: u32,
+    /// Seed of the index.
+    pub seed: u64,
+}
+
+impl Search {
+    /// What the element says: VLAN in the low 16 bits, then its kind, and from bit 32 on the
+    /// service; 0 if there is no such element.
+    #[inline(always)]
+    pub fn run<M: Memory>(self, memory: &M) -> u64 {
+        let first = index_hash(self.high, self.low, self.tail, self.seed);
+        let mut probe = 0;
+        while probe < VIP_PROBES {
+            let index = self.base + (first.wrapping_add(probe) & (VIP_SLOTS - 1));
+            let Some([high, low, word, service]) = memory.vip(index) else {
+                return 0;
+            };
+            if (word >> 16) as u8 == KIND_EMPTY {
+                return 0;
+            }
+            if high == self.high && low == self.low && word >> 32 == self.tail >> 32 {
+                return (service << 32) | (word & 0xff_ffff);
+            }
+            probe += 1;
+        }
+        0
+    }
+}
+
+/// Where the index is searched first, before the bank is added.
+#[inline(always)]
+const fn index_hash(high: u64, low: u64, tail: u64, seed: u64) -> u32 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut hash = (high ^ seed).wrapping_mul(ODD);
+    hash = (hash ^ (hash >> 32) ^ low).wrapping_mul(ODD);
+    hash = (hash ^ (hash >> 32) ^ (tail >> 32)).wrapping_mul(ODD);
+    (hash >> 40) as u32
 }
 
 /// The few values of a bank that stand alone.
@@ -178,12 +236,7 @@ impl VipKey {
     /// First element to try, before the bank is added.
     #[inline(always)]
     pub const fn hash(&self, seed: u64) -> u32 {
-        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let rest = ((self.port as u64) << 8) | self.protocol as u64;
-        let mut hash = (self.address.high ^ seed).wrapping_mul(ODD);
-        hash = (hash ^ (hash >> 32) ^ self.address.low).wrapping_mul(ODD);
-        hash = (hash ^ (hash >> 32) ^ rest).wrapping_mul(ODD);
-        (hash >> 40) as u32
+        index_hash(self.address.high, self.address.low, tail_word(self), seed)
     }
 }
 
@@ -365,35 +418,29 @@ impl<'a, M: Memory> Tables<'a, M> {
     /// The entry behind a key.
     #[inline(always)]
     pub fn vip(&self, key: &VipKey) -> Option<VipEntry> {
-        let first = key.hash(self.head.index_seed);
-        let tail = tail_word(key);
-        let base = self.bank * VIP_SLOTS;
-        let mut probe = 0;
-        while probe < VIP_PROBES {
-            let index = base + (first.wrapping_add(probe) & (VIP_SLOTS - 1));
-            let [high, low, word, service] = self.memory.vip(index)?;
-            let kind = (word >> 16) as u8;
-            if kind == KIND_EMPTY {
-                return None;
-            }
-            if high == key.address.high && low == key.address.low && word >> 32 == tail >> 32 {
-                return Some(VipEntry {
-                    key: *key,
-                    vlan: word as u16,
-                    vip: match kind {
-                        KIND_SERVICE => Vip::Service(Service {
-                            pool: service as u16,
-                            by_source: service >> 16 & 1 == 1,
-                        }),
-                        KIND_KERNEL_PORT => Vip::KernelPort,
-                        KIND_OWN => Vip::Own,
-                        _ => Vip::Kernel,
-                    },
-                });
-            }
-            probe += 1;
-        }
-        None
+        let found = self.memory.find(Search {
+            high: key.address.high,
+            low: key.address.low,
+            tail: tail_word(key),
+            base: self.bank * VIP_SLOTS,
+            seed: self.head.index_seed,
+        });
+        let service = Service {
+            pool: (found >> 32) as u16,
+            by_source: found >> 48 & 1 == 1,
+        };
+        let vip = match (found >> 16) as u8 {
+            KIND_EMPTY => return None,
+            KIND_SERVICE => Vip::Service(service),
+            KIND_KERNEL_PORT => Vip::KernelPort,
+            KIND_OWN => Vip::Own,
+            _ => Vip::Kernel,
+        };
+        Some(VipEntry {
+            key: *key,
+            vlan: found as u16,
+            vip,
+        })
     }
 
     /// The back end of a pool for these hash bits; `None` if the pool has none.

@@ -24,12 +24,19 @@ const SUM_LEN_MAX: usize = SUM_CHUNK * 19;
 /// One frame. Headers are read from its first buffer only.
 pub struct XdpFrame {
     context: *mut xdp_md,
+    len: usize,
 }
 
 impl XdpFrame {
     /// The frame that the program was called for.
-    pub const fn new(context: *mut xdp_md) -> Self {
-        Self { context }
+    #[inline(always)]
+    pub fn new(context: *mut xdp_md) -> Self {
+        // SAFETY: the kernel passes a valid context.
+        let len = unsafe { bpf_xdp_get_buff_len(context) };
+        Self {
+            context,
+            len: len as usize,
+        }
     }
 
     /// The queue that received it.
@@ -57,9 +64,7 @@ impl XdpFrame {
 impl Frame for XdpFrame {
     #[inline(always)]
     fn len(&self) -> usize {
-        // SAFETY: the kernel passes a valid context.
-        let len = unsafe { bpf_xdp_get_buff_len(self.context) };
-        len as usize
+        self.len
     }
 
     #[inline(always)]
@@ -79,14 +84,17 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn resize(&mut self, len: usize) -> Option<()> {
-        let delta = len as i64 - self.len() as i64;
+        let delta = len as i64 - self.len as i64;
         if delta == 0 {
             return Some(());
         }
         // SAFETY: the kernel passes a valid context. Pointers into the frame are taken anew at
         // each access, so none outlives the move of its end.
-        let result = unsafe { bpf_xdp_adjust_tail(self.context, delta as i32) };
-        (result == 0).then_some(())
+        if unsafe { bpf_xdp_adjust_tail(self.context, delta as i32) } != 0 {
+            return None;
+        }
+        self.len = len;
+        Some(())
     }
 
     #[inline(always)]

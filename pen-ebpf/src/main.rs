@@ -24,7 +24,7 @@ use crate::{frame::XdpFrame, maps::MapMemory};
 #[xdp(frags)]
 #[inline(always)]
 pub fn steer(context: XdpContext) -> u32 {
-    let memory = MapMemory;
+    let memory = MapMemory::new();
     let Some(tables) = Tables::read(&memory) else {
         return XDP_PASS;
     };

@@ -15,7 +15,7 @@ use aya_ebpf::{
 use pen_common::{
     tables::{
         BACKENDS_MAX, BackendId, FRAGMENTS, HEAD_WORDS, HEARTBEAT_NS_MAX, Memory, POOLS_MAX,
-        QUEUES_MAX, VIP_SLOTS,
+        QUEUES_MAX, Search, VIP_SLOTS,
     },
     verdict::{COUNTERS, Reason},
 };
@@ -64,17 +64,26 @@ static FINISH_CHECKSUMS: u8 = 0;
 const _: () = assert!(COUNTERS.is_power_of_two());
 
 /// The program's view of the memory.
-pub struct MapMemory;
+pub struct MapMemory {
+    row: u32,
+}
 
 impl MapMemory {
+    /// On this CPU.
+    #[inline(always)]
+    pub fn new() -> Self {
+        // SAFETY: a helper without arguments.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        Self { row: cpu as u32 }
+    }
+
     /// Counts a frame's fate.
     #[inline(always)]
     pub fn count(&self, reason: Reason) {
-        let row = cpu();
         // The compiler knows that no reason lies outside and would leave the mask out; the
         // verifier need not know it: Linux 6.1's forgets what it saw of the reason.
         let column = black_box(reason as usize) & (COUNTERS - 1);
-        if let Some(counts) = COUNTS.get_ptr_mut(row) {
+        if let Some(counts) = COUNTS.get_ptr_mut(self.row) {
             add(counts.cast::<u64>().wrapping_add(column), 1);
         }
     }
@@ -82,8 +91,8 @@ impl MapMemory {
     /// Counts a frame of `len` bytes for a back end.
     #[inline(always)]
     pub fn count_traffic(&self, id: BackendId, len: usize) {
-        let row = cpu();
-        if let Some(traffic) = TRAFFIC.get_ptr_mut(row * BACKENDS_MAX + u32::from(id)) {
+        let element = self.row * BACKENDS_MAX + u32::from(id);
+        if let Some(traffic) = TRAFFIC.get_ptr_mut(element) {
             let frames = traffic.cast::<u64>();
             add(frames, 1);
             add(frames.wrapping_add(1), len as u64);
@@ -112,10 +121,20 @@ impl MapMemory {
     }
 }
 
-#[inline(always)]
-fn cpu() -> u32 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_get_smp_processor_id() as u32 }
+/// [`Search::run`] over the maps. An exported function of numbers: the kernel verifies such a one
+/// once, for any arguments, and not again on each way that leads to a call.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pen_find(high: u64, low: u64, tail: u64, base: u32, seed: u64) -> u64 {
+    let search = Search {
+        high,
+        low,
+        tail,
+        base,
+        seed,
+    };
+    // Nothing is counted in a search, so the row does not matter.
+    search.run(&MapMemory { row: 0 })
 }
 
 /// Adds to a counter that only this CPU writes.
@@ -202,5 +221,17 @@ impl Memory for MapMemory {
     #[inline(always)]
     fn note(&self, reason: Reason) {
         self.count(reason);
+    }
+
+    #[inline(always)]
+    fn find(&self, search: Search) -> u64 {
+        let Search {
+            high,
+            low,
+            tail,
+            base,
+            seed,
+        } = search;
+        pen_find(high, low, tail, base, seed)
     }
 }
