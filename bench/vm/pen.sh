@@ -69,9 +69,9 @@ pen_start() {
     guest 20 'pen --config /pen.toml --check' || fail "pen --check refuses the configuration"
     guest 10 '(pen --config /pen.toml; echo $? >/run/pen.rc) >/run/pen.log 2>&1 &' ||
         fail "pen cannot be started"
-    within 30 pen_ready && return
+    within 60 pen_ready && return
     guest 10 'tail -n 20 /run/pen.log; cat /run/pen.rc' || true
-    fail "pen is not ready, or not all of its back ends are, after 30 s"
+    fail "pen is not ready, or not all of its back ends are, after 60 s"
 }
 
 # Each request is a connection of its own: the server closes it.
