@@ -9,11 +9,11 @@
 # system but Debian 12), PEN_VM_KERNEL_DEB names a linux-image package file instead.
 set -euo pipefail
 
-# Network drivers and what they stand on; dependencies are resolved by modprobe.
+# Network drivers, VLAN interfaces, and what they stand on; dependencies are resolved by modprobe.
 MODULES=(
     drivers/virtio drivers/net/virtio_net.ko drivers/net/net_failover.ko net/core/failover.ko
     drivers/net/vmxnet3 drivers/net/ethernet/intel/e1000 drivers/net/ethernet/intel/e1000e
-    drivers/ptp drivers/pps
+    drivers/ptp drivers/pps net/8021q net/802 net/llc
 )
 
 fail() { echo "vm: $*" >&2; exit 1; }
@@ -74,14 +74,15 @@ unpack() { # FOLDER with one .deb
 [ $# -eq 1 ] || fail "usage: kernel.sh CACHE"
 mkdir -p "$1"
 cache=$(cd "$1" && pwd)
-kernel=$cache/kernel-6.1
+# Another list makes another folder.
+kernel=$cache/kernel-6.1-$(cksum <<<"${MODULES[*]}" | cut -d ' ' -f 1)
 if [ ! -e "$kernel/release" ]; then
     fresh=$(mktemp -d "$cache/fetch.XXXXXX")
     trap 'rm -rf "$fresh"' EXIT
     download "$fresh"
     unpack "$fresh"
     chmod 755 "$fresh"
-    rm -rf "$kernel"
+    rm -rf "$cache"/kernel-6.1-*
     mv "$fresh" "$kernel"
 fi
 echo "$kernel"

@@ -114,31 +114,34 @@ impl Frame for XdpFrame {
 #[unsafe(no_mangle)]
 extern "C" fn pen_sum(context: *mut xdp_md, offset: u64, len: u64) -> u64 {
     const FAILED: u64 = u64::MAX;
-    let len = len as usize;
-    let mut at = offset as usize;
-    if len > SUM_LEN_MAX {
-        return FAILED;
-    }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return FAILED;
     };
     let scratch = scratch.cast::<u8>();
-    if len == 0 {
+    let (mut at, mut left) = (offset as usize, len as usize);
+    if left == 0 {
         return 0;
     }
     let mut total: u64 = 0;
-    let mut chunk = 0;
-    while chunk < (len - 1) / SUM_CHUNK {
+    // Counted by a constant, and the length compared only behind the loop: Linux 6.1's verifier
+    // forgets the bounds of a number that was put aside on the stack, and the loop never ends.
+    for _ in 0..SUM_LEN_MAX / SUM_CHUNK {
+        if left <= SUM_CHUNK {
+            break;
+        }
         let Some(part) = sum_piece(context, at, scratch, SUM_CHUNK) else {
             return FAILED;
         };
         total += part;
         at += SUM_CHUNK;
-        chunk += 1;
+        left -= SUM_CHUNK;
     }
-    // Written so that it cannot be 0: Linux 6.1's verifier learns nothing from a comparison with 0
-    // and refuses to load that many bytes.
-    let last = (len - 1) % SUM_CHUNK + 1;
+    if left > SUM_CHUNK {
+        return FAILED;
+    }
+    // Written so that it cannot be 0: from a comparison with 0 that verifier learns nothing, and
+    // refuses to load so many bytes.
+    let last = (left - 1) % SUM_CHUNK + 1;
     let Some(part) = sum_piece(context, at, scratch, last) else {
         return FAILED;
     };
