@@ -12,7 +12,7 @@ set -euo pipefail
 # Network drivers, VLAN interfaces, and what they stand on; dependencies are resolved by modprobe.
 MODULES=(
     drivers/virtio drivers/net/virtio_net.ko drivers/net/net_failover.ko net/core/failover.ko
-    drivers/net/vmxnet3 drivers/net/ethernet/intel/e1000 drivers/net/ethernet/intel/e1000e
+    drivers/net/ethernet/intel/e1000 drivers/net/ethernet/intel/e1000e
     drivers/ptp drivers/pps net/8021q net/802 net/llc
 )
 

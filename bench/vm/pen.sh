@@ -43,7 +43,7 @@ CONFIG
 # The status as one JSON value, into FILE; penctl may answer with or without an envelope around it.
 pen_status() { # FILE
     local answer
-    answer=$(guest 20 "penctl $SOCKET status --json") || fail "penctl: $answer"
+    answer=$(guest 20 "penctl --json $SOCKET status") || fail "penctl: $answer"
     jq -e '.value // .' <<<"$answer" >"$1" || fail "penctl answers no JSON: $answer"
 }
 
@@ -60,7 +60,7 @@ must() { # FILE WHAT FILTER
 }
 
 pen_ready() {
-    guest 20 "penctl $SOCKET status --json >/dev/null" || return 1
+    guest 20 "penctl --json $SOCKET status >/dev/null" || return 1
     pen_status "$work/ready.json"
     holds "$work/ready.json" '[.pools[].backends[].state] | all(. == "up")'
 }
@@ -69,9 +69,9 @@ pen_start() {
     guest 20 'pen --config /pen.toml --check' || fail "pen --check refuses the configuration"
     guest 10 '(pen --config /pen.toml; echo $? >/run/pen.rc) >/run/pen.log 2>&1 &' ||
         fail "pen cannot be started"
-    within 30 pen_ready && return
+    within 60 pen_ready && return
     guest 10 'tail -n 20 /run/pen.log; cat /run/pen.rc' || true
-    fail "pen is not ready, or not all of its back ends are, after 30 s"
+    fail "pen is not ready, or not all of its back ends are, after 60 s"
 }
 
 # Each request is a connection of its own: the server closes it.

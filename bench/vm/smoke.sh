@@ -3,7 +3,7 @@
 #
 #   bench/vm/smoke.sh [--nic MODEL] [--bin PEN] [--ctl PENCTL] [--object-test FILE] [--rig yes]
 #
-#   --nic MODEL         virtio-net (default: native XDP, two queues); e1000, e1000e or vmxnet3 (generic)
+#   --nic MODEL         virtio-net (default: native XDP, two queues); e1000 or e1000e (generic)
 #   --bin, --ctl        the daemon and its control tool; target/release/pen and penctl if left out
 #   --object-test FILE  the test program that loads the eBPF object; its cases run in the machine
 #   --rig yes           only show that the rig itself stands: the machine boots, its NIC carries pings
@@ -58,7 +58,7 @@ choose_nic() {
             queues=2 mode=native plane=af_xdp tags=filtered
             modules=virtio_pci,virtio_net,8021q device=virtio-net-pci,mq=on,vectors=6
             ;;
-        e1000 | e1000e | vmxnet3) ;;
+        e1000 | e1000e) ;;
         *) fail "unknown NIC model $nic" ;;
     esac
 }

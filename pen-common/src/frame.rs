@@ -53,8 +53,10 @@ pub trait Frame {
 /// A frame in one byte buffer, with room behind it that [`Frame::resize`] may use.
 pub struct SliceFrame<'a> {
     buffer: &'a mut [u8],
+    /// Of the first buffer.
     len: usize,
     rest: &'a [&'a [u8]],
+    rest_len: usize,
 }
 
 impl<'a> SliceFrame<'a> {
@@ -65,6 +67,7 @@ impl<'a> SliceFrame<'a> {
             buffer,
             len,
             rest: &[],
+            rest_len: 0,
         }
     }
 
@@ -72,11 +75,13 @@ impl<'a> SliceFrame<'a> {
     pub fn with_rest(buffer: &'a mut [u8], len: usize, rest: &'a [&'a [u8]]) -> Self {
         Self {
             rest,
+            rest_len: rest.iter().map(|part| part.len()).sum(),
             ..Self::new(buffer, len)
         }
     }
 
     /// The bytes of the first buffer that belong to the frame.
+    #[inline(always)]
     pub fn bytes(&self) -> &[u8] {
         self.buffer.get(..self.len).unwrap_or_default()
     }
@@ -85,23 +90,24 @@ impl<'a> SliceFrame<'a> {
 impl Frame for SliceFrame<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
-        self.len + self.rest.iter().map(|part| part.len()).sum::<usize>()
+        self.len + self.rest_len
     }
 
     #[inline(always)]
     fn get<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        if offset > REACH || offset + N > self.len {
+        if offset > REACH {
             return None;
         }
-        self.buffer.get(offset..offset + N)?.try_into().ok()
+        self.bytes().get(offset..offset + N)?.try_into().ok()
     }
 
     #[inline(always)]
     fn set<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        if offset > REACH || offset + N > self.len {
+        if offset > REACH {
             return None;
         }
         self.buffer
+            .get_mut(..self.len)?
             .get_mut(offset..offset + N)?
             .copy_from_slice(&bytes);
         Some(())

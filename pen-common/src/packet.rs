@@ -61,10 +61,14 @@ impl Link {
     #[inline(always)]
     pub fn parse<F: Frame>(frame: &F) -> Option<Self> {
         let bytes = frame.get::<ETHERNET_LEN>(0)?;
-        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = bytes;
+        let [b0, b1, b2, b3, b4, b5, b6, b7, rest @ ..] = bytes;
+        let [b8, b9, b10, b11, t0, t1] = rest;
+        // Two loads, as in `rewrite::macs`.
+        let first = u64::from_be_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
+        let second = u32::from_be_bytes([b8, b9, b10, b11]);
         let mut link = Self {
-            destination: Mac::new([d0, d1, d2, d3, d4, d5]),
-            source: Mac::new([s0, s1, s2, s3, s4, s5]),
+            destination: Mac(first >> 16),
+            source: Mac((first & 0xffff) << 32 | u64::from(second)),
             ethertype: u16::from_be_bytes([t0, t1]),
             vlan: 0,
             l3: ETHERNET_LEN,

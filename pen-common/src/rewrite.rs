@@ -31,9 +31,10 @@ const ALL_NODES_MAC: Mac = Mac(0x3333_0000_0001);
 /// Sets destination and source MAC; all else stays.
 #[inline(always)]
 pub fn macs<F: Frame>(frame: &mut F, destination: Mac, source: Mac) -> Option<()> {
-    let [d0, d1, d2, d3, d4, d5] = destination.bytes();
-    let [s0, s1, s2, s3, s4, s5] = source.bytes();
-    frame.set(0, [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5])
+    // Eight bytes and four: two stores, where six and six would be twelve of single bytes.
+    let [b0, b1, b2, b3, b4, b5, b6, b7] = (destination.0 << 16 | source.0 >> 32).to_be_bytes();
+    let [b8, b9, b10, b11] = (source.0 as u32).to_be_bytes();
+    frame.set(0, [b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11])
 }
 
 /// Turns an ARP request at `l3` into the answer that its target is at `mac` (RFC 826).

@@ -42,7 +42,7 @@ fn pong6(body: &[u8]) -> Build {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    [answered(), refused(), owners()].concat()
+    [answered(), refused(), unanswered(), owners()].concat()
 }
 
 fn answered() -> Vec<Case> {
@@ -115,6 +115,11 @@ fn refused() -> Vec<Case> {
         ),
         Case::drop("ping6-from-loopback", from6(Ipv6Addr::LOCALHOST), refused),
         Case::drop("ping6-from-nobody", from6(Ipv6Addr::UNSPECIFIED), refused),
+    ]
+}
+
+fn unanswered() -> Vec<Case> {
+    vec![
         Case::drop(
             "ping4-first-fragment",
             ping4(VIP4).part(0x9001, 0, 32).frame(),

@@ -32,7 +32,17 @@ fn error6(kind: u8, code: u8, word: u32, quoted: &[u8]) -> Build {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    [kinds(), choice(), unmatched(), short(), fragmented()].concat()
+    [
+        kinds(),
+        carriers(),
+        quotations(),
+        choice(),
+        unmatched(),
+        owners(),
+        short(),
+        fragmented(),
+    ]
+    .concat()
 }
 
 fn kinds() -> Vec<Case> {
@@ -73,6 +83,11 @@ fn kinds() -> Vec<Case> {
             1,
         ),
         Case::forward("error6-parameter", error6(4, 1, 6, &answer6(80)).frame(), 1),
+    ]
+}
+
+fn carriers() -> Vec<Case> {
+    vec![
         Case::forward(
             "error4-from-the-client-itself",
             v4(CLIENT4, VIP4).icmp(3, 3, 0, &answer4(80)[..28]).frame(),
@@ -105,6 +120,11 @@ fn kinds() -> Vec<Case> {
             error4(3, 4, 1_400, &answer4(80)).tag(5).frame(),
             1,
         ),
+    ]
+}
+
+fn quotations() -> Vec<Case> {
+    vec![
         Case::forward(
             "error4-quoting-options",
             v4(ROUTER4, VIP4)
@@ -233,12 +253,6 @@ fn unmatched() -> Vec<Case> {
     let foreign = v4(OTHER4, CLIENT4).tcp(80, 40_000, b"").packet();
     let to_vip = v4(CLIENT4, VIP4).tcp(40_000, 80, b"").packet();
     let ping = v4(VIP4, CLIENT4).icmp(0, 0, 1, b"").packet();
-    let to_kernel = |port| {
-        let quoted = v4(KERNEL_ALL4, CLIENT4).tcp(port, 40_000, b"").packet();
-        v4(ROUTER4, KERNEL_ALL4)
-            .icmp(3, 4, 0, &quoted[..28])
-            .frame()
-    };
     vec![
         Case::drop(
             "error4-other-port",
@@ -294,6 +308,18 @@ fn unmatched() -> Vec<Case> {
             .frame(),
             unmatched,
         ),
+    ]
+}
+
+fn owners() -> Vec<Case> {
+    let to_kernel = |port| {
+        let quoted = v4(KERNEL_ALL4, CLIENT4).tcp(port, 40_000, b"").packet();
+        v4(ROUTER4, KERNEL_ALL4)
+            .icmp(3, 4, 0, &quoted[..28])
+            .frame()
+    };
+    let foreign = v4(OTHER4, CLIENT4).tcp(80, 40_000, b"").packet();
+    vec![
         Case::forward("error4-kernel-vip-service", to_kernel(80), 1),
         Case::pass(
             "error4-kernel-vip-listener",

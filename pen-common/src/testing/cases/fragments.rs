@@ -38,7 +38,16 @@ fn kernel4(id: u32, from: usize, to: usize) -> Vec<u8> {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    [firsts(), followers(), orphans(), odd(), owners()].concat()
+    [
+        firsts(),
+        followers(),
+        orphans(),
+        forgotten(),
+        odd(),
+        owners(),
+        strangers(),
+    ]
+    .concat()
 }
 
 fn firsts() -> Vec<Case> {
@@ -219,6 +228,12 @@ fn orphans() -> Vec<Case> {
             spread4(0x3008, 600, 1_208),
             missing,
         ),
+    ]
+}
+
+fn forgotten() -> Vec<Case> {
+    let missing = Reason::FragmentFirstMissing;
+    vec![
         Case::drop(
             "fragment-atomic-is-not-remembered",
             spread6(0x3009, 600, 1_208),
@@ -277,7 +292,6 @@ fn odd() -> Vec<Case> {
 }
 
 fn owners() -> Vec<Case> {
-    let missing = Reason::FragmentFirstMissing;
     vec![
         Case::pass(
             "fragment-first-to-kernel",
@@ -327,6 +341,12 @@ fn owners() -> Vec<Case> {
             .tcp(40_000, 443, &BODY)
             .part(0x5006, 0, 600)
             .frame()]),
+    ]
+}
+
+fn strangers() -> Vec<Case> {
+    let missing = Reason::FragmentFirstMissing;
+    vec![
         // Same identification: the kernel's datagram takes the place of the forwarded one.
         Case::pass(
             "fragment-id-used-again-for-listener",

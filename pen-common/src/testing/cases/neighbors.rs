@@ -28,12 +28,14 @@ fn tagged(frame: Vec<u8>, vlan: u16) -> Vec<u8> {
 }
 
 pub(super) fn arp_cases() -> Vec<Case> {
+    [arp_answered(), arp_passed()].concat()
+}
+
+fn arp_answered() -> Vec<Case> {
     let answered = Reason::ArpAnswered;
     let is_at = arp(2, (PEN, VIP4), (CLIENT, CLIENT4));
     let nobody = Ipv4Addr::UNSPECIFIED;
     let probe = arp(1, (CLIENT, nobody), (NOBODY, VIP4));
-    let announcement = arp(1, (STRANGER, VIP4), (NOBODY, VIP4));
-    let claim = arp(2, (STRANGER, VIP4), (CLIENT, CLIENT4));
     let at = |offset, bytes: &[u8]| bytes_at(who_has(VIP4), offset, bytes);
     vec![
         Case::reply("arp", who_has(VIP4), answered, is_at.clone()),
@@ -63,6 +65,14 @@ pub(super) fn arp_cases() -> Vec<Case> {
             answered,
             arp(2, (PEN, VIP4), (CLIENT, nobody)),
         ),
+    ]
+}
+
+fn arp_passed() -> Vec<Case> {
+    let announcement = arp(1, (STRANGER, VIP4), (NOBODY, VIP4));
+    let claim = arp(2, (STRANGER, VIP4), (CLIENT, CLIENT4));
+    let at = |offset, bytes: &[u8]| bytes_at(who_has(VIP4), offset, bytes);
+    vec![
         Case::pass("arp-kernel-vip", who_has(KERNEL4), Reason::KernelOwned),
         Case::pass("arp-no-vip", who_has(OTHER4), Reason::NotVip),
         Case::pass(
@@ -144,7 +154,7 @@ fn advertise(target: Ipv6Addr, to: Ipv6Addr, mac: Mac, flags: u8) -> Build {
 }
 
 pub(super) fn solicitation_cases() -> Vec<Case> {
-    [answers(), refusals(), others()].concat()
+    [answers(), refusals(), others(), advertisements()].concat()
 }
 
 fn answers() -> Vec<Case> {
@@ -276,8 +286,6 @@ fn coded(code: u8) -> Vec<u8> {
 }
 
 fn others() -> Vec<Case> {
-    let all: Ipv6Addr = "ff02::1".parse().expect("address");
-    let claim = advertise(VIP6, all, net::ALL_NODES, 0x20).from(STRANGER);
     let (group, mac) = solicited_node(VIP6);
     let short = v6(CLIENT6, group)
         .to(mac)
@@ -321,6 +329,13 @@ fn others() -> Vec<Case> {
             solicit(CLIENT6, VIP6, &[]).atomic(0xa001).frame(),
             Reason::NotOurMac,
         ),
+    ]
+}
+
+fn advertisements() -> Vec<Case> {
+    let all: Ipv6Addr = "ff02::1".parse().expect("address");
+    let claim = advertise(VIP6, all, net::ALL_NODES, 0x20).from(STRANGER);
+    vec![
         Case::pass(
             "advertisement-of-vip-by-another",
             claim.frame(),

@@ -28,7 +28,17 @@ fn web6() -> Build {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    [plain(), choice(), owners(), links(), checksums()].concat()
+    [
+        plain(),
+        untouched(),
+        choice(),
+        owners(),
+        ports(),
+        links(),
+        stations(),
+        checksums(),
+    ]
+    .concat()
 }
 
 fn plain() -> Vec<Case> {
@@ -84,6 +94,11 @@ fn plain() -> Vec<Case> {
                 .frame(),
             1,
         ),
+    ]
+}
+
+fn untouched() -> Vec<Case> {
+    vec![
         Case::forward("ttl-1-untouched", web4().hops(1).frame(), 1),
         Case::forward("hop-limit-0-untouched", web6().hops(0).frame(), 1),
         Case::forward(
@@ -218,6 +233,14 @@ fn owners() -> Vec<Case> {
                 .frame(),
             Reason::NoService,
         ),
+    ]
+}
+
+fn ports() -> Vec<Case> {
+    let tcp4 = |to, port| v4(CLIENT4, to).tcp(40_000, port, b"").frame();
+    let tcp6 = |to, port| v6(CLIENT6, to).tcp(40_000, port, b"").frame();
+    let udp4 = |to, port| v4(CLIENT4, to).udp(40_000, port, b"").frame();
+    vec![
         Case::forward("all-ports", tcp4(ALL4, 22), 1),
         Case::forward("all-ports6", tcp6(ALL6, 22), 1),
         Case::forward("all-ports-even-0", tcp4(ALL4, 0), 1),
@@ -322,6 +345,11 @@ fn links() -> Vec<Case> {
             bound().tag(11).frame(),
             Reason::NoService,
         ),
+    ]
+}
+
+fn stations() -> Vec<Case> {
+    vec![
         Case::pass(
             "mac-of-a-stranger",
             web4().to(STRANGER).frame(),

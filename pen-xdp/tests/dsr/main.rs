@@ -1,0 +1,15 @@
+//! The daemon in a lab: real clients and back ends in namespaces.
+//!
+//! ```text
+//!   client ---+              +--- be0   VIP on lo, no ARP for it
+//!             +--- switch ---+--- be1
+//!   lb0 (Pen)-+   (bridge)   +--- be2
+//! ```
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+mod change;
+mod planes;
+mod protocols;
+mod refuse;
+mod rig;
+mod survive;

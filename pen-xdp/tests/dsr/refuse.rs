@@ -1,0 +1,210 @@
+//! Bad input: one clear message, exit code 2, nothing attached, nothing running disturbed.
+
+use std::fs;
+
+use lab::{Lab, Station};
+
+use crate::rig::{Pen, assert_nothing_left, service};
+
+/// Runs pen to its end: exit code and what it said.
+fn refused(lab: &Lab, words: &[&str]) -> (Option<i32>, String) {
+    let bpffs = lab.bpffs();
+    let run_dir = lab.folder().join("run");
+    let mut all = vec!["--bpffs".into(), bpffs.into_os_string(), "--run-dir".into()];
+    all.push(run_dir.into_os_string());
+    all.extend(words.iter().map(Into::into));
+    let output = lab.balancer().run(env!("CARGO_BIN_EXE_pen"), all).unwrap();
+    (output.status.code(), output.text())
+}
+
+#[test]
+fn bad_input_is_named_and_leaves_nothing() {
+    if !lab::ready("bad_input_is_named_and_leaves_nothing") {
+        return;
+    }
+    let lab = Lab::builder().backends(2).build().unwrap();
+    let toml = |name: &str, text: &str| {
+        let path = lab.folder().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let twice = service(&lab, &["80/tcp", "80/tcp"], 1);
+    let twice = toml(
+        "twice.toml",
+        &format!("interface = \"eth0\"\nforeground = true\n{twice}"),
+    );
+    let empty = service(&lab, &["80/tcp"], 0);
+    let empty = toml(
+        "empty.toml",
+        &format!("interface = \"eth0\"\nforeground = true\n{empty}"),
+    );
+    let odd = toml("odd.toml", "interface = \"eth0\"\nplain = 3\n");
+    let vip = "10.77.0.200:80";
+    let backend = Station::backend(0).v4().to_string();
+    let gateway = ["-f", "-O", "dsr_if eth0", vip, "192.0.2.9"];
+    lab.balancer()
+        .ip("route add 192.0.2.0/24 via 10.77.0.1")
+        .unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["-f", "-O", "dsr_if eth9", vip, &backend], "eth9"),
+        (
+            &["-f", "-O", "dsr_if eth0", vip, "no-such-host.invalid"],
+            "no-such-host.invalid",
+        ),
+        (
+            &["-f", "-O", "dsr_if eth0", vip, "10.77.0.11:80:0:0:70000"],
+            "70000",
+        ),
+        (
+            &[
+                "-f",
+                "-O",
+                "dsr_if eth0",
+                "-O",
+                "tarpit_acl 1",
+                vip,
+                &backend,
+            ],
+            "tarpit_acl",
+        ),
+        (
+            &[
+                "-f",
+                "-O",
+                "dsr_if eth0",
+                "-O",
+                "client_acl 1",
+                vip,
+                &backend,
+            ],
+            "client_acl",
+        ),
+        (&["-f", "-O", "dsr_if eth0", vip, "10.77.0.11:81"], "81"),
+        (&gateway, "192.0.2.9"),
+        (&["-f", "--nonsense"], "nonsense"),
+        (&["--config", &twice], "twice"),
+        (&["--config", &empty], "back end"),
+        (&["--config", &odd], "odd.toml:2"),
+        (&["--config", "/nowhere/pen.toml"], "/nowhere/pen.toml"),
+    ];
+    for (words, named) in cases {
+        let (code, said) = refused(&lab, words);
+        assert_eq!(code, Some(2), "{words:?}: {said}");
+        assert!(said.contains(named), "{words:?}: {said}");
+        assert_nothing_left(&lab, lab.balancer());
+    }
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    if !lab::ready("a_missing_capability_is_named") {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let backend = Station::backend(0).v4().to_string();
+    for (dropped, named) in [
+        ("-net_raw", "CAP_NET_RAW"),
+        ("-net_admin", "CAP_NET_ADMIN"),
+        ("-bpf,-sys_admin", "CAP_BPF"),
+    ] {
+        let words = [
+            "--bounding-set",
+            dropped,
+            "--inh-caps",
+            dropped,
+            env!("CARGO_BIN_EXE_pen"),
+        ];
+        let more = ["-f", "-O", "dsr_if eth0", "10.77.0.200:80", &backend];
+        let output = lab
+            .balancer()
+            .run("setpriv", words.iter().chain(&more))
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", output.text());
+        assert!(
+            output.text().contains(named),
+            "{dropped}: {}",
+            output.text()
+        );
+        assert_nothing_left(&lab, lab.balancer());
+    }
+}
+
+#[test]
+fn a_second_daemon_does_not_disturb_the_first() {
+    if !lab::ready("a_second_daemon_does_not_disturb_the_first") {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let services = service(&lab, &["80/tcp"], 1);
+    let pen = Pen::start(&lab, "", &services);
+    let config = lab.folder().join("pen0/pen.toml").display().to_string();
+    let output = lab
+        .balancer()
+        .run(env!("CARGO_BIN_EXE_pen"), ["--config", &config])
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        output.text().contains("a running daemon answers there"),
+        "{}",
+        output.text()
+    );
+    assert!(pen.process.is_running());
+    assert_eq!(pen.status().plane.actual, pen_common::config::Plane::AfXdp);
+}
+
+#[test]
+fn pens_own_command_line_serves() {
+    if !lab::ready("pens_own_command_line_serves") {
+        return;
+    }
+    let lab = Lab::builder().backends(2).build().unwrap();
+    let _web = lab::Nginx::start_all(&lab, &[80]).unwrap();
+    let control = lab.folder().join("ctl").display().to_string();
+    let bpffs = lab.bpffs().display().to_string();
+    let run_dir = lab.folder().join("run").display().to_string();
+    let vip = lab.vips().next().unwrap();
+    let listen = format!("{vip}:80");
+    let backends: Vec<String> = (0..2)
+        .map(|i| Station::backend(i).v4().to_string())
+        .collect();
+    let words = [
+        "-df",
+        "-O",
+        "poll",
+        "-O",
+        "dsr_if eth0",
+        "-S",
+        "2",
+        "-C",
+        &control,
+        "--bpffs",
+        &bpffs,
+        "--run-dir",
+        &run_dir,
+        "-r",
+        &listen,
+        &backends[0],
+        &backends[1],
+    ];
+    let pen = lab
+        .balancer()
+        .spawn(env!("CARGO_BIN_EXE_pen"), words)
+        .unwrap();
+    pen.wait_for_line("serving", crate::rig::START).unwrap();
+    assert!(
+        lab::fetch(lab.client(), vip, 80, "/")
+            .unwrap()
+            .starts_with("be")
+    );
+    let check = ["--check", "-O", "dsr_if eth0", &listen, &backends[0]];
+    let checked = lab
+        .balancer()
+        .run_ok(env!("CARGO_BIN_EXE_pen"), check)
+        .unwrap();
+    assert!(
+        checked.text().contains("configuration is good"),
+        "{}",
+        checked.text()
+    );
+    assert!(checked.text().contains("resets"), "{}", checked.text());
+}

@@ -1,0 +1,159 @@
+//! One Pen in one lab: started, asked, stopped.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::IpAddr,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    time::Duration,
+};
+
+use lab::{Lab, Namespace, Process, Signal};
+use pen_common::control::{Counter, Envelope, Servers, Status};
+
+/// Start, with back ends that may not answer and a machine that may be busy.
+pub(crate) const START: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(15);
+
+/// A running daemon.
+pub(crate) struct Pen {
+    pub(crate) process: Process,
+    control: PathBuf,
+    pub(crate) pid_file: PathBuf,
+}
+
+/// A service on all VIPs: `ports` as "PORT/PROTOCOL", back ends by number.
+pub(crate) fn service(lab: &Lab, ports: &[&str], backends: usize) -> String {
+    let listen: Vec<String> = lab
+        .vips()
+        .flat_map(|vip| {
+            ports
+                .iter()
+                .map(move |port| format!("\"{}\"", listener(vip, port)))
+        })
+        .collect();
+    let backends: Vec<String> = (0..backends)
+        .map(|index| format!("\"{}\"", lab::Station::backend(index).v4()))
+        .collect();
+    format!(
+        "[[service]]\nname = \"web\"\nlisten = [{}]\n[[pool]]\nname = \"web\"\nbackend = [{}]\n",
+        listen.join(", "),
+        backends.join(", ")
+    )
+}
+
+fn listener(vip: IpAddr, port: &str) -> String {
+    let (number, protocol) = port.split_once('/').unwrap();
+    format!(
+        "{}/{protocol}",
+        lab::host_port(vip, number.parse().unwrap())
+    )
+}
+
+impl Pen {
+    /// Starts Pen on balancer `index` with these top-level lines and services.
+    pub(crate) fn start_on(lab: &Lab, index: usize, top: &str, services: &str) -> Self {
+        let machine = &lab.balancers()[index];
+        let folder = lab.folder().join(format!("pen{index}"));
+        fs::create_dir_all(&folder).unwrap();
+        let control = folder.join("control");
+        let pid_file = folder.join("pid");
+        let config = folder.join("pen.toml");
+        let text = format!(
+            "interface = \"eth0\"\nforeground = true\ncontrol = {control:?}\npid_file = {pid_file:?}\n\
+             bpffs = {:?}\nrun_dir = {:?}\n{top}\n{services}",
+            lab.bpffs(),
+            folder.join("run"),
+        );
+        fs::write(&config, text).unwrap();
+        let words = ["--config".into(), config.into_os_string()];
+        let process = machine.spawn(env!("CARGO_BIN_EXE_pen"), words).unwrap();
+        Self {
+            process,
+            control,
+            pid_file,
+        }
+        .ready()
+    }
+
+    /// As [`Pen::start_on`], on the first balancer.
+    pub(crate) fn start(lab: &Lab, top: &str, services: &str) -> Self {
+        Self::start_on(lab, 0, top, services)
+    }
+
+    fn ready(self) -> Self {
+        if let Err(error) = self.process.wait_for_line("serving", START) {
+            panic!("{error:#}\n{}", self.process.output());
+        }
+        self
+    }
+
+    /// The answer to one command.
+    pub(crate) fn ask(&self, command: &str) -> Envelope {
+        let mut stream = UnixStream::connect(&self.control).unwrap();
+        stream.set_read_timeout(Some(START)).unwrap();
+        stream
+            .write_all(format!("json {command}\n").as_bytes())
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    /// A change that must be applied; on return it is in force.
+    pub(crate) fn change(&self, command: &str) -> u64 {
+        let answer = self.ask(command);
+        assert!(answer.ok, "{command}: {:?}", answer.refusal);
+        answer.generation
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        serde_json::from_value(self.ask("status").value.unwrap()).unwrap()
+    }
+
+    pub(crate) fn servers(&self) -> Servers {
+        serde_json::from_value(self.ask("servers").value.unwrap()).unwrap()
+    }
+
+    /// How often a reason was met.
+    pub(crate) fn count(&self, reason: &str) -> u64 {
+        let counters: Vec<Counter> =
+            serde_json::from_value(self.ask("counters").value.unwrap()).unwrap();
+        let found = counters.iter().find(|counter| counter.reason == reason);
+        found
+            .unwrap_or_else(|| panic!("there is no reason {reason}"))
+            .count
+    }
+
+    /// Stops it in order; it must end well and leave nothing.
+    pub(crate) fn stop(mut self, lab: &Lab, machine: &Namespace) {
+        let status = self.process.stop(Signal::Term, STOP).unwrap();
+        assert!(status.success(), "{status}: {}", self.process.output());
+        assert_nothing_left(lab, machine);
+        assert!(!self.control.exists() && !self.pid_file.exists());
+    }
+}
+
+/// No program on the interface, no pin, no setting of ours.
+pub(crate) fn assert_nothing_left(lab: &Lab, machine: &Namespace) {
+    let link = machine
+        .run_ok("ip", ["-d", "link", "show", "eth0"])
+        .unwrap()
+        .stdout;
+    assert!(!link.contains("xdp"), "{link}");
+    assert!(!lab.bpffs().join("pen").exists());
+    let knobs = ["napi_defer_hard_irqs", "gro_flush_timeout"];
+    for knob in knobs {
+        let path = format!("/sys/class/net/eth0/{knob}");
+        assert_eq!(
+            machine
+                .run_ok("cat", [path.as_str()])
+                .unwrap()
+                .stdout
+                .trim(),
+            "0",
+            "{knob}"
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! A daemon that is killed, frozen or restarted does not stop traffic.
+
+use std::{net::SocketAddr, thread, time::Duration};
+
+use lab::{Lab, Load, Peer, Signal};
+
+use crate::rig::{Pen, assert_nothing_left, service};
+
+const SERVICE: &[&str] = &["5353/udp"];
+
+fn load(lab: &Lab, seconds: u64) -> Load {
+    let vip = lab.vips().next().unwrap();
+    Load {
+        to: SocketAddr::new(vip, 5353),
+        flows: 20,
+        count: 1000 * seconds,
+        rate: 1000,
+        tcp: false,
+    }
+}
+
+#[test]
+fn killed_the_program_carries_on_and_the_next_one_takes_over() {
+    if !lab::ready("killed_the_program_carries_on_and_the_next_one_takes_over") {
+        return;
+    }
+    let lab = Lab::builder().backends(3).queues(2).build().unwrap();
+    let _echoes: Vec<Peer> = (0..3)
+        .map(|index| Peer::udp(&lab, index, 5353).unwrap())
+        .collect();
+    let services = service(&lab, SERVICE, 3);
+    let top = "plane = \"af_xdp\"\n";
+    let mut pen = Pen::start(&lab, top, &services);
+    let load = load(&lab, 6);
+    let running = load.spawn(lab.client()).unwrap();
+    running
+        .wait_for_line("started", Duration::from_secs(10))
+        .unwrap();
+    thread::sleep(Duration::from_secs(1));
+    let generation = pen.status().generation;
+    pen.process
+        .stop(Signal::Kill, Duration::from_secs(5))
+        .unwrap();
+    thread::sleep(Duration::from_secs(1));
+    let next = Pen::start(&lab, top, &services);
+    let redirected = next.count("redirected");
+    let tally = load.finish(running).unwrap();
+    // What stood in the killed worker's rings is lost; the flow moves nowhere else.
+    assert_eq!(tally.strayed, 0, "{tally:?}");
+    assert!(tally.sent - tally.answered <= 64, "{tally:?}");
+    assert!(
+        next.count("redirected") > redirected,
+        "workers did not take over"
+    );
+    assert!(next.status().generation > generation);
+    next.stop(&lab, &lab.balancers()[0]);
+}
+
+#[test]
+fn frozen_the_program_takes_its_queues() {
+    if !lab::ready("frozen_the_program_takes_its_queues") {
+        return;
+    }
+    let lab = Lab::builder().backends(3).build().unwrap();
+    let _echoes: Vec<Peer> = (0..3)
+        .map(|index| Peer::udp(&lab, index, 5353).unwrap())
+        .collect();
+    let pen = Pen::start(&lab, "plane = \"af_xdp\"\n", &service(&lab, SERVICE, 3));
+    let load = load(&lab, 6);
+    let running = load.spawn(lab.client()).unwrap();
+    running
+        .wait_for_line("started", Duration::from_secs(10))
+        .unwrap();
+    thread::sleep(Duration::from_secs(1));
+    pen.process.signal(Signal::Stop).unwrap();
+    thread::sleep(Duration::from_secs(2));
+    pen.process.signal(Signal::Cont).unwrap();
+    let tally = load.finish(running).unwrap();
+    // Frames of the 200 ms until the program gives up on the worker wait in the ring and are
+    // forwarded when it comes back.
+    assert_eq!(tally.strayed, 0, "{tally:?}");
+    assert!(tally.answered >= tally.sent * 99 / 100, "{tally:?}");
+    let (redirected, forwarded) = (pen.count("redirected"), pen.count("forwarded"));
+    assert!(
+        forwarded - redirected >= 1500,
+        "the program forwarded {}",
+        forwarded - redirected
+    );
+    pen.stop(&lab, &lab.balancers()[0]);
+}
+
+#[test]
+fn detach_cleans_up_after_a_killed_daemon() {
+    if !lab::ready("detach_cleans_up_after_a_killed_daemon") {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let mut pen = Pen::start(&lab, "plane = \"af_xdp\"\n", &service(&lab, SERVICE, 1));
+    pen.process
+        .stop(Signal::Kill, Duration::from_secs(5))
+        .unwrap();
+    let link = lab
+        .balancer()
+        .run_ok("ip", ["link", "show", "eth0"])
+        .unwrap()
+        .stdout;
+    assert!(link.contains("xdp"), "{link}");
+    let run_dir = lab.folder().join("pen0/run");
+    let words = [
+        "--detach".into(),
+        "eth0".into(),
+        "--bpffs".into(),
+        lab.bpffs().into_os_string(),
+    ];
+    let words = words
+        .into_iter()
+        .chain(["--run-dir".into(), run_dir.into_os_string()]);
+    lab.balancer()
+        .run_ok(env!("CARGO_BIN_EXE_pen"), words)
+        .unwrap();
+    assert_nothing_left(&lab, lab.balancer());
+}
