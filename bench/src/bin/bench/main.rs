@@ -26,6 +26,8 @@ mod wire;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
@@ -118,7 +120,7 @@ fn run(options: &Options) -> Result<ExitCode> {
             options.milliseconds
         },
     };
-    let mut facts = Vec::new();
+    let mut facts = vec![other_work()?];
     let forwarders = start_all(&mut rig, &mut facts);
 
     let bench = Bench {
@@ -199,6 +201,18 @@ fn start_all(rig: &mut Rig, facts: &mut Vec<String>) -> Vec<Forwarder> {
     forwarders
 }
 
+/// How much of the machine something else uses, by a second of doing nothing.
+fn other_work() -> Result<String> {
+    let before = busy::busy_seconds()?;
+    thread::sleep(Duration::from_secs(1));
+    let busy = busy::busy_seconds()? - before;
+    Ok(format!(
+        "Before the first run other work kept {busy:.2} cores busy. It slows everybody down, and \
+         frames per CPU-second count it in: that ratio of XDP, which needs one core, comes out too \
+         low on a busy machine."
+    ))
+}
+
 fn follow_pen(rig: &mut Rig, forwarder: &Forwarder, facts: &mut Vec<String>) -> Result<()> {
     let Some(pen) = forwarder
         .pen()
@@ -244,7 +258,7 @@ fn check_prerequisites() -> Result<()> {
     for program in ["pen", "l2fwd"] {
         lab::binary(program)?;
     }
-    let cores = std::thread::available_parallelism()
+    let cores = thread::available_parallelism()
         .context("counting cores")?
         .get();
     ensure!(

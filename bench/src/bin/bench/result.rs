@@ -74,7 +74,7 @@ impl Results {
         writeln!(
             out,
             "{date} UTC, {cores} cores ({processor}), kernel {kernel}, {system}; load \
-             average at the start {load}. Medians of {} interleaved pairs of {} ms; in brackets the \
+             average {load}. Medians of {} interleaved pairs of {} ms; in brackets the \
              smallest and the largest. Written by \
              `make bench`.\n",
             self.pairs, self.milliseconds
