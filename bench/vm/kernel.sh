@@ -43,8 +43,8 @@ download() { # FOLDER: leaves one .deb there
 }
 
 # The kernel proper inside a vmlinuz, as a file that QEMU starts directly (by its PVH note): the
-# kernel's own unpacking takes longer under emulation than all the rest of the boot. Where it lies is
-# in the set-up header: Documentation/x86/boot.rst, setup_sects, payload_offset, payload_length.
+# kernel's own unpacking takes longer under emulation than all the rest of the boot. Where it lies
+# is in the set-up header: Documentation/x86/boot.rst, setup_sects, payload_offset, payload_length.
 extract_kernel() { # VMLINUZ VMLINUX
     local vmlinuz=$1 offset length
     field() { od -An -v -t"$1" -j"$2" -N"${1#u}" "$vmlinuz" | tr -d ' '; }

@@ -52,11 +52,11 @@ lab_backend() { # NUMBER
     mkdir -p "$root/cgi-bin"
     echo "be$1" >"$root/index.html"
     cp "$work/big" "$root/big"
-    printf '#!/bin/sh\nprintf "Content-Type: text/plain\\r\\n\\r\\n"\nsha256sum\n' >"$root/cgi-bin/sum"
-    printf '#!/bin/sh\nprintf "Content-Type: text/plain\\r\\n\\r\\n"\necho "$REMOTE_ADDR"\n' \
-        >"$root/cgi-bin/whoami"
+    local header='#!/bin/sh\nprintf "Content-Type: text/plain\\r\\n\\r\\n"\n'
+    printf "$header%s\n" sha256sum >"$root/cgi-bin/sum"
+    printf "$header%s\n" 'echo "$REMOTE_ADDR"' >"$root/cgi-bin/whoami"
     chmod +x "$root"/cgi-bin/*
-    # Not by in_ns: of a function in the background one has the shell's process id, not the server's.
+    # Not by in_ns: of a function in the background one has the shell's process id, not httpd's.
     ip netns exec "$ns" busybox httpd -f -p 80 -h "$root" &
     lab_pids+=($!)
 }
@@ -68,7 +68,8 @@ lab_vlan() {
     clang -O2 -target bpf -I"/usr/include/$(uname -m)-linux-gnu" -DVLAN="$VLAN" \
         -DTAGGED_VIP="$((a << 24 | b << 16 | c << 8 | d))u" -c "$here/tag.c" -o "$work/tag.o"
     in_ns "$sw" tc qdisc add dev tap0 clsact
-    in_ns "$sw" tc filter add dev tap0 egress bpf direct-action object-file "$work/tag.o" section tag
+    in_ns "$sw" tc filter add dev tap0 egress bpf direct-action object-file "$work/tag.o" \
+        section tag
     in_ns "$sw" tc filter add dev tap0 ingress bpf direct-action object-file "$work/tag.o" \
         section untag
 }

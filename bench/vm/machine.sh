@@ -1,11 +1,11 @@
 # The virtual machine: boot, command, power off. Sourced by smoke.sh; needs `work`, `logs`, `sw`.
 #
-# The machine's first serial port is its console and goes to `console.log`. The second one is ours: init.sh
-# runs each line we send and answers with its output and a closing mark. Both sides are logged to
-# `commands.log`.
+# The machine's first serial port is its console and goes to `console.log`. The second one is
+# ours: init.sh runs each line we send and answers with its output and a closing mark. Both sides
+# are logged to `commands.log`.
 # shellcheck shell=bash disable=SC2154
 
-BOOT_SECONDS=60
+BOOT_SECONDS=100
 machine_pid=
 to_machine='' from_machine=''
 
@@ -46,7 +46,8 @@ machine_line() { # SECONDS
     echo "$line" >>"$logs/commands.log"
 }
 
-# Runs a command in the machine, prints its output, and returns its exit code. SECONDS is how long it may be silent.
+# Runs a command in the machine, prints its output, and returns its exit code. SECONDS is how long
+# it may be silent.
 guest() { # SECONDS COMMAND
     local line
     echo "> $2" >>"$logs/commands.log"

@@ -6,7 +6,7 @@
 #   --nic MODEL         virtio-net (default: native XDP, two queues); e1000 or e1000e (generic)
 #   --bin, --ctl        the daemon and its control tool; target/release/pen and penctl if left out
 #   --object-test FILE  the test program that loads the eBPF object; its cases run in the machine
-#   --rig yes           only show that the rig itself stands: the machine boots, its NIC carries pings
+#   --rig yes           only show that the rig itself stands: the machine boots, its NIC works
 #
 # Shows what namespaces cannot: the oldest kernel that Pen supports, a driver's native XDP, a NIC
 # that filters multicast. Needs root. Takes about half a minute, at most LIMIT seconds; leaves its
