@@ -169,9 +169,11 @@ impl Host for Libbpf {
             .object
             .progs_mut()
             .find(|program| program.name() == "steer");
-        let mut input = ProgramInput::default();
-        input.data_in = Some(frame);
-        input.data_out = Some(&mut self.out);
+        let input = ProgramInput {
+            data_in: Some(frame),
+            data_out: Some(&mut self.out),
+            ..ProgramInput::default()
+        };
         let output = program.unwrap().test_run(input).unwrap();
         let bytes = output.data.unwrap().to_vec();
         (output.return_value, bytes)
