@@ -234,13 +234,13 @@ impl Keeper {
 
     /// Takes the program off, and gives back what was changed. Goes on over what fails.
     pub fn close(self) {
-        if let Some(steering) = self.steering {
-            if let Err(error) = steering.detach() {
-                tracing::error!(
-                    "{}: the program's pins can't be removed: {error}",
-                    self.nic.name
-                );
-            }
+        if let Some(steering) = self.steering
+            && let Err(error) = steering.detach()
+        {
+            tracing::error!(
+                "{}: the program's pins can't be removed: {error}",
+                self.nic.name
+            );
         }
         drop(self.announcer);
         let refused = self.settings.map(Remembered::restore).unwrap_or_default();

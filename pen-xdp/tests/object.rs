@@ -2,13 +2,17 @@
 //! (BPF_PROG_TEST_RUN), and held against the case table and the slice host.
 //!
 //! Needs CAP_BPF. After a change of the programs or of the decision: `make ebpf`.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test and its helpers say by panicking what went wrong"
+)]
 
 use std::os::fd::AsFd;
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::Map,
-    programs::{TestRun, TestRunOptions, Xdp},
+    maps::{Map, ProgramArray},
+    programs::{ProgramFd, TestRun, TestRunOptions, Xdp},
 };
 use libbpf_rs::{MapCore, ObjectBuilder, ProgramInput};
 use pen::{
@@ -170,9 +174,11 @@ impl Host for Libbpf {
             .object
             .progs_mut()
             .find(|program| program.name() == "steer");
-        let mut input = ProgramInput::default();
-        input.data_in = Some(frame);
-        input.data_out = Some(&mut self.out);
+        let input = ProgramInput {
+            data_in: Some(frame),
+            data_out: Some(&mut self.out),
+            ..ProgramInput::default()
+        };
         let output = program.unwrap().test_run(input);
         let output = output.map_err(|error| error.to_string())?;
         let bytes = output.data.unwrap().to_vec();
@@ -397,9 +403,10 @@ fn the_verifier_has_an_easy_time() {
 }
 
 /// A wrapper that restores the frame and goes on into `program`, loaded from the bench object.
-fn ns_per_run(bench: &mut Ebpf, program: &aya::programs::ProgramFd, frame: &[u8]) -> u128 {
-    let mut under_test = aya::maps::ProgramArray::try_from(bench.map_mut("UNDER_TEST").unwrap());
-    under_test.as_mut().unwrap().set(0, program, 0).unwrap();
+fn ns_per_run(bench: &mut Ebpf, program: &ProgramFd, frame: &[u8]) -> u128 {
+    let under_test = bench.map_mut("UNDER_TEST").unwrap();
+    let mut under_test = ProgramArray::try_from(under_test).unwrap();
+    under_test.set(0, program, 0).unwrap();
     let restore: &Xdp = bench.program("restore").unwrap().try_into().unwrap();
     let result = restore.test_run(TestRunOptions {
         data_in: Some(frame),

@@ -306,7 +306,16 @@ impl Daemon {
                 service: request.service.clone(),
                 on: *on,
             }),
-            _ => {
+            Action::Status
+            | Action::Servers
+            | Action::Counters
+            | Action::Mode
+            | Action::Pid
+            | Action::Control
+            | Action::Listen
+            | Action::Debug(_)
+            | Action::Nothing
+            | Action::Blank => {
                 let outcome = self.show(&request);
                 return self.reply(&request, answer, outcome);
             }
