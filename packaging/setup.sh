@@ -45,7 +45,8 @@ vm|qemu-system-x86|the machine that boots Debian's own kernel
 vm|busybox-static|its shell and tools
 vm|kmod|depmod for the kernel's modules
 vm|cpio|packs the initial file system
-vm|xz-utils|unpacks the kernel's modules
+vm|jq|reads penctl's status
+vm|xz-utils|unpacks the kernel
 ebpf|rustc-web|a compiler whose LLVM is the linker's
 ebpf|cargo-web|its builder
 ebpf|rust-web-src|the core library's source, built for the eBPF machine

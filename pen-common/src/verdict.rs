@@ -95,7 +95,7 @@ reasons! {
     HeaderChain Drop "header-chain" "to a VIP, with more IPv6 extension headers than are followed",
     IcmpUnmatched Drop "icmp-unmatched" "ICMP error for a VIP that quotes no flow of a service",
     EchoFragment Drop "echo-fragment" "ping of a VIP in fragments, not answered",
-    EchoRefused Drop "echo-refused" "ping of a VIP with a bad checksum or source",
+    EchoRefused Drop "echo-refused" "ping of a VIP from an address that can't be answered",
     NeighborRefused Drop "neighbor-refused" "neighbour solicitation that RFC 4861 says to ignore",
     Late Drop "late" "configuration changed while the frame was on its way to a worker",
     NoRoom Drop "no-room" "an answer did not fit into the frame's buffer",

@@ -33,7 +33,7 @@ const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
-/// Bytes.
+/// Bytes of an Ethernet header.
 const ETHERNET_LEN: usize = 14;
 
 /// Random frames on which slice and object are compared.
@@ -45,7 +45,12 @@ type Outcome = (u32, Vec<u8>);
 /// One loaded object and its memory.
 trait Host {
     fn memory(&self) -> &Mapped;
-    fn run(&mut self, frame: &[u8]) -> Outcome;
+    fn try_run(&mut self, frame: &[u8]) -> Result<Outcome, String>;
+
+    fn run(&mut self, frame: &[u8]) -> Outcome {
+        let outcome = self.try_run(frame);
+        outcome.unwrap_or_else(|why| panic!("{} bytes: test-run: {why}", frame.len()))
+    }
 
     /// Runs a frame and finds out by its counter why it met its fate.
     fn steer(&mut self, frame: &[u8]) -> (Outcome, Vec<Reason>) {
@@ -112,7 +117,7 @@ impl Host for Aya {
         &self.memory
     }
 
-    fn run(&mut self, frame: &[u8]) -> Outcome {
+    fn try_run(&mut self, frame: &[u8]) -> Result<Outcome, String> {
         let program: &Xdp = self.ebpf.program("steer").unwrap().try_into().unwrap();
         let result = program
             .test_run(TestRunOptions {
@@ -120,9 +125,9 @@ impl Host for Aya {
                 data_out: Some(&mut self.out),
                 ..TestRunOptions::new()
             })
-            .unwrap();
+            .map_err(|error| format!("{error:?}"))?;
         let len = result.data_size_out as usize;
-        (result.return_value, self.out[..len].to_vec())
+        Ok((result.return_value, self.out[..len].to_vec()))
     }
 }
 
@@ -164,7 +169,7 @@ impl Host for Libbpf {
         &self.memory
     }
 
-    fn run(&mut self, frame: &[u8]) -> Outcome {
+    fn try_run(&mut self, frame: &[u8]) -> Result<Outcome, String> {
         let program = self
             .object
             .progs_mut()
@@ -174,9 +179,10 @@ impl Host for Libbpf {
             data_out: Some(&mut self.out),
             ..ProgramInput::default()
         };
-        let output = program.unwrap().test_run(input).unwrap();
+        let output = program.unwrap().test_run(input);
+        let output = output.map_err(|error| error.to_string())?;
         let bytes = output.data.unwrap().to_vec();
-        (output.return_value, bytes)
+        Ok((output.return_value, bytes))
     }
 }
 
@@ -226,14 +232,9 @@ fn ready(test: &str) -> bool {
 fn run_cases(host: &mut impl Host, cases: impl Iterator<Item = &'static Case>) {
     let mut run = 0;
     for case in cases {
-        // The kernel runs no frame shorter than an Ethernet header, and no driver delivers one.
-        if case.frame.len() < ETHERNET_LEN {
-            assert_eq!(
-                case.verdict,
-                Verdict::Pass(Reason::TooShort),
-                "{}",
-                case.name
-            );
+        // Linux 6.1's test-run takes no frame that ends inside its Ethernet header.
+        if case.frame.len() < ETHERNET_LEN && host.try_run(&case.frame).is_err() {
+            println!("{}: not run, this kernel's test-run refuses it", case.name);
             continue;
         }
         for frame in &case.setup {

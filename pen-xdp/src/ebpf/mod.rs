@@ -14,6 +14,8 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -35,12 +37,14 @@ use self::{
 };
 use crate::{
     mapped::{Array, Mapped, Shape},
-    nic::{HookMode, who_holds_xdp},
+    nic::{HookMode, Nic, who_holds_xdp},
 };
 
 /// The object that `make ebpf` builds and that is committed beside its sources' digest.
 pub static OBJECT: &[u8] = include_bytes_aligned!("../../bpf/pen.o");
 
+/// How long the kernel may take to let go of a program.
+const RELEASE: Duration = Duration::from_secs(1);
 const PROGRAM: &str = "steer";
 const SOCKETS: &str = "SOCKETS";
 
@@ -332,15 +336,23 @@ pub fn detach(bpffs: &Path, ifname: &str) -> io::Result<Detached> {
         .and_then(|link| FdLink::from(link).info().ok())
         .map(|info| info.program_id());
     pins.remove()?;
-    let index = fs::read_to_string(format!("/sys/class/net/{ifname}/ifindex"));
-    let holder = index
-        .ok()
-        .and_then(|index| index.trim().parse().ok())
-        .and_then(|index| who_holds_xdp(index).ok().flatten())
-        .filter(|holder| Some(holder.program_id) == program);
-    Ok(holder.map_or(Detached::Removed, |holder| {
-        Detached::StillHeld(holder.to_string())
-    }))
+    // The kernel takes a program off some moments after the last holder of its link is gone.
+    let end = Instant::now() + RELEASE;
+    loop {
+        let holder = holder_of(ifname, program);
+        match holder {
+            Some(_) if Instant::now() < end => thread::sleep(RELEASE / 50),
+            Some(holder) => return Ok(Detached::StillHeld(holder)),
+            None => return Ok(Detached::Removed),
+        }
+    }
+}
+
+/// Who keeps `program` on the interface.
+fn holder_of(ifname: &str, program: Option<u32>) -> Option<String> {
+    let index = Nic::open(ifname).ok()?.index;
+    let holder = who_holds_xdp(index).ok()??;
+    (Some(holder.program_id) == program).then(|| holder.to_string())
 }
 
 fn new_maps(pins: &Pins, shape: &Shape, bpffs: &Path) -> Result<PathBuf, OpenError> {

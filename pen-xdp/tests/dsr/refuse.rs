@@ -206,5 +206,9 @@ fn pens_own_command_line_serves() {
         "{}",
         checked.text()
     );
-    assert!(checked.text().contains("resets"), "{}", checked.text());
+    assert!(
+        checked.text().contains("does not reset the link"),
+        "{}",
+        checked.text()
+    );
 }
