@@ -229,7 +229,9 @@ fn tags_are_kept_and_a_service_may_name_its_vlan() {
         let pen = Pen::start(&lab, &format!("plane = \"{plane}\"\n"), &services);
         // A bridge moves the tag out of the frame, and a veth would hand it on like that: native
         // XDP never sees it then. A wire has it in the frame.
-        lab.switch().ethtool("-K lb0 tx-vlan-hw-insert off").unwrap();
+        lab.switch()
+            .ethtool("-K lb0 tx-vlan-hw-insert off")
+            .unwrap();
         // Pen announces its VIPs in this VLAN as well, by broadcast.
         let filter = format!("ether dst {} and vlan 7", Station::backend(0).mac());
         let capture = Capture::start(lab.backend(0), "eth0", &filter).unwrap();
