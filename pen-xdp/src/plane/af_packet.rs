@@ -1,7 +1,7 @@
 //! AF_PACKET: a plain packet socket, for hosts without BPF and as the measure of what AF_XDP
 //! gains.
 //!
-//! The life of a frame (a slot of [`SLOT`] bytes in our own memory; the kernel copies):
+//! The life of a frame (a slot of `SLOT` bytes in our own memory; the kernel copies):
 //!
 //! ```text
 //!   free slot -- recvmmsg copies a packet in --> hand: steered --+-- Send --> sendmmsg copies out

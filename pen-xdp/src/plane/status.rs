@@ -26,7 +26,7 @@ pub(super) struct QueueStatus {
     failing: AtomicBool,
 }
 
-/// What [`QueueStatus`] says at one moment.
+/// What a queue says at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueReport {
     /// Number of the queue.
@@ -149,7 +149,7 @@ pub(super) struct WorkerStatus {
     pub(super) queues: Vec<QueueStatus>,
 }
 
-/// What [`WorkerStatus`] says at one moment.
+/// What a worker says at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerReport {
     /// Whether it has the core that it was to have.
