@@ -53,8 +53,8 @@ fn demo() -> Result<()> {
         println!("   a download from {vip}: intact by checksum");
         ab(&lab, vip)?;
         for (down, way) in [(false, "up, through Pen"), (true, "down, past Pen")] {
-            let gigabits = Iperf::measure(lab.client(), vip, 2, down)?;
-            println!("   iperf3 {way}: {gigabits:.2} Gbit/s");
+            let rate = Iperf::measure(lab.client(), vip, 2, down)?;
+            println!("   iperf3 {way}: {:.2} Gbit/s", rate / 1e9);
         }
     }
     println!("\n$ penctl {} status", control.display());
@@ -89,20 +89,23 @@ fn show_topology(lab: &Lab) {
 }
 
 fn start_pen(lab: &Lab, control: &str) -> Result<Process> {
-    let listen: Vec<String> = lab
-        .vips()
-        .map(|vip| format!("{:?}", host_port(vip, 0)))
-        .collect();
+    let listen = |port| {
+        let vips = lab.vips().map(|vip| format!("{:?}", host_port(vip, port)));
+        vips.collect::<Vec<_>>().join(", ")
+    };
     let backends: Vec<String> = (0..3)
         .map(|index| format!("\"{}\"", Station::backend(index).v4()))
         .collect();
     let config = format!(
         "interface = \"eth0\"\nforeground = true\nplane = \"af_xdp\"\ncontrol = {control:?}\n\
-         bpffs = {:?}\nrun_dir = {:?}\n\n[[service]]\nname = \"web\"\nlisten = [{}]\n\n[[pool]]\n\
+         bpffs = {:?}\nrun_dir = {:?}\n\n[[service]]\nname = \"web\"\nlisten = [{}]\n\n\
+         # iperf3 opens two connections, which must reach the same back end.\n[[service]]\n\
+         name = \"iperf3\"\nlisten = [{}]\npool = \"web\"\nhash = \"source\"\n\n[[pool]]\n\
          name = \"web\"\nbackend = [{}]\n",
         lab.bpffs(),
         lab.folder().join("run"),
-        listen.join(", "),
+        listen(80),
+        listen(5201),
         backends.join(", ")
     );
     let file = lab.folder().join("pen.toml");

@@ -313,6 +313,10 @@ fn open_workers(
                     };
                 }
                 for plane::af_xdp::Degraded { what, why } in mode.degraded {
+                    // Refused together with zero copy, and had without it.
+                    if what == "multi-buffer" && mode.multi_buffer {
+                        continue;
+                    }
                     note_degraded(&mut opened.degraded, what, why);
                 }
                 let row = cpus + number;
