@@ -3,8 +3,10 @@
 
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
-# Test binaries run as root; the compiler does not.
+# Test binaries run as root; the compiler does not. Cargo refuses a runner that is set and empty.
+ifneq ($(SUDO),)
 export CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU_RUNNER := $(SUDO)
+endif
 CARGO := cargo
 BINARIES := $(CARGO) build --release --locked -p pen-xdp -p pen-ctl -p pen-bench
 
