@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use pen_common::config::{Config, Plane, XdpMode};
 
+use super::conflict;
 use crate::{
     keeper::{Keeper, backends},
     nic::{forwarding, resets_link, who_holds_xdp},
@@ -18,6 +19,7 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
     if !unreachable.is_empty() {
         bail!("{}", unreachable.join("\n"));
     }
+    conflict::refuse(config)?;
     let name = &keeper.nic.name;
     let mut sentences = Vec::new();
     if !keeper.nic.link.up {

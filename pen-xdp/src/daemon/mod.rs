@@ -2,6 +2,7 @@
 //! state, the state is published, and whoever asked hears of it.
 
 pub mod check;
+mod conflict;
 pub mod open;
 pub mod start;
 mod status;

@@ -13,7 +13,7 @@ use tracing_subscriber::{
     EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
-use super::{Change, Daemon, open};
+use super::{Change, Daemon, conflict, open};
 use crate::{
     announce::Announced,
     control::{
@@ -42,6 +42,7 @@ impl Daemon {
         if !unreachable.is_empty() {
             bail!("{}", unreachable.join("\n"));
         }
+        conflict::refuse(&config)?;
         let socket = match &config.control {
             Some(path) => Some(ControlSocket::bind(path)?),
             None => None,

@@ -2,13 +2,13 @@
 
 use pen_common::{
     control::{
-        ConfigStatus, FrameAccount, InterfaceStatus, NicChange, PlaneStatus, QueueStatus, Status,
+        ConfigStatus, Degraded, FrameAccount, InterfaceStatus, NicChange, PlaneStatus, QueueStatus, Status,
         XdpStatistics,
     },
     tables::Mac,
 };
 
-use super::Daemon;
+use super::{Daemon, conflict};
 use crate::plane::{QueueReport, coarse_ns};
 
 impl Daemon {
@@ -43,12 +43,18 @@ impl Daemon {
             xdp: self.xdp.clone(),
             busy: config.busy,
             queues: self.queues(),
-            degraded: self.degraded.clone(),
+            degraded: self.degraded(),
             vips: seen.vips(),
             pools: seen.pools(),
             counters: seen.counters(),
             nic_changes: self.nic_changes(),
         }
+    }
+
+    /// What was found at start, and what has come up since.
+    fn degraded(&self) -> Vec<Degraded> {
+        let conflicts = conflict::conflicts(self.state.config(), self.watch.owned());
+        self.degraded.iter().cloned().chain(conflicts).collect()
     }
 
     /// The queues as they were opened, with what their workers report now.
