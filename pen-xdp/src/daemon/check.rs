@@ -15,7 +15,8 @@ use crate::{
 /// What would keep the daemon from starting.
 pub fn check(config: &Config) -> Result<Vec<String>> {
     let keeper = Keeper::open(config)?;
-    let unreachable = keeper.unreachable(config);
+    let segments = keeper.segments(config)?;
+    let unreachable = keeper.unreachable(&segments);
     if !unreachable.is_empty() {
         bail!("{}", unreachable.join("\n"));
     }
@@ -30,6 +31,8 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
     if let Err(error) = keeper.check_privileges(config.plane != Plane::AfPacket) {
         sentences.push(format!("warning: {error}"));
     }
+    let notes = segments.notes.iter();
+    sentences.extend(notes.map(|note| format!("note: {note}")));
     let forwarding = forwarding(name);
     for (on, family, key) in [
         (

@@ -38,11 +38,15 @@ impl Daemon {
     /// What is wrong, where, and what mends it.
     pub async fn start(config: Config, source: String) -> Result<Self> {
         let mut keeper = Keeper::open(&config)?;
-        let unreachable = keeper.unreachable(&config);
+        let segments = keeper.segments(&config)?;
+        let unreachable = keeper.unreachable(&segments);
         if !unreachable.is_empty() {
             bail!("{}", unreachable.join("\n"));
         }
         conflict::refuse(&config)?;
+        for note in &segments.notes {
+            tracing::warn!("{note}");
+        }
         let socket = match &config.control {
             Some(path) => Some(ControlSocket::bind(path)?),
             None => None,
@@ -50,7 +54,7 @@ impl Daemon {
         for sentence in keeper.restore_left_over()? {
             tracing::info!("{sentence}");
         }
-        let mut watch = keeper.watch(&backends(&config))?;
+        let mut watch = keeper.watch(&segments)?;
         keeper.nic.link = watch.link();
         if !watch.link().up {
             tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);

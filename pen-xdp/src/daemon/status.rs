@@ -2,8 +2,8 @@
 
 use pen_common::{
     control::{
-        ConfigStatus, Degraded, FrameAccount, InterfaceStatus, NicChange, PlaneStatus, QueueStatus, Status,
-        XdpStatistics,
+        ConfigStatus, Degraded, FrameAccount, InterfaceStatus, NicChange, PlaneStatus, QueueStatus,
+        Status, XdpStatistics,
     },
     tables::Mac,
 };

@@ -233,7 +233,10 @@ fn a_packet_socket_does_not_share_a_vip_with_the_kernel() {
     crate::change::wait_for("the address in the status", shown);
     let config = lab.folder().join("pen0/pen.toml").display().to_string();
     pen.stop(&lab, lab.balancer());
-    for words in [&["--config", &config][..], &["--check", "--config", &config]] {
+    for words in [
+        &["--config", &config][..],
+        &["--check", "--config", &config],
+    ] {
         let output = lab
             .balancer()
             .run(env!("CARGO_BIN_EXE_pen"), words)
