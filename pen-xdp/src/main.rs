@@ -180,8 +180,9 @@ fn clean(
 ) -> ExitCode {
     let detached = ebpf::detach(bpffs, interface);
     let restored = restore_left_over(interface, run_dir);
-    for sentence in restored.as_ref().map(Vec::as_slice).unwrap_or_default() {
-        println!("{sentence}");
+    let not_restored = restored.as_ref().map(Vec::as_slice).unwrap_or_default();
+    for sentence in not_restored {
+        eprintln!("pen: {sentence}");
     }
     match (detached, restored) {
         (Ok(Detached::Nothing), Ok(_)) => println!("{interface}: nothing of pen's is attached"),
@@ -200,6 +201,9 @@ fn clean(
             eprintln!("pen: {interface}: settings can't be restored: {error:#}");
             return ExitCode::from(EXIT_WRONG);
         }
+    }
+    if !not_restored.is_empty() {
+        return ExitCode::from(EXIT_WRONG);
     }
     ExitCode::SUCCESS
 }

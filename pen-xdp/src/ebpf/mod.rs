@@ -330,7 +330,7 @@ pub enum Detached {
 /// There is no such network namespace, or a pin can't be removed.
 pub fn detach(bpffs: &Path, ifname: &str) -> io::Result<Detached> {
     let pins = Pins::new(bpffs, ifname)?;
-    if !pins.exist() {
+    if !pins.exist()? {
         return Ok(Detached::Nothing);
     }
     let program = PinnedLink::from_pin(pins.link())

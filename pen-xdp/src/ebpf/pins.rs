@@ -46,8 +46,17 @@ impl Pins {
         self.directory.join("link")
     }
 
-    pub(super) fn exist(&self) -> bool {
-        self.directory.exists()
+    /// Whether there are any. Not being allowed to look is no answer.
+    pub(super) fn exist(&self) -> io::Result<bool> {
+        self.directory.try_exists().map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "{} can't be looked at: {error}; run pen as root",
+                    self.directory.display()
+                ),
+            )
+        })
     }
 
     /// Maps of our layout that are large enough: their shape and directory.
@@ -263,5 +272,16 @@ mod tests {
         std::os::unix::fs::symlink("/", &path).unwrap();
         assert!(check_owner_as(&path, me).is_err(), "a link leads anywhere");
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn pins_that_can_not_be_looked_at_are_not_taken_for_none() {
+        // Root may look everywhere; but below a file there is nothing to look at.
+        let here = std::env::current_exe().unwrap();
+        let pins = |directory| Pins { directory };
+        assert!(pins(here.clone()).exist().unwrap());
+        assert!(!pins(here.with_file_name("no-pins")).exist().unwrap());
+        let why = pins(here.join("pen")).exist().unwrap_err().to_string();
+        assert!(why.contains("run pen as root"), "{why}");
     }
 }
