@@ -8,11 +8,7 @@ use std::{
 
 use pen::{
     cli::{self, Action, Detach, EXIT_WRONG, Start, Stop, System},
-    daemon::{
-        Daemon,
-        check::check,
-        start::{PidFile, log_to_stderr},
-    },
+    daemon::{Daemon, check::check, pid_file::PidFile, start::log_to_stderr},
     ebpf::{self, Detached},
     nic::restore_left_over,
 };
@@ -83,6 +79,11 @@ fn run(start: &Start) -> ExitCode {
 
 async fn serve(config: Config, source: String, waited_for: bool) -> ExitCode {
     let pid_file = config.pid_file.clone();
+    // Before a living daemon is disturbed.
+    if let Err(error) = pid_file.as_deref().map_or(Ok(()), PidFile::check) {
+        eprintln!("pen: {error:#}");
+        return ExitCode::from(EXIT_WRONG);
+    }
     let mut daemon = match Daemon::start(config, source).await {
         Ok(daemon) => daemon,
         Err(error) => {

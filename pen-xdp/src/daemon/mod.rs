@@ -4,6 +4,7 @@
 pub mod check;
 mod conflict;
 pub mod open;
+pub mod pid_file;
 pub mod start;
 mod status;
 

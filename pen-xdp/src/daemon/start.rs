@@ -1,7 +1,7 @@
 //! From a checked configuration to a running [`Daemon`]: what may fail comes before what changes
 //! anything.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::Path, sync::OnceLock, time::Instant};
+use std::{collections::BTreeMap, net::IpAddr, sync::OnceLock, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use pen_common::{
@@ -199,27 +199,4 @@ fn filter(debug: u8) -> EnvFilter {
         1 => "debug",
         _ => "trace",
     })
-}
-
-/// The pid file; removed with it.
-pub struct PidFile<'a>(&'a Path);
-
-impl<'a> PidFile<'a> {
-    /// Writes this process's number.
-    ///
-    /// # Errors
-    /// The file can't be written.
-    pub fn write(path: &'a Path) -> Result<Self> {
-        fs::write(path, std::process::id().to_string())
-            .with_context(|| format!("pid file {}: can't be written", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for PidFile<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(self.0) {
-            tracing::warn!("pid file {}: {error}", self.0.display());
-        }
-    }
 }
