@@ -5,6 +5,7 @@ pub mod check;
 mod conflict;
 pub mod open;
 pub mod pid_file;
+mod queues;
 pub mod start;
 mod status;
 

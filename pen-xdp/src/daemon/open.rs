@@ -9,6 +9,7 @@ use pen_common::{
     control::{Degraded, QueueStatus, Rung, ServedBy, XdpStatus},
 };
 
+use super::queues;
 use crate::{
     control::{
         grace,
@@ -128,16 +129,20 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
 /// The program, and workers if the mode is good for them or they were asked for.
 fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
     let config = state.config().clone();
-    let queues_before = keeper.queues().context("the queues can't be counted")?;
-    let memory = keeper.open_program(config.table_memory(), queues_before.0)?;
+    let today = keeper.queues().context("the queues can't be counted")?;
+    let memory = keeper.open_program(config.table_memory(), today.0)?;
     let filled = fill(memory, state)?;
-    let queues_before = match filled.memory.queues_before() {
-        // A restarted daemon finds the queues that the driver added for the program.
-        found @ 1.. if keeper.adopted() => found,
-        _ => queues_before.0.min(queues_before.1),
+    let ifindex = keeper.nic.index;
+    let queues_before = queues::usable(&filled.memory, keeper.adopted(), (ifindex, today));
+    let mut note = queues::Note {
+        ifindex,
+        before: queues_before,
+        after: (0, 0),
     };
-    filled.memory.remember_queues_before(queues_before);
+    note.leave(&filled.memory);
     let attachment = keeper.attach(config.xdp_mode, config.finish_checksums)?;
+    note.after = keeper.queues().context("the queues can't be counted")?;
+    note.leave(&filled.memory);
     let native = attachment.mode == HookMode::Native;
     let xdp = XdpStatus {
         mode: Some(if native {
