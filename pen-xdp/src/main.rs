@@ -185,7 +185,7 @@ fn clean(
     for sentence in not_restored {
         eprintln!("pen: {sentence}");
     }
-    match (detached, restored) {
+    match (detached, &restored) {
         (Ok(Detached::Nothing), Ok(_)) => println!("{interface}: nothing of pen's is attached"),
         (Ok(Detached::Removed), Ok(_)) => println!("{interface}: detached"),
         (Ok(Detached::StillHeld(holder)), Ok(_)) => {
