@@ -103,9 +103,6 @@ fn head(status: &Status) -> String {
     );
     let mut line = |label: &str, text: &str| out.push_str(&labelled(label, INDENT, text));
     line("Config", &format!("from {}", status.config.source));
-    if let Some(error) = &status.config.last_error {
-        line("", &format!("last reload REFUSED: {error}"));
-    }
     let interface = &status.interface;
     let driver = if interface.driver.is_empty() {
         "unknown"
@@ -129,9 +126,6 @@ fn head(status: &Status) -> String {
     }
     let mode = status.xdp.mode.map_or("none", |mode| mode.word());
     line("XDP", &format!("{mode}: {}", status.xdp.why));
-    if let Some(holder) = &status.xdp.holder {
-        line("", &format!("the hook is held by {holder}"));
-    }
     for degraded in &status.degraded {
         line("Degraded", &format!("{}: {}", degraded.what, degraded.why));
     }

@@ -409,7 +409,6 @@ fn full_status() -> Status {
         generation: 7,
         config: ConfigStatus {
             source: "/etc/pen/pen.toml".to_owned(),
-            last_error: Some("pen.toml:3: no".to_owned()),
         },
         interface: InterfaceStatus {
             name: "eth1".to_owned(),
@@ -438,7 +437,6 @@ fn full_status() -> Status {
         xdp: XdpStatus {
             mode: Some(XdpMode::Generic),
             why: "native was refused".to_owned(),
-            holder: Some("program 12".to_owned()),
         },
         busy: Busy::Auto,
         queues: vec![queue(0, ServedBy::Worker), queue(1, ServedBy::Program)],
@@ -492,12 +490,10 @@ fn full_status() -> Status {
 const PAGE: &str = "\
 pen 0.1.0, pid 4711, up 1 h 2 min, generation 7
 Config     from /etc/pen/pen.toml
-           last reload REFUSED: pen.toml:3: no
 Interface  eth1 (index 3), 02:00:00:00:00:01, mtu 1500, driver veth
 Plane      xdp (wanted: auto): the driver has no native mode
            not af_xdp: XDP is generic here
 XDP        generic: native was refused
-           the hook is held by program 12
 Degraded   tx budget: kernel 6.1
 NIC        gro: off (was on)
 

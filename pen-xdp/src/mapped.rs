@@ -403,14 +403,6 @@ impl Mapped {
         }
         sum
     }
-
-    /// Forgets what a back end was sent: its number is given to another one.
-    pub fn clear_traffic(&self, id: BackendId) {
-        for row in 0..self.shape.rows as usize {
-            let element = row * BACKENDS_MAX as usize + usize::from(id);
-            self.words(Array::Traffic).store_all(element * 2, &[0, 0]);
-        }
-    }
 }
 
 /// The memory as one worker sees it.
@@ -594,7 +586,5 @@ mod tests {
             bytes: 180,
         };
         assert_eq!(mapped.traffic(9), sent);
-        mapped.clear_traffic(9);
-        assert_eq!(mapped.traffic(9), Traffic::default());
     }
 }

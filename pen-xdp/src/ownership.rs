@@ -120,14 +120,6 @@ impl Owned {
     }
 }
 
-/// The addresses that any interface of this host has.
-///
-/// # Errors
-/// The kernel's refusal to list its addresses.
-pub fn local_addresses() -> io::Result<BTreeSet<IpAddr>> {
-    Ok(Owned::read(&mut Netlink::open()?)?.all())
-}
-
 /// `IFA_LOCAL` is our end; `IFA_ADDRESS` is the far end of a point-to-point link, but the only
 /// attribute of most IPv6 addresses (`linux/if_addr.h`).
 fn local(message: &AddressMessage) -> Option<IpAddr> {
@@ -256,7 +248,7 @@ mod tests {
 
     #[test]
     fn this_host_has_its_loopback_address() {
-        let local = local_addresses().unwrap();
+        let local = Owned::read(&mut Netlink::open().unwrap()).unwrap().all();
         // A fresh network namespace has its loopback interface down and no address at all.
         assert!(local.is_empty() || local.contains(&"127.0.0.1".parse().unwrap()));
     }

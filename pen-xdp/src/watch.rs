@@ -189,13 +189,6 @@ impl Watch {
         self.lost
     }
 
-    /// Ends, but leaves the neighbour entries as they are, for the process that comes next.
-    pub fn leave(mut self) {
-        for neighbors in self.all_neighbors() {
-            neighbors.leave();
-        }
-    }
-
     /// Takes our neighbour entries out of the kernel's table. Dropping does the same, silently.
     ///
     /// # Errors

@@ -48,8 +48,6 @@ pub struct Status {
 pub struct ConfigStatus {
     /// A file's name, or `command line`.
     pub source: String,
-    /// Why the last reload was refused; the generation in force is the one before.
-    pub last_error: Option<String>,
 }
 
 /// The interface that carries the VIPs.
@@ -98,8 +96,6 @@ pub struct XdpStatus {
     pub mode: Option<XdpMode>,
     /// Why, in one sentence.
     pub why: String,
-    /// Who else holds the hook, if attaching was refused for that.
-    pub holder: Option<String>,
 }
 
 words! {

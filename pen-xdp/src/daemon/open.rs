@@ -17,7 +17,7 @@ use crate::{
         snapshot::Snapshot,
         state::{Command, State},
     },
-    ebpf::{OpenError, possible_cpus},
+    ebpf::possible_cpus,
     keeper::Keeper,
     mapped::{Mapped, MappedMemory, Shape},
     nic::{HookMode, Wanted},
@@ -91,8 +91,9 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
     let filled = fill(Arc::new(memory), state)?;
     let port = keeper.open_packet_socket()?;
     let memory = MappedMemory::new(Arc::clone(&filled.memory), cpus, false);
+    let core = cores().first().copied();
     let worker = WorkerConfig {
-        core: cores().first().copied(),
+        core,
         busy: plane_busy(config.busy, 0, core_count()),
         queues: vec![Queue {
             number: 0,
@@ -112,10 +113,10 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
         xdp: XdpStatus {
             mode: None,
             why: "the packet socket needs none".into(),
-            holder: None,
         },
         queues: vec![QueueStatus {
             worker: Some(0),
+            core: core.and_then(|core| u32::try_from(core).ok()),
             ..queue_status(0, ServedBy::Worker)
         }],
         degraded: Vec::new(),
@@ -151,7 +152,6 @@ fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) 
             XdpMode::Generic
         }),
         why: attachment.why,
-        holder: None,
     };
     let mut opened = Opened {
         plane: Plane::Xdp,
@@ -429,7 +429,7 @@ fn polls(busy: plane::Busy) -> bool {
     busy != plane::Busy::Never
 }
 
-fn queue_status(queue: u32, served_by: ServedBy) -> QueueStatus {
+pub(super) fn queue_status(queue: u32, served_by: ServedBy) -> QueueStatus {
     QueueStatus {
         queue,
         served_by,
@@ -443,14 +443,6 @@ fn queue_status(queue: u32, served_by: ServedBy) -> QueueStatus {
         heartbeat_age_ms: None,
         frames: None,
         xdp_statistics: None,
-    }
-}
-
-/// Who holds the hook, if that is why the program could not be attached.
-pub fn holder(error: &anyhow::Error) -> Option<String> {
-    match error.downcast_ref::<OpenError>() {
-        Some(OpenError::Held { holder, .. }) => holder.as_ref().map(ToString::to_string),
-        _ => None,
     }
 }
 

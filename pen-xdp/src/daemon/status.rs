@@ -9,12 +9,13 @@ use pen_common::{
 };
 
 use super::{Daemon, conflict};
-use crate::plane::{Losses, QueueReport, coarse_ns};
+use crate::plane::{Losses, QueueReport, WorkerReport, coarse_ns};
 
 impl Daemon {
     /// Everything about this daemon.
     pub(super) fn status(&self) -> Status {
         let seen = self.seen();
+        let (queues, degraded) = self.queues();
         let config = self.state.config();
         let nic = &self.keeper.nic;
         let taken = self.rungs.iter().find(|rung| rung.taken);
@@ -25,7 +26,6 @@ impl Daemon {
             generation: self.publisher.generation(),
             config: ConfigStatus {
                 source: self.source.clone(),
-                last_error: None,
             },
             interface: InterfaceStatus {
                 name: nic.name.clone(),
@@ -42,8 +42,8 @@ impl Daemon {
             },
             xdp: self.xdp.clone(),
             busy: config.busy,
-            queues: self.queues(),
-            degraded: self.degraded(),
+            queues,
+            degraded,
             vips: seen.vips(),
             pools: seen.pools(),
             counters: seen.counters(),
@@ -51,32 +51,27 @@ impl Daemon {
         }
     }
 
-    /// What was found at start, and what has come up since.
-    fn degraded(&self) -> Vec<Degraded> {
-        let conflicts = conflict::conflicts(self.state.config(), self.watch.owned());
-        self.degraded.iter().cloned().chain(conflicts).collect()
-    }
-
-    /// The queues as they were opened, with what their workers report now.
-    fn queues(&self) -> Vec<QueueStatus> {
+    /// The queues as they were opened, with what their workers report now; and what works less well
+    /// than it could, since the start or now.
+    fn queues(&self) -> (Vec<QueueStatus>, Vec<Degraded>) {
         let reports = self
             .workers
             .as_ref()
             .map(|workers| workers.report())
             .unwrap_or_default();
         let mut queues = self.queues.clone();
-        for report in reports.iter().flat_map(|worker| &worker.queues) {
-            let Some(status) = queues.get_mut(report.queue as usize) else {
-                continue;
-            };
-            status.frames = Some(frames(report));
-            status.xdp_statistics = Some(statistics(report.losses));
-            status.heartbeat_age_ms = match self.memory.heartbeat(report.queue) {
+        let mut degraded = self.degraded.clone();
+        for worker in &reports {
+            degraded.extend(heard(&mut queues, worker));
+        }
+        for status in queues.iter_mut().filter(|queue| queue.frames.is_some()) {
+            status.heartbeat_age_ms = match self.memory.heartbeat(status.queue) {
                 0 => None,
                 beat => Some(coarse_ns().saturating_sub(beat) / 1_000_000),
             };
         }
-        queues
+        degraded.extend(conflict::conflicts(self.state.config(), self.watch.owned()));
+        (queues, degraded)
     }
 
     fn nic_changes(&self) -> Vec<NicChange> {
@@ -96,6 +91,40 @@ fn frames(report: &QueueReport) -> FrameAccount {
         posted_send: report.accounting.send.into(),
         total: report.accounting.total.into(),
     }
+}
+
+/// Puts what a worker says into its queues' rows; gives what it lacks.
+fn heard(queues: &mut [QueueStatus], worker: &WorkerReport) -> Vec<Degraded> {
+    let mut found = None;
+    for report in &worker.queues {
+        let Some(status) = queues.get_mut(report.queue as usize) else {
+            continue;
+        };
+        found = found.or(Some((status.worker, status.core)));
+        status.frames = Some(frames(report));
+        status.xdp_statistics = Some(statistics(report.losses));
+        // At the start it is the core that was asked for.
+        status.core = status.core.filter(|_| worker.pinned);
+    }
+    let Some((Some(number), core)) = found else {
+        return Vec::new();
+    };
+    let not_pinned = core.filter(|_| !worker.pinned).map(|core| {
+        format!(
+            "it can't be kept on core {core} and runs where the scheduler puts it; mend: allow pen \
+             that core (taskset, AllowedCPUs= in a systemd unit)"
+        )
+    });
+    let lost = worker.events_lost;
+    let unheard = (lost > 0).then(|| {
+        format!("{lost} of its messages found no room and are not in the log; counters are whole")
+    });
+    let whys = not_pinned.into_iter().chain(unheard);
+    whys.map(|why| Degraded {
+        what: format!("worker {number}"),
+        why,
+    })
+    .collect()
 }
 
 /// Every loss is shown: a field that is added to one side must be dealt with here.
@@ -118,7 +147,10 @@ fn statistics(losses: Losses) -> XdpStatistics {
 
 #[cfg(test)]
 mod tests {
+    use pen_common::control::ServedBy;
+
     use super::*;
+    use crate::{daemon::open, plane::Accounting};
 
     #[test]
     fn every_loss_is_shown_under_its_own_name() {
@@ -137,5 +169,48 @@ mod tests {
             unsent: 5,
         };
         assert_eq!(shown, expected);
+    }
+
+    /// A queue that worker 2 serves on core 5, and what this worker says.
+    fn worker(pinned: bool, events_lost: u64) -> (Vec<QueueStatus>, WorkerReport) {
+        let queue = QueueStatus {
+            worker: Some(2),
+            core: Some(5),
+            ..open::queue_status(0, ServedBy::Worker)
+        };
+        let report = WorkerReport {
+            pinned,
+            events_lost,
+            queues: vec![QueueReport {
+                queue: 0,
+                accounting: Accounting::new(8),
+                received: 0,
+                sent: 0,
+                not_whole: 0,
+                losses: Losses::default(),
+                failing: false,
+            }],
+        };
+        (vec![queue], report)
+    }
+
+    #[test]
+    fn a_core_that_was_not_had_is_not_shown_as_had() {
+        let (mut queues, report) = worker(true, 0);
+        assert!(heard(&mut queues, &report).is_empty());
+        assert_eq!(queues[0].core, Some(5));
+        assert!(queues[0].frames.is_some());
+        let (mut queues, report) = worker(false, 0);
+        let degraded = heard(&mut queues, &report);
+        assert_eq!(queues[0].core, None);
+        assert_eq!((degraded.len(), degraded[0].what.as_str()), (1, "worker 2"));
+        assert!(degraded[0].why.contains("core 5"), "{}", degraded[0].why);
+    }
+
+    #[test]
+    fn messages_that_were_lost_are_told() {
+        let (mut queues, report) = worker(true, 3);
+        let degraded = heard(&mut queues, &report);
+        assert!(degraded[0].why.starts_with("3 of its messages"));
     }
 }

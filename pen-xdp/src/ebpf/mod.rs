@@ -137,11 +137,6 @@ impl Steering {
         self.adopted
     }
 
-    /// How the program hangs on the interface; `None` before [`Steering::attach`].
-    pub fn attachment(&self) -> Option<&Attachment> {
-        self.attached.as_ref().map(|attached| &attached.attachment)
-    }
-
     /// Hangs the program on the interface. `finish` says whether it finishes checksums that
     /// senders left to their hardware; it does so in native mode only.
     ///

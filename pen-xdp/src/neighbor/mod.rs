@@ -217,12 +217,6 @@ impl Neighbors {
         self.entries.get(&address).and_then(|entry| entry.mac)
     }
 
-    /// Forgets the back ends and leaves their entries to the process that comes next, as a kill
-    /// would.
-    pub fn leave(&mut self) {
-        self.entries.clear();
-    }
-
     /// Deletes what we created and leaves the rest as it was found.
     ///
     /// # Errors

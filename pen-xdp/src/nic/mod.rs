@@ -85,11 +85,6 @@ impl Nic {
         })
     }
 
-    /// The highest queue number plus one that a socket can be bound to.
-    pub fn queues(&self) -> u32 {
-        self.rx_queues.max(self.tx_queues)
-    }
-
     /// Reads the queue counts again: receive, transmit. Some drivers change them when a program
     /// is attached, and the operator may at any time.
     ///
