@@ -15,8 +15,9 @@
 //! ```
 //!
 //! A frame is in exactly one place: posted for receive (fill ring until rx ring), in hand, or
-//! posted for send (tx ring until completion ring). Fill, tx and completion ring each have room
-//! for all frames, so posting never fails and nothing has to wait in hand for room.
+//! posted for send (tx ring until completion ring). Fill and tx ring have room for twice the frames,
+//! because the kernel is late in giving up their places, and the completion ring for all of them: so
+//! posting never fails and nothing has to wait in hand for room.
 //!
 //! A packet in several frames (multi-buffer) stays in hand until its last frame has come, and
 //! leaves as it came, in order, with the kernel's continuation option on all but the last.
