@@ -8,11 +8,7 @@ use std::{
 
 use pen::{
     cli::{self, Action, Detach, EXIT_WRONG, Start, Stop, System},
-    daemon::{
-        Daemon,
-        check::check,
-        start::{PidFile, log_to_stderr},
-    },
+    daemon::{Daemon, check::check, pid_file::PidFile, start::log_to_stderr},
     ebpf::{self, Detached},
     nic::restore_left_over,
 };
@@ -83,6 +79,11 @@ fn run(start: &Start) -> ExitCode {
 
 async fn serve(config: Config, source: String, waited_for: bool) -> ExitCode {
     let pid_file = config.pid_file.clone();
+    // Before a living daemon is disturbed.
+    if let Err(error) = pid_file.as_deref().map_or(Ok(()), PidFile::check) {
+        eprintln!("pen: {error:#}");
+        return ExitCode::from(EXIT_WRONG);
+    }
     let mut daemon = match Daemon::start(config, source).await {
         Ok(daemon) => daemon,
         Err(error) => {
@@ -180,10 +181,11 @@ fn clean(
 ) -> ExitCode {
     let detached = ebpf::detach(bpffs, interface);
     let restored = restore_left_over(interface, run_dir);
-    for sentence in restored.as_ref().map(Vec::as_slice).unwrap_or_default() {
-        println!("{sentence}");
+    let not_restored = restored.as_ref().map(Vec::as_slice).unwrap_or_default();
+    for sentence in not_restored {
+        eprintln!("pen: {sentence}");
     }
-    match (detached, restored) {
+    match (detached, &restored) {
         (Ok(Detached::Nothing), Ok(_)) => println!("{interface}: nothing of pen's is attached"),
         (Ok(Detached::Removed), Ok(_)) => println!("{interface}: detached"),
         (Ok(Detached::StillHeld(holder)), Ok(_)) => {
@@ -200,6 +202,9 @@ fn clean(
             eprintln!("pen: {interface}: settings can't be restored: {error:#}");
             return ExitCode::from(EXIT_WRONG);
         }
+    }
+    if !not_restored.is_empty() {
+        return ExitCode::from(EXIT_WRONG);
     }
     ExitCode::SUCCESS
 }

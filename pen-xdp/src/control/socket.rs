@@ -3,8 +3,9 @@
 
 use std::{
     fs, io,
+    os::fd::AsFd,
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixStream as BlockingStream,
     },
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use pen_common::control::{REQUEST_BYTES_MAX, Request, parse_request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixSocket, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
@@ -24,6 +25,9 @@ use tokio::{
 const CLIENT: Duration = Duration::from_secs(5);
 /// Clients that are served at once; others wait in the kernel's queue.
 const CLIENTS_MAX: usize = 64;
+
+/// Clients that the kernel lets wait, as the standard library has it.
+const BACKLOG: u32 = 128;
 
 /// A request, and where its answer goes.
 pub struct Asked {
@@ -37,6 +41,8 @@ pub struct Asked {
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of the file that was made.
+    identity: (u64, u64),
 }
 
 impl ControlSocket {
@@ -63,19 +69,18 @@ impl ControlSocket {
             fs::remove_file(path)
                 .with_context(|| format!("control socket {}: can't replace it", path.display()))?;
         }
-        let listener = UnixListener::bind(path).with_context(|| {
+        let bound = bind_private(path).and_then(|listener| Ok((listener, identity(path)?)));
+        let (listener, identity) = bound.with_context(|| {
             format!(
                 "control socket {}: can't be made; is its directory there?",
                 path.display()
             )
         })?;
-        let socket = Self {
+        Ok(Self {
             listener,
             path: path.to_owned(),
-        };
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("control socket {}: can't set its mode", path.display()))?;
-        Ok(socket)
+            identity,
+        })
     }
 
     /// Takes requests for as long as somebody answers them.
@@ -108,10 +113,32 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
+        // Another daemon may have come to think this one dead, and have the name now.
+        let removed = match identity(&self.path) {
+            Ok(found) if found != self.identity => return,
+            Ok(_) => fs::remove_file(&self.path),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
             tracing::warn!("control socket {}: {error}", self.path.display());
         }
     }
+}
+
+/// A listener whose file is its owner's alone from the moment it is there: the kernel makes it with
+/// the mode of the socket itself, which can be set before there is a file (`unix_bind_bsd`). Setting
+/// the file's mode afterwards would leave a moment for anyone to connect.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    let descriptor = fs::File::from(socket.as_fd().try_clone_to_owned()?);
+    descriptor.set_permissions(fs::Permissions::from_mode(0o600))?;
+    socket.bind(path)?;
+    socket.listen(BACKLOG)
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// One client: its line, the answer.
@@ -235,5 +262,27 @@ mod tests {
         assert!(refused.to_string().contains("something else"), "{refused}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_file_is_private_from_the_first_moment() {
+        let path = std::env::temp_dir().join(format!("pen-private-{}", std::process::id()));
+        // Nothing sets the file's mode after this call.
+        let _listener = bind_private(&path).unwrap();
+        let mode = fs::symlink_metadata(&path).unwrap().mode();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn another_daemons_socket_outlives_this_one() {
+        let path = std::env::temp_dir().join(format!("pen-successor-{}", std::process::id()));
+        let first = ControlSocket::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = ControlSocket::bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
     }
 }

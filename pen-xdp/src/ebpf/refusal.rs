@@ -169,17 +169,31 @@ impl OpenError {
     }
 }
 
-/// Checks the kernel's age and the privileges of this thread.
+/// Checks the privileges of this thread and, where BPF is among them, the kernel's age: a plane
+/// without a program is what an old kernel is left with.
 ///
 /// # Errors
 /// The first that is missing.
 pub fn check_privileges(needed: &[Capability]) -> Result<(), OpenError> {
-    let least = KernelVersion::new(KERNEL_MAJOR_MIN, KERNEL_MINOR_MIN, 0);
-    if KernelVersion::current().is_ok_and(|current| current < least) {
+    // A kernel that does not say its version is refused by what it can't do, if by anything.
+    let too_old = KernelVersion::current().is_ok_and(is_too_old);
+    check_on(too_old, needed, Capability::held)
+}
+
+fn is_too_old(kernel: KernelVersion) -> bool {
+    kernel < KernelVersion::new(KERNEL_MAJOR_MIN, KERNEL_MINOR_MIN, 0)
+}
+
+fn check_on(
+    too_old: bool,
+    needed: &[Capability],
+    held: impl Fn(Capability) -> bool,
+) -> Result<(), OpenError> {
+    if too_old && needed.contains(&Capability::Bpf) {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         return Err(OpenError::OldKernel(release.trim().to_owned()));
     }
-    match needed.iter().find(|capability| !capability.held()) {
+    match needed.iter().find(|capability| !held(**capability)) {
         Some(missing) => Err(OpenError::Privilege(*missing)),
         None => Ok(()),
     }
@@ -237,5 +251,27 @@ fn chain(error: &dyn Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_refused_only_where_a_program_is_needed() {
+        assert!(is_too_old(KernelVersion::new(4, 19, 0)));
+        assert!(!is_too_old(KernelVersion::new(5, 18, 0)));
+        let with_program = [Capability::Bpf, Capability::NetAdmin];
+        let without = [Capability::NetAdmin, Capability::NetRaw];
+        let refused = check_on(true, &with_program, |_| true);
+        assert!(matches!(refused, Err(OpenError::OldKernel(_))));
+        assert!(check_on(true, &without, |_| true).is_ok());
+        assert!(check_on(false, &with_program, |_| true).is_ok());
+        let refused = check_on(true, &without, |held| held != Capability::NetRaw);
+        assert!(matches!(
+            refused,
+            Err(OpenError::Privilege(Capability::NetRaw))
+        ));
     }
 }

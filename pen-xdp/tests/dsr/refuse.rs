@@ -212,3 +212,38 @@ fn pens_own_command_line_serves() {
         checked.text()
     );
 }
+
+#[test]
+fn a_packet_socket_does_not_share_a_vip_with_the_kernel() {
+    if !lab::ready("a_packet_socket_does_not_share_a_vip_with_the_kernel") {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let vip = lab.vips().find(std::net::IpAddr::is_ipv4).unwrap();
+    let services = service(&lab, &["80/tcp"], 1);
+    let pen = Pen::start(&lab, "plane = \"af_packet\"", &services);
+    let add = format!("addr add {vip}/32 dev eth0");
+    let named = format!("VIP {vip}");
+    let shown = || {
+        let degraded = pen.status().degraded;
+        degraded.iter().any(|degraded| degraded.what == named)
+    };
+    assert!(!shown());
+    lab.balancer().ip(&add).unwrap();
+    crate::change::wait_for("the address in the status", shown);
+    let config = lab.folder().join("pen0/pen.toml").display().to_string();
+    pen.stop(&lab, lab.balancer());
+    for words in [
+        &["--config", &config][..],
+        &["--check", "--config", &config],
+    ] {
+        let output = lab
+            .balancer()
+            .run(env!("CARGO_BIN_EXE_pen"), words)
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", output.text());
+        let mend = format!("ip addr del {vip}/32 dev eth0");
+        assert!(output.text().contains(&mend), "{}", output.text());
+    }
+    assert_nothing_left(&lab, lab.balancer());
+}
