@@ -13,3 +13,4 @@ mod protocols;
 mod refuse;
 mod rig;
 mod survive;
+mod wire;
