@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,16 @@ pub struct Offer {
 #[derive(Debug)]
 pub struct Flood {
     thread: Option<JoinHandle<Result<Flooded>>>,
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
+    signals: Arc<Signals>,
+}
+
+/// Between the flood's thread and its owner.
+#[derive(Debug, Default)]
+struct Signals {
+    stop: AtomicBool,
+    sent: AtomicU64,
+    /// Which of the lists is sent.
+    list: AtomicUsize,
 }
 
 /// What a flood came to.
@@ -46,6 +54,8 @@ pub struct Flooded {
     pub sent: u64,
     /// Of them, frames that had to come back.
     pub returning: u64,
+    /// Of those, frames that were no longer waited for.
+    pub given_up: u64,
     pub elapsed: Duration,
 }
 
@@ -57,32 +67,34 @@ impl Flooded {
 }
 
 impl Flood {
-    /// Sends `offers` by turns out of `interface`, `count` frames in all or until it is stopped.
-    /// The sink stands where they come back, and nothing else goes there.
+    /// Sends the frames of the first of `lists` by turns out of `interface`, `count` frames in all
+    /// or until it is stopped. The sink stands where they come back, and nothing else goes there.
     pub fn start(
         machine: &Namespace,
         interface: &str,
-        offers: Vec<Offer>,
+        lists: Vec<Vec<Offer>>,
         count: u64,
         sink: Arc<Sink>,
     ) -> Self {
-        let (stop, sent) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU64::new(0)),
-        );
+        let signals = Arc::new(Signals::default());
         let (file, interface) = (machine.file(), interface.to_owned());
-        let signals = (Arc::clone(&stop), Arc::clone(&sent));
-        let thread = thread::spawn(move || run(&file, &interface, &offers, count, &sink, &signals));
+        let seen = Arc::clone(&signals);
+        let thread = thread::spawn(move || run(&file, &interface, &lists, count, &sink, &seen));
         Self {
             thread: Some(thread),
-            stop,
-            sent,
+            signals,
         }
+    }
+
+    /// From now on sends list `index`: every frame of it that was not sent by an earlier turn is
+    /// sent after this call.
+    pub fn turn_to(&self, index: usize) {
+        self.signals.list.store(index, Ordering::SeqCst);
     }
 
     /// Frames that the kernel took so far.
     pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.signals.sent.load(Ordering::Relaxed)
     }
 
     /// Ends it, and waits for what is under way.
@@ -90,7 +102,7 @@ impl Flood {
     /// # Errors
     /// It could not send.
     pub fn stop(self) -> Result<Flooded> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.signals.stop.store(true, Ordering::Relaxed);
         self.finish()
     }
 
@@ -108,7 +120,7 @@ impl Flood {
 
 impl Drop for Flood {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.signals.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             // Whoever wants its result has asked for it.
             let _ = thread.join();
@@ -119,18 +131,18 @@ impl Drop for Flood {
 fn run(
     file: &Path,
     interface: &str,
-    offers: &[Offer],
+    lists: &[Vec<Offer>],
     count: u64,
     sink: &Sink,
-    (stop, progress): &(Arc<AtomicBool>, Arc<AtomicU64>),
+    signals: &Signals,
 ) -> Result<Flooded> {
-    ensure!(!offers.is_empty(), "there is nothing to send");
+    ensure!(lists.iter().all(|list| !list.is_empty()), "nothing to send");
     enter(file)?;
     let mut socket = RawSocket::open(interface).context("opening a packet socket")?;
     let start = Instant::now();
     let (mut sent, mut returning) = (0, 0);
     let mut back = Back::new(sink);
-    while sent < count && !stop.load(Ordering::Relaxed) {
+    while sent < count && !signals.stop.load(Ordering::Relaxed) {
         let room = WINDOW.saturating_sub(returning - back.settled(returning)) as usize;
         if room < BATCH {
             // The forwarder may be waiting for this very core.
@@ -138,13 +150,15 @@ fn run(
             continue;
         }
         let batch = (count - sent).min(BATCH as u64) as usize;
+        let list = signals.list.load(Ordering::SeqCst);
+        let offers = lists.get(list).context("there is no such list")?;
         let first = (sent % offers.len() as u64) as usize;
         let next = || (first..first + batch).map(|number| &offers[number % offers.len()]);
         let frames = next().map(|offer| offer.frame.as_slice());
         let taken = socket.send_many(frames).context("sending a flood")?;
         returning += next().take(taken).filter(|offer| offer.returns).count() as u64;
         sent += taken as u64;
-        progress.store(sent, Ordering::Relaxed);
+        signals.sent.store(sent, Ordering::Relaxed);
     }
     while back.settled(returning) < returning {
         thread::sleep(Duration::from_millis(1));
@@ -152,6 +166,7 @@ fn run(
     Ok(Flooded {
         sent,
         returning,
+        given_up: back.given_up,
         elapsed: start.elapsed(),
     })
 }
@@ -163,6 +178,7 @@ struct Back<'a> {
     seen: u64,
     at: Instant,
     settled: u64,
+    given_up: u64,
 }
 
 impl<'a> Back<'a> {
@@ -172,6 +188,7 @@ impl<'a> Back<'a> {
             seen: sink.total(),
             at: Instant::now(),
             settled: 0,
+            given_up: 0,
         }
     }
 
@@ -185,6 +202,7 @@ impl<'a> Back<'a> {
         } else if self.settled == returning {
             self.at = Instant::now();
         } else if self.at.elapsed() > LOST_AFTER {
+            self.given_up += returning - self.settled;
             self.settled = returning;
         }
         self.settled

@@ -24,8 +24,9 @@ use crate::pass::{attach_one, check, inside, load_program};
 
 /// How the MAC address of every back end at a sink begins; all else is the kernel's.
 pub(crate) const PREFIX: [u8; 2] = [0x02, 0xbe];
-/// One counter for each last byte of a MAC address.
-const COUNTERS: usize = 256;
+/// One counter for each last byte of a MAC address, twice: for IPv4 sources with an even and with
+/// an odd address.
+const COUNTERS: usize = 512;
 const PAGE: usize = 4096;
 
 /// Counts and drops what arrives at one interface for MAC addresses that begin with 02:be.
@@ -64,7 +65,14 @@ impl Sink {
 
     /// Frames to MAC addresses that end like this one.
     pub fn to(&self, mac: Mac) -> u64 {
-        self.counters()[usize::from(mac.0[5])].load(Ordering::Relaxed)
+        self.from_to(false, mac) + self.from_to(true, mac)
+    }
+
+    /// Of them, the frames whose source has an odd, or an even, IPv4 address. So a test that
+    /// changes its source tells frames from before and after by more than time.
+    pub fn from_to(&self, odd: bool, mac: Mac) -> u64 {
+        let index = usize::from(odd) << 8 | usize::from(mac.0[5]);
+        self.counters()[index].load(Ordering::Relaxed)
     }
 
     /// Frames to all of them.
@@ -128,19 +136,23 @@ fn instruction(code: u8, (to, from): (u8, u8), off: i16, imm: i32) -> bpf_insn {
 }
 
 /// Codes are of the kernel's document "BPF instruction set".
-fn program(map: i32) -> [bpf_insn; 18] {
+fn program(map: i32) -> [bpf_insn; 22] {
     let prefix = i32::from(u16::from_ne_bytes(PREFIX));
     [
-        // r2, r3: the frame's begin and end; all of the addresses must be there.
+        // r2, r3: the frame's begin and end; MAC addresses and IPv4 source must be there.
         instruction(0x61, (2, 1), 0, 0),
         instruction(0x61, (3, 1), 4, 0),
         instruction(0xbf, (4, 2), 0, 0),
-        instruction(0x07, (4, 0), 0, 12),
-        instruction(0x2d, (4, 3), 11, 0),
-        // r5: how the address begins, then eight times its last byte.
+        instruction(0x07, (4, 0), 0, 30),
+        instruction(0x2d, (4, 3), 15, 0),
+        // r5: how the MAC address begins, then its last byte and the source's last bit; by eight.
         instruction(0x69, (5, 2), 0, 0),
-        instruction(0x55, (5, 0), 9, prefix),
+        instruction(0x55, (5, 0), 13, prefix),
         instruction(0x71, (5, 2), 5, 0),
+        instruction(0x71, (4, 2), 29, 0),
+        instruction(0x57, (4, 0), 0, 1),
+        instruction(0x67, (4, 0), 0, 8),
+        instruction(0x0f, (5, 4), 0, 0),
         instruction(0x67, (5, 0), 0, 3),
         // r1: the page; two words, as a value of the map.
         instruction(0x18, (1, 2), 0, map),

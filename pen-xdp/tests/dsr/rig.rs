@@ -19,7 +19,7 @@ const STOP: Duration = Duration::from_secs(15);
 /// A running daemon.
 pub(crate) struct Pen {
     pub(crate) process: Process,
-    control: PathBuf,
+    pub(crate) control: PathBuf,
     pub(crate) pid_file: PathBuf,
 }
 
@@ -58,7 +58,12 @@ impl Pen {
     }
 
     /// As [`Pen::start_on`], at an interface of this name.
-    pub(crate) fn start_at(
+    pub(crate) fn start_at(lab: &Lab, at: (usize, &str), top: &str, services: &str) -> Self {
+        Self::launch(lab, at, top, services).ready()
+    }
+
+    /// As [`Pen::start_at`], without waiting until it serves.
+    pub(crate) fn launch(
         lab: &Lab,
         (index, interface): (usize, &str),
         top: &str,
@@ -84,7 +89,6 @@ impl Pen {
             control,
             pid_file,
         }
-        .ready()
     }
 
     /// As [`Pen::start_on`], on the first balancer.
