@@ -151,12 +151,10 @@ impl OpenError {
 
     /// Maps could not be made.
     pub(super) fn load(error: EbpfError) -> Self {
-        match error {
-            EbpfError::MapError(MapError::CreateError { name, io_error }) => {
-                Self::no_map(&name, io_error)
-            }
-            error => Self::other("the XDP object can't be loaded", error),
+        if let EbpfError::MapError(MapError::CreateError { name, io_error }) = error {
+            return Self::no_map(&name, io_error);
         }
+        Self::other("the XDP object can't be loaded", error)
     }
 
     /// The kernel refused to make a map.
