@@ -48,7 +48,7 @@ impl Daemon {
             tracing::warn!("{note}");
         }
         let socket = match &config.control {
-            Some(path) => Some(ControlSocket::bind(path)?),
+            Some(path) => Some(ControlSocket::reserve(path)?),
             None => None,
         };
         for sentence in keeper.restore_left_over()? {
@@ -100,6 +100,10 @@ impl Daemon {
         daemon.change.dirty = true;
         daemon.change.epochs = daemon.workers.as_ref().map(crate::plane::Workers::epochs);
         daemon.start_grace();
+        if let Some(Err(error)) = daemon.socket.as_mut().map(ControlSocket::appear) {
+            daemon.close();
+            return Err(error);
+        }
         Ok(daemon)
     }
 }

@@ -63,6 +63,8 @@ pub struct Mode {
     pub multi_buffer: bool,
     /// Whether the worker drives the device's NAPI itself.
     pub busy_poll: bool,
+    /// Packets that one wake-up may send in copy mode, where the kernel lets us say so.
+    pub send_budget: Option<u32>,
     /// What was wanted and could not be had.
     pub degraded: Vec<Degraded>,
 }

@@ -8,8 +8,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod change;
+mod millions;
 mod planes;
 mod protocols;
 mod refuse;
 mod rig;
+mod rush;
 mod survive;
+mod wire;

@@ -356,6 +356,7 @@ fn finish(config: &XskConfig, rung: Rung, rings: Rings, degraded: Vec<Degraded>)
         zero_copy: socket.is_zero_copy().unwrap_or(rung.zero_copy),
         multi_buffer: rung.multi_buffer,
         busy_poll: false,
+        send_budget: None,
         degraded,
     };
     let mut refused = |what, error: io::Error| {
@@ -372,10 +373,11 @@ fn finish(config: &XskConfig, rung: Rung, rings: Rings, degraded: Vec<Degraded>)
             Err(error) => refused("busy-poll", error),
         }
     }
-    if !mode.zero_copy
-        && let Err(error) = socket.raise_send_budget(config.frames)
-    {
-        refused("send-budget", error);
+    if !mode.zero_copy {
+        match socket.raise_send_budget(config.frames) {
+            Ok(budget) => mode.send_budget = Some(budget),
+            Err(error) => refused("send-budget", error),
+        }
     }
     XskPort {
         rings,
