@@ -23,6 +23,8 @@ use libbpf_rs::libbpf_sys::{
     bpf_prog_load_opts, bpf_xdp_attach,
 };
 
+use crate::namespace::Namespace;
+
 /// `BPF_ALU64 | BPF_MOV | BPF_K` (kernel document "BPF instruction set").
 const MOVE: u8 = 0xb7;
 /// `BPF_JMP | BPF_EXIT`.
@@ -51,6 +53,15 @@ pub(crate) fn attach(file: &Path, interfaces: &[String]) -> Result<()> {
     };
     thread::scope(|scope| scope.spawn(attach_all).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Attaches it natively to an interface of `machine`: to Pen, a program of somebody else, named
+/// `lab_pass` and held by no link and no process.
+///
+/// # Errors
+/// The driver has no native mode, or another program is attached.
+pub fn attach_foreign(machine: &Namespace, interface: &str) -> Result<()> {
+    attach(&machine.file(), &[interface.to_owned()])
 }
 
 fn load() -> io::Result<OwnedFd> {
