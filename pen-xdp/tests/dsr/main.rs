@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod change;
+mod errors;
 mod planes;
 mod protocols;
 mod refuse;
