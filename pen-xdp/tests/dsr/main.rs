@@ -9,6 +9,7 @@
 
 mod change;
 mod errors;
+mod fragments;
 mod planes;
 mod protocols;
 mod refuse;
