@@ -10,6 +10,7 @@
 mod change;
 mod errors;
 mod fragments;
+mod link;
 mod planes;
 mod protocols;
 mod refuse;
