@@ -16,4 +16,5 @@ mod protocols;
 mod refuse;
 mod rig;
 mod scale;
+mod settings;
 mod survive;
