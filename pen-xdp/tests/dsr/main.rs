@@ -9,6 +9,7 @@
 
 mod change;
 mod errors;
+mod foreign;
 mod fragments;
 mod link;
 mod planes;
