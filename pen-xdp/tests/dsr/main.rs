@@ -13,6 +13,7 @@ mod errors;
 mod foreign;
 mod fragments;
 mod link;
+mod neighbors;
 mod planes;
 mod protocols;
 mod refuse;

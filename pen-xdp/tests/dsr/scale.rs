@@ -18,13 +18,13 @@ use crate::rig::{Pen, answerers, assert_nothing_left};
 
 const VIPS: usize = 1_000;
 const POOLS: usize = 256;
-const BACKENDS: usize = 4_096;
+pub(crate) const BACKENDS: usize = 4_096;
 const MEMORY: u64 = 256 << 20;
 /// What the slots of all pools take at least: less would mean that not all maps were counted.
 const SLOTS: u64 = POOLS as u64 * 65_537 * 2;
 /// Parsing, tables, 4,350 neighbours and the second in which unknown ones may answer; by a parser
 /// without optimisation and on a busy machine.
-const START_BOUND: Duration = Duration::from_secs(20);
+pub(crate) const START_BOUND: Duration = Duration::from_secs(20);
 /// Back ends of the lab, each of which stands for a third of the large pool's.
 const REAL: usize = 3;
 
@@ -45,7 +45,7 @@ fn vips(count: usize) -> Vec<IpAddr> {
 }
 
 /// Address `index` of the large pool.
-fn large(index: usize) -> Ipv4Addr {
+pub(crate) fn large(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, (index / 200) as u8, (index % 200) as u8 + 1)
 }
 
@@ -161,7 +161,7 @@ fn a_thousand_vips_256_pools_and_4096_back_ends() {
 /// flows to the last one by its pool's only one.
 fn assert_first_and_last(lab: &Lab, pen: &Pen, plane: Plane) {
     let all = vips(VIPS);
-    for port in 20_000..20_006 {
+    for port in 20_000..20_004 {
         let before = pen.status();
         let name = &answerers(lab, all[0], port..port + 1)[0];
         let chosen = counted(&before, &pen.status(), 0);
@@ -190,7 +190,7 @@ fn assert_first_and_last(lab: &Lab, pen: &Pen, plane: Plane) {
     assert_eq!(after.plane.actual, plane);
     let (forwarded, redirected) = (pen.count("forwarded"), pen.count("redirected"));
     let by_workers = if plane == Plane::AfXdp { forwarded } else { 0 };
-    assert!(forwarded >= 1206, "{plane}: {forwarded}");
+    assert!(forwarded >= 1204, "{plane}: {forwarded}");
     assert_eq!(redirected, by_workers, "{plane}");
 }
 
