@@ -23,6 +23,8 @@ use libbpf_rs::libbpf_sys::{
     bpf_prog_load_opts, bpf_xdp_attach,
 };
 
+use crate::namespace::Namespace;
+
 /// `BPF_ALU64 | BPF_MOV | BPF_K` (kernel document "BPF instruction set").
 const MOVE: u8 = 0xb7;
 /// `BPF_JMP | BPF_EXIT`.
@@ -59,6 +61,15 @@ pub(crate) fn enter(file: &Path) -> Result<()> {
     check(unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) })
         .context("entering a namespace")
         .map(drop)
+}
+
+/// Attaches it natively to an interface of `machine`: to Pen, a program of somebody else, named
+/// `lab_pass` and held by no link and no process.
+///
+/// # Errors
+/// The driver has no native mode, or another program is attached.
+pub fn attach_foreign(machine: &Namespace, interface: &str) -> Result<()> {
+    attach(&machine.file(), &[interface.to_owned()])
 }
 
 fn load() -> io::Result<OwnedFd> {

@@ -7,7 +7,7 @@ use lab::{Lab, Station};
 use crate::rig::{Pen, assert_nothing_left, service};
 
 /// Runs pen to its end: exit code and what it said.
-fn refused(lab: &Lab, words: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn refused(lab: &Lab, words: &[&str]) -> (Option<i32>, String) {
     let bpffs = lab.bpffs();
     let run_dir = lab.folder().join("run");
     let mut all = vec!["--bpffs".into(), bpffs.into_os_string(), "--run-dir".into()];

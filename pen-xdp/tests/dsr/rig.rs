@@ -4,8 +4,9 @@ use std::{
     fs,
     io::{Read, Write},
     net::IpAddr,
+    ops::Range,
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -105,14 +106,7 @@ impl Pen {
 
     /// The answer to one command.
     pub(crate) fn ask(&self, command: &str) -> Envelope {
-        let mut stream = UnixStream::connect(&self.control).unwrap();
-        stream.set_read_timeout(Some(START)).unwrap();
-        stream
-            .write_all(format!("json {command}\n").as_bytes())
-            .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        serde_json::from_str(&answer).unwrap()
+        ask(&self.control, command)
     }
 
     /// A change that must be applied; on return it is in force.
@@ -149,6 +143,18 @@ impl Pen {
     }
 }
 
+/// The answer to one command on a control socket.
+pub(crate) fn ask(control: &Path, command: &str) -> Envelope {
+    let mut stream = UnixStream::connect(control).unwrap();
+    stream.set_read_timeout(Some(START)).unwrap();
+    stream
+        .write_all(format!("json {command}\n").as_bytes())
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
 /// No program on the interface, no pin, no setting of ours.
 pub(crate) fn assert_nothing_left(lab: &Lab, machine: &Namespace) {
     let link = machine
@@ -170,4 +176,20 @@ pub(crate) fn assert_nothing_left(lab: &Lab, machine: &Namespace) {
             "{knob}"
         );
     }
+}
+
+/// Which back end answers, for each of these ports of the client.
+pub(crate) fn answerers(lab: &Lab, vip: IpAddr, ports: Range<u16>) -> Vec<String> {
+    let (family, first, end) = (if vip.is_ipv4() { "" } else { "6" }, ports.start, ports.end);
+    let script = format!(
+        "import socket\n\
+         for port in range({first}, {end}):\n\
+         \x20 s = socket.socket(socket.AF_INET{family}, socket.SOCK_DGRAM)\n\
+         \x20 s.settimeout(5)\n\
+         \x20 s.bind(('', port))\n\
+         \x20 s.sendto(b'?', ('{vip}', 5353))\n\
+         \x20 print(s.recv(100).split()[0].decode())\n"
+    );
+    let output = lab.client().run_ok("python3", ["-c", &script]).unwrap();
+    output.stdout.lines().map(str::to_owned).collect()
 }
