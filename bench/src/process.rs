@@ -223,7 +223,22 @@ pub(crate) fn run(mut command: Command, limit: Duration) -> Result<Output> {
     // Read beside the wait: a full pipe would stop the program for ever.
     let stdout = child.stdout.take().map(reader);
     let stderr = child.stderr.take().map(reader);
+    let deadline = Instant::now() + limit;
     let status = wait_child(&mut child, limit)?;
+    let open = [&stdout, &stderr];
+    let open = || {
+        open.into_iter()
+            .flatten()
+            .any(|thread| !thread.is_finished())
+    };
+    // What it left running may hold its streams; waiting for their end would have none.
+    while status.is_some() && open() {
+        ensure!(
+            Instant::now() < deadline,
+            "{text} has ended, but something that it started keeps its output open"
+        );
+        thread::sleep(TICK);
+    }
     if status.is_none() {
         let _ = send(Signal::Kill, &format!("-{}", child.id()));
         let _ = child.wait();

@@ -1,14 +1,20 @@
 //! The program `pen`: reads what is wanted, then serves, checks or cleans up.
 
 use std::{
+    fs::File,
     io::{self, BufRead, BufReader, Write},
-    os::unix::process::CommandExt,
     process::{Command, ExitCode, Stdio},
 };
 
+use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
 use pen::{
     cli::{self, Action, Detach, EXIT_WRONG, Start, Stop, System},
-    daemon::{Daemon, check::check, pid_file::PidFile, start::log_to_stderr},
+    daemon::{
+        Daemon, StopSignals,
+        check::check,
+        log::{log_to_stderr, log_to_syslog},
+        pid_file::PidFile,
+    },
     ebpf::{self, Detached},
     nic::restore_left_over,
 };
@@ -44,7 +50,9 @@ fn read(start: &Start) -> Option<Config> {
     match start.read(&System) {
         Ok(checked) => {
             let (config, notes) = checked.into_parts();
-            for note in start.notes().iter().chain(&notes) {
+            // The caller's process has said them already.
+            let said = std::env::var_os(BACKGROUND).is_some();
+            for note in start.notes().iter().chain(&notes).filter(|_| !said) {
                 eprintln!("pen: note: {note}");
             }
             Some(config)
@@ -57,19 +65,31 @@ fn read(start: &Start) -> Option<Config> {
 }
 
 fn run(start: &Start) -> ExitCode {
-    let waited_for = std::env::var_os(BACKGROUND).is_some();
+    let background = std::env::var_os(BACKGROUND).is_some();
     let Some(config) = read(start) else {
         return ExitCode::from(EXIT_WRONG);
     };
-    if !config.foreground && !waited_for {
+    if !config.foreground && !background {
         return to_background();
     }
-    log_to_stderr(config.debug);
+    let logging = if background {
+        // Out of the caller's session: its terminal's end is not ours.
+        setsid()
+            .map_err(io::Error::from)
+            .and_then(|_| log_to_syslog(config.debug))
+    } else {
+        log_to_stderr(config.debug);
+        Ok(())
+    };
+    if let Err(error) = logging {
+        eprintln!("pen: can't go to the background: {error}; try -f");
+        return ExitCode::FAILURE;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(config, start.source(), waited_for)),
+        Ok(runtime) => runtime.block_on(serve(config, start.source(), background)),
         Err(error) => {
             eprintln!("pen: no event loop: {error}");
             ExitCode::FAILURE
@@ -77,15 +97,21 @@ fn run(start: &Start) -> ExitCode {
     }
 }
 
-async fn serve(config: Config, source: String, waited_for: bool) -> ExitCode {
+async fn serve(config: Config, source: String, background: bool) -> ExitCode {
     let pid_file = config.pid_file.clone();
     // Before a living daemon is disturbed.
     if let Err(error) = pid_file.as_deref().map_or(Ok(()), PidFile::check) {
         eprintln!("pen: {error:#}");
         return ExitCode::from(EXIT_WRONG);
     }
-    let mut daemon = match Daemon::start(config, source).await {
-        Ok(daemon) => daemon,
+    let started = match StopSignals::catch() {
+        Ok(stop) => Daemon::start(config, source)
+            .await
+            .map(|daemon| (daemon, stop)),
+        Err(error) => Err(error),
+    };
+    let (mut daemon, mut stop) = match started {
+        Ok(started) => started,
         Err(error) => {
             eprintln!("pen: {error:#}");
             return ExitCode::from(EXIT_WRONG);
@@ -100,11 +126,12 @@ async fn serve(config: Config, source: String, waited_for: bool) -> ExitCode {
         }
     };
     tracing::info!("{}", daemon.in_one_line());
-    if waited_for {
-        // Whoever started it in the background hears this and goes.
-        println!("{READY}");
+    if background && let Err(error) = let_go() {
+        tracing::error!("whoever started this daemon did not wait for it: {error}");
+        daemon.close();
+        return ExitCode::FAILURE;
     }
-    let result = daemon.run().await;
+    let result = daemon.run(&mut stop).await;
     daemon.close();
     drop(pid_file);
     match result {
@@ -116,6 +143,16 @@ async fn serve(config: Config, source: String, waited_for: bool) -> ExitCode {
     }
 }
 
+/// Tells whoever started us that we serve, and gives up the streams that we share with him: a
+/// script that reads our output to its end must see the end.
+fn let_go() -> io::Result<()> {
+    writeln!(io::stdout(), "{READY}")?;
+    let null = File::options().write(true).open("/dev/null")?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    Ok(())
+}
+
 /// Starts the same command line in the background and waits until it serves or says why not.
 fn to_background() -> ExitCode {
     let started = std::env::current_exe().and_then(|program| {
@@ -124,7 +161,6 @@ fn to_background() -> ExitCode {
             .env(BACKGROUND, "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .process_group(0)
             .spawn()
     });
     let mut child = match started {

@@ -3,6 +3,7 @@
 
 pub mod check;
 mod conflict;
+pub mod log;
 pub mod open;
 pub mod pid_file;
 mod queues;
@@ -19,7 +20,7 @@ use pen_common::{
     tables::Mac,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{Duration, interval},
@@ -93,14 +94,40 @@ struct Waiting {
     answer: oneshot::Sender<String>,
 }
 
+/// SIGTERM and SIGINT, which end the daemon in order.
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// From now on these signals wait until they are looked at. To be called before anything is
+    /// attached: a signal that comes meanwhile would end the process and leave it all behind.
+    ///
+    /// # Errors
+    /// Signals can't be caught.
+    pub fn catch() -> Result<Self> {
+        let caught = |kind| signal(kind).context("signals can't be caught");
+        Ok(Self {
+            terminate: caught(SignalKind::terminate())?,
+            interrupt: caught(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 impl Daemon {
     /// Serves until told to stop, or until the interface is gone.
     ///
     /// # Errors
     /// The interface or the kernel's notifications are lost.
-    pub async fn run(&mut self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("signals can't be caught")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("signals can't be caught")?;
+    pub async fn run(&mut self, stop: &mut StopSignals) -> Result<()> {
         let (sender, mut requests) = mpsc::channel(REQUESTS);
         let socket = self.socket.take();
         let memory = Arc::clone(&self.memory);
@@ -121,8 +148,7 @@ impl Daemon {
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
                 result = grace_over(&mut self.change.grace) => self.graced(result),
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                () = stop.next() => return Ok(()),
             }
             self.publish();
         }
@@ -359,7 +385,7 @@ impl Daemon {
             Action::Listen => Ok(Value::Text(start::listen_line(config))),
             Action::Debug(None) => Ok(Value::Number(u64::from(config.debug))),
             Action::Debug(Some(level)) => {
-                start::set_log_level(*level);
+                log::set_log_level(*level);
                 self.state.set_debug(*level);
                 Ok(Value::Applied)
             }

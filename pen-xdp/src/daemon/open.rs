@@ -315,6 +315,7 @@ fn open_workers(
                         multi_buffer: mode.multi_buffer,
                         need_wakeup: true,
                         busy_poll: mode.busy_poll,
+                        tx_budget: mode.send_budget,
                         ..status.clone()
                     };
                 }

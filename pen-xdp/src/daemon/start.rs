@@ -1,7 +1,7 @@
 //! From a checked configuration to a running [`Daemon`]: what may fail comes before what changes
 //! anything.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::OnceLock, time::Instant};
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use pen_common::{
@@ -9,9 +9,6 @@ use pen_common::{
     tables::Mac,
 };
 use tokio::time::{Duration, timeout_at};
-use tracing_subscriber::{
-    EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
-};
 
 use super::{Change, Daemon, conflict, open};
 use crate::{
@@ -48,7 +45,7 @@ impl Daemon {
             tracing::warn!("{note}");
         }
         let socket = match &config.control {
-            Some(path) => Some(ControlSocket::bind(path)?),
+            Some(path) => Some(ControlSocket::reserve(path)?),
             None => None,
         };
         for sentence in keeper.restore_left_over()? {
@@ -100,6 +97,10 @@ impl Daemon {
         daemon.change.dirty = true;
         daemon.change.epochs = daemon.workers.as_ref().map(crate::plane::Workers::epochs);
         daemon.start_grace();
+        if let Some(Err(error)) = daemon.socket.as_mut().map(ControlSocket::appear) {
+            daemon.close();
+            return Err(error);
+        }
         Ok(daemon)
     }
 }
@@ -166,37 +167,4 @@ fn listener_text(listener: &Listener) -> String {
         IpAddr::V4(address) => format!("{address}:{}", listener.port),
         IpAddr::V6(address) => format!("[{address}]:{}", listener.port),
     }
-}
-
-static LOG: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
-
-/// Starts logging to standard error.
-pub fn log_to_stderr(debug: u8) {
-    let (filter, handle) = reload::Layer::new(filter(debug));
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    let started = tracing_subscriber::registry()
-        .with(filter)
-        .with(layer)
-        .try_init();
-    if started.is_ok() {
-        // Only the first start of a process gets here.
-        let _ = LOG.set(handle);
-    }
-}
-
-/// Pen's debug level: 0 says what happens, 1 more of it, 2 and above everything.
-pub(super) fn set_log_level(debug: u8) {
-    if let Some(Err(error)) = LOG.get().map(|handle| handle.reload(filter(debug))) {
-        tracing::warn!("the debug level can't be set: {error}");
-    }
-}
-
-fn filter(debug: u8) -> EnvFilter {
-    EnvFilter::new(match debug {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
-    })
 }

@@ -7,9 +7,20 @@
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod background;
 mod change;
+mod errors;
+mod foreign;
+mod fragments;
+mod link;
+mod millions;
+mod neighbors;
 mod planes;
 mod protocols;
 mod refuse;
 mod rig;
+mod rush;
+mod scale;
+mod settings;
 mod survive;
+mod wire;

@@ -7,7 +7,7 @@ use lab::{Lab, Station};
 use crate::rig::{Pen, assert_nothing_left, service};
 
 /// Runs pen to its end: exit code and what it said.
-fn refused(lab: &Lab, words: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn refused(lab: &Lab, words: &[&str]) -> (Option<i32>, String) {
     let bpffs = lab.bpffs();
     let run_dir = lab.folder().join("run");
     let mut all = vec!["--bpffs".into(), bpffs.into_os_string(), "--run-dir".into()];
@@ -127,6 +127,40 @@ fn a_missing_capability_is_named() {
         );
         assert_nothing_left(&lab, lab.balancer());
     }
+}
+
+/// The kernel plays its own ancestor of 2.6 for a process that asks it to (personality(2)).
+#[test]
+fn an_old_kernel_is_told_what_it_lacks() {
+    let name = "an_old_kernel_is_told_what_it_lacks";
+    if !lab::ready(name) {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let machine = std::env::consts::ARCH;
+    let old = |program: &str, words: &[&str]| {
+        let all = [&[machine, "--uname-2.6", program], words].concat();
+        lab.balancer().run("setarch", all).unwrap()
+    };
+    // Debian's kernels say their true age in a second place, which is left alone.
+    if lab
+        .balancer()
+        .run("uname", ["-v"])
+        .unwrap()
+        .stdout
+        .contains("Debian ")
+    {
+        return lab::skip(name, "this kernel can't play an older one");
+    }
+    let backend = Station::backend(0).v4().to_string();
+    let words = ["-f", "-O", "dsr_if eth0", "10.77.0.200:80", &backend];
+    let output = old(env!("CARGO_BIN_EXE_pen"), &words);
+    let text = output.text();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("kernel 2.6."), "{text}");
+    assert!(text.contains("frames in several buffers"), "{text}");
+    assert!(text.contains("Linux 5.18 or later"), "{text}");
+    assert_nothing_left(&lab, lab.balancer());
 }
 
 #[test]

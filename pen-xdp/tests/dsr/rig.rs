@@ -4,8 +4,9 @@ use std::{
     fs,
     io::{Read, Write},
     net::IpAddr,
+    ops::Range,
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ const STOP: Duration = Duration::from_secs(15);
 /// A running daemon.
 pub(crate) struct Pen {
     pub(crate) process: Process,
-    control: PathBuf,
+    pub(crate) control: PathBuf,
     pub(crate) pid_file: PathBuf,
 }
 
@@ -54,6 +55,21 @@ fn listener(vip: IpAddr, port: &str) -> String {
 impl Pen {
     /// Starts Pen on balancer `index` with these top-level lines and services.
     pub(crate) fn start_on(lab: &Lab, index: usize, top: &str, services: &str) -> Self {
+        Self::start_at(lab, (index, "eth0"), top, services)
+    }
+
+    /// As [`Pen::start_on`], at an interface of this name.
+    pub(crate) fn start_at(lab: &Lab, at: (usize, &str), top: &str, services: &str) -> Self {
+        Self::launch(lab, at, top, services).ready()
+    }
+
+    /// As [`Pen::start_at`], without waiting until it serves.
+    pub(crate) fn launch(
+        lab: &Lab,
+        (index, interface): (usize, &str),
+        top: &str,
+        services: &str,
+    ) -> Self {
         let machine = &lab.balancers()[index];
         let folder = lab.folder().join(format!("pen{index}"));
         fs::create_dir_all(&folder).unwrap();
@@ -61,7 +77,7 @@ impl Pen {
         let pid_file = folder.join("pid");
         let config = folder.join("pen.toml");
         let text = format!(
-            "interface = \"eth0\"\nforeground = true\ncontrol = {control:?}\npid_file = {pid_file:?}\n\
+            "interface = {interface:?}\nforeground = true\ncontrol = {control:?}\npid_file = {pid_file:?}\n\
              bpffs = {:?}\nrun_dir = {:?}\n{top}\n{services}",
             lab.bpffs(),
             folder.join("run"),
@@ -74,7 +90,6 @@ impl Pen {
             control,
             pid_file,
         }
-        .ready()
     }
 
     /// As [`Pen::start_on`], on the first balancer.
@@ -91,14 +106,7 @@ impl Pen {
 
     /// The answer to one command.
     pub(crate) fn ask(&self, command: &str) -> Envelope {
-        let mut stream = UnixStream::connect(&self.control).unwrap();
-        stream.set_read_timeout(Some(START)).unwrap();
-        stream
-            .write_all(format!("json {command}\n").as_bytes())
-            .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        serde_json::from_str(&answer).unwrap()
+        ask(&self.control, command)
     }
 
     /// A change that must be applied; on return it is in force.
@@ -135,6 +143,18 @@ impl Pen {
     }
 }
 
+/// The answer to one command on a control socket.
+pub(crate) fn ask(control: &Path, command: &str) -> Envelope {
+    let mut stream = UnixStream::connect(control).unwrap();
+    stream.set_read_timeout(Some(START)).unwrap();
+    stream
+        .write_all(format!("json {command}\n").as_bytes())
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
 /// No program on the interface, no pin, no setting of ours.
 pub(crate) fn assert_nothing_left(lab: &Lab, machine: &Namespace) {
     let link = machine
@@ -156,4 +176,20 @@ pub(crate) fn assert_nothing_left(lab: &Lab, machine: &Namespace) {
             "{knob}"
         );
     }
+}
+
+/// Which back end answers, for each of these ports of the client.
+pub(crate) fn answerers(lab: &Lab, vip: IpAddr, ports: Range<u16>) -> Vec<String> {
+    let (family, first, end) = (if vip.is_ipv4() { "" } else { "6" }, ports.start, ports.end);
+    let script = format!(
+        "import socket\n\
+         for port in range({first}, {end}):\n\
+         \x20 s = socket.socket(socket.AF_INET{family}, socket.SOCK_DGRAM)\n\
+         \x20 s.settimeout(5)\n\
+         \x20 s.bind(('', port))\n\
+         \x20 s.sendto(b'?', ('{vip}', 5353))\n\
+         \x20 print(s.recv(100).split()[0].decode())\n"
+    );
+    let output = lab.client().run_ok("python3", ["-c", &script]).unwrap();
+    output.stdout.lines().map(str::to_owned).collect()
 }
