@@ -160,6 +160,14 @@ fn an_old_kernel_is_told_what_it_lacks() {
     assert!(text.contains("kernel 2.6."), "{text}");
     assert!(text.contains("frames in several buffers"), "{text}");
     assert!(text.contains("Linux 5.18 or later"), "{text}");
+    let config = lab.folder().join("old.toml");
+    let services = service(&lab, &["80/tcp"], 1);
+    let text = format!("interface = \"eth0\"\nplane = \"af_packet\"\n{services}");
+    fs::write(&config, text).unwrap();
+    let config = config.display().to_string();
+    let text = old(env!("CARGO_BIN_EXE_pen"), &["--check", "--config", &config]).text();
+    assert!(text.contains("configuration is good"), "{text}");
+    assert!(!text.contains("warning: kernel"), "{text}");
     assert_nothing_left(&lab, lab.balancer());
 }
 
@@ -172,16 +180,22 @@ fn a_second_daemon_does_not_disturb_the_first() {
     let services = service(&lab, &["80/tcp"], 1);
     let pen = Pen::start(&lab, "", &services);
     let config = lab.folder().join("pen0/pen.toml").display().to_string();
-    let output = lab
-        .balancer()
-        .run(env!("CARGO_BIN_EXE_pen"), ["--config", &config])
-        .unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        output.text().contains("a running daemon answers there"),
-        "{}",
-        output.text()
-    );
+    let control = lab.folder().join("pen0/other").display().to_string();
+    let pid_file = lab.folder().join("pen0/other.pid").display().to_string();
+    for (flags, why) in [
+        (["-p", &pid_file], "a running daemon answers there"),
+        (["-C", &control], "is alive"),
+    ] {
+        let words = [&flags[..], &["--config", &config]].concat();
+        let output = lab
+            .balancer()
+            .run(env!("CARGO_BIN_EXE_pen"), words)
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.text().contains(why), "{}", output.text());
+    }
+    let number = fs::read_to_string(&pen.pid_file).unwrap();
+    assert_eq!(number, pen.status().pid.to_string());
     assert!(pen.process.is_running());
     assert_eq!(pen.status().plane.actual, pen_common::config::Plane::AfXdp);
 }
