@@ -1,8 +1,9 @@
 //! Frames as fast as they come back: a closed loop of a packet socket and a [`Sink`].
 //!
-//! No more than [`WINDOW`] frames are ever under way, fewer than any ring between here and the sink
-//! holds. So nothing is lost for want of room, at whatever rate the forwarder has, and a frame that
-//! is lost is a fault.
+//! No more than a window's worth of frames is ever under way. With [`Offered::WINDOW`], fewer than
+//! any ring between here and the sink holds, nothing is lost for want of room, at whatever rate the
+//! forwarder has, and a frame that is lost is a fault. With more it is an open loop, and rings
+//! overflow.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,10 +18,10 @@ use crate::pass::enter;
 use crate::raw_socket::RawSocket;
 use crate::sink::Sink;
 
-/// Frames under way at most: below the 256 that a veth end with a program holds.
-const WINDOW: u64 = 240;
 /// Frames sent by one system call.
-const BATCH: usize = 32;
+const BATCH: u64 = 32;
+/// Far beyond what any takes.
+const LIMIT: Duration = Duration::from_secs(600);
 /// Nothing came back for so long: what is under way is lost.
 const LOST_AFTER: Duration = Duration::from_millis(500);
 
@@ -29,6 +30,22 @@ const LOST_AFTER: Duration = Duration::from_millis(500);
 pub struct Offer {
     pub frame: Vec<u8>,
     pub returns: bool,
+}
+
+/// What a flood offers.
+#[derive(Debug)]
+pub struct Offered {
+    /// Frames, sent by turns; the first list until [`Flood::turn_to`].
+    pub lists: Vec<Vec<Offer>>,
+    /// Frames in all, unless it is stopped before.
+    pub count: u64,
+    /// Frames under way at most.
+    pub window: u64,
+}
+
+impl Offered {
+    /// Below the 256 that a veth end with a program holds.
+    pub const WINDOW: u64 = 240;
 }
 
 /// A flood under way, on a thread of its own. Dropping it ends it.
@@ -67,19 +84,13 @@ impl Flooded {
 }
 
 impl Flood {
-    /// Sends the frames of the first of `lists` by turns out of `interface`, `count` frames in all
-    /// or until it is stopped. The sink stands where they come back, and nothing else goes there.
-    pub fn start(
-        machine: &Namespace,
-        interface: &str,
-        lists: Vec<Vec<Offer>>,
-        count: u64,
-        sink: Arc<Sink>,
-    ) -> Self {
+    /// Sends what is offered out of `interface`. The sink stands where it comes back, and nothing
+    /// else goes there.
+    pub fn start(machine: &Namespace, interface: &str, offered: Offered, sink: Arc<Sink>) -> Self {
         let signals = Arc::new(Signals::default());
         let (file, interface) = (machine.file(), interface.to_owned());
         let seen = Arc::clone(&signals);
-        let thread = thread::spawn(move || run(&file, &interface, &lists, count, &sink, &seen));
+        let thread = thread::spawn(move || run(&file, &interface, &offered, &sink, &seen));
         Self {
             thread: Some(thread),
             signals,
@@ -131,8 +142,11 @@ impl Drop for Flood {
 fn run(
     file: &Path,
     interface: &str,
-    lists: &[Vec<Offer>],
-    count: u64,
+    Offered {
+        lists,
+        count,
+        window,
+    }: &Offered,
     sink: &Sink,
     signals: &Signals,
 ) -> Result<Flooded> {
@@ -142,20 +156,28 @@ fn run(
     let start = Instant::now();
     let (mut sent, mut returning) = (0, 0);
     let mut back = Back::new(sink);
-    while sent < count && !signals.stop.load(Ordering::Relaxed) {
-        let room = WINDOW.saturating_sub(returning - back.settled(returning)) as usize;
+    while sent < *count && !signals.stop.load(Ordering::Relaxed) {
+        ensure!(
+            start.elapsed() < LIMIT,
+            "a flood of {count} stands at {sent}"
+        );
+        let room = window.saturating_sub(returning - back.settled(returning));
         if room < BATCH {
             // The forwarder may be waiting for this very core.
             thread::yield_now();
             continue;
         }
-        let batch = (count - sent).min(BATCH as u64) as usize;
+        let batch = (count - sent).min(BATCH) as usize;
         let list = signals.list.load(Ordering::SeqCst);
         let offers = lists.get(list).context("there is no such list")?;
         let first = (sent % offers.len() as u64) as usize;
         let next = || (first..first + batch).map(|number| &offers[number % offers.len()]);
         let frames = next().map(|offer| offer.frame.as_slice());
-        let taken = socket.send_many(frames).context("sending a flood")?;
+        let taken = match socket.send_many(frames) {
+            // The other end has no room: the frame was not taken.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => 0,
+            taken => taken.context("sending a flood")?,
+        };
         returning += next().take(taken).filter(|offer| offer.returns).count() as u64;
         sent += taken as u64;
         signals.sent.store(sent, Ordering::Relaxed);

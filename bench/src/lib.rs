@@ -46,7 +46,7 @@ mod wire;
 pub use address::{BACKENDS_MAX, BALANCERS_MAX, Mac, PREFIX_V4, PREFIX_V6, Station, host_port};
 pub use capture::Capture;
 pub use counter::{LinkCounters, driver_counter, link_counters, snmp_counter};
-pub use flood::{Flood, Flooded, Offer};
+pub use flood::{Flood, Flooded, Offer, Offered};
 pub use link::{BRIDGE, NIC, Nic, UNDERLAY};
 pub use load::{Load, Tally};
 pub use namespace::Namespace;

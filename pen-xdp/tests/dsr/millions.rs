@@ -1,8 +1,8 @@
 //! Frames by the million over real sockets, each of them accounted for.
 
-use std::thread;
+use std::{thread, time::Duration};
 
-use lab::{Wire, link_counters};
+use lab::{Offered, Signal, Wire, link_counters};
 use pen_common::{config::Plane, verdict::Reason};
 
 use crate::wire::{BACKENDS, EVEN, LOSSES, PORT, Rig, assert_plane, count, dropped, lost};
@@ -61,4 +61,49 @@ fn millions_of_frames_over_af_xdp_are_conserved() {
     let frames = status.queues[0].frames.unwrap();
     assert!(frames.adds_up() && frames.in_hand == 0, "{frames:?}");
     assert_eq!(frames.posted_receive, frames.total, "{frames:?}");
+}
+
+/// More than can be forwarded, and a daemon that stands still for a moment: rings overflow, and each
+/// frame that was lost is counted where it was.
+#[test]
+fn frames_lost_in_overload_are_counted() {
+    const FRAMES: u64 = 1_000_000;
+    // Not as long as it takes until the program does a worker's work.
+    const STANDSTILL: Duration = Duration::from_millis(100);
+    if !lab::ready("frames_lost_in_overload_are_counted") {
+        return;
+    }
+    let rig = Rig::start(Plane::AfXdp);
+    let dropped_at = |machine| link_counters(machine, Wire::NAME).unwrap().tx_dropped;
+    let flood = rig.offer(Offered {
+        lists: vec![rig.flows(EVEN)],
+        count: FRAMES,
+        window: u64::MAX,
+    });
+    while flood.sent() < FRAMES / 10 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    rig.pen.process.signal(Signal::Stop).unwrap();
+    thread::sleep(STANDSTILL);
+    rig.pen.process.signal(Signal::Cont).unwrap();
+    let flooded = flood.finish().unwrap();
+    println!("{flooded:?}: {:.0} a second", flooded.rate());
+    thread::sleep(LOSSES);
+    let status = rig.pen.status();
+    assert_plane(Plane::AfXdp, &status);
+
+    // What the client's end had no room for, it did not take from the flood.
+    let unsent = dropped_at(rig.lab.balancer());
+    let delivered = rig.sink.total();
+    assert_eq!(flooded.sent, FRAMES);
+    assert_eq!(dropped(&status), 0, "{status:?}");
+    assert!(lost(&status) > 0, "no ring overflowed: {status:?}");
+    assert_eq!(
+        flooded.sent,
+        delivered + lost(&status) + unsent,
+        "{unsent} unsent: {flooded:?} {status:?}"
+    );
+    assert_eq!(count(&status, Reason::Forwarded), delivered + unsent);
+    let frames = status.queues[0].frames.unwrap();
+    assert!(frames.adds_up() && frames.in_hand == 0, "{frames:?}");
 }
