@@ -45,13 +45,15 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
-## Debian 12's own 6.1 kernel under QEMU: the object's cases, TCP over virtio-net and e1000.
+## Debian 12's own 6.1 kernel under QEMU: the object's cases, TCP over virtio-net (as many queues as
+## CPUs, and more) and e1000.
 vm-smoke:
 	packaging/setup.sh build test vm
 	$(BINARIES)
 	object=$$($(CARGO) test --locked -p pen-xdp --test object --no-run --message-format=json | \
 	    jq -r 'select(.executable and .target.name == "object").executable') && \
 	    $(SUDO) bench/vm/smoke.sh --object-test "$$object"
+	$(SUDO) bench/vm/smoke.sh --nic virtio-net-spare
 	$(SUDO) bench/vm/smoke.sh --nic e1000
 
 ## The parser under libFuzzer; needs a nightly toolchain and `cargo install cargo-fuzz`.

@@ -10,7 +10,7 @@
     reason = "libbpf's C functions and setns, which no crate of ours wraps"
 )]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -38,20 +38,19 @@ const XDP_PASS: i32 = 2;
 /// # Errors
 /// The driver has no native mode, or the queues of the two ends don't fit.
 pub(crate) fn attach(file: &Path, interfaces: &[String]) -> Result<()> {
-    let space = File::open(file).with_context(|| format!("opening {}", file.display()))?;
-    let attach_all = || {
-        // SAFETY: the descriptor is open. This thread alone changes its namespace, and it ends
-        // below.
-        check(unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) })
-            .context("entering a namespace")?;
+    inside(file, || {
         let program = load().context("loading the program that passes")?;
         for interface in interfaces {
             attach_one(&program, interface)
                 .with_context(|| format!("attaching the program that passes to {interface}"))?;
         }
         Ok(())
-    };
-    thread::scope(|scope| scope.spawn(attach_all).join())
+    })
+}
+
+/// Does `work` on a thread of its own inside the namespace that `file` stands for, to its end.
+pub(crate) fn inside<T: Send>(file: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| scope.spawn(|| enter(file).and_then(|()| work())).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
@@ -62,6 +61,15 @@ pub(crate) fn attach(file: &Path, interfaces: &[String]) -> Result<()> {
 /// The driver has no native mode, or another program is attached.
 pub fn attach_foreign(machine: &Namespace, interface: &str) -> Result<()> {
     attach(&machine.file(), &[interface.to_owned()])
+}
+
+/// Takes the calling thread, and it alone, into the namespace that `file` stands for.
+pub(crate) fn enter(file: &Path) -> Result<()> {
+    let space = File::open(file).with_context(|| format!("opening {}", file.display()))?;
+    // SAFETY: the descriptor is open.
+    check(unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) })
+        .context("entering a namespace")
+        .map(drop)
 }
 
 fn load() -> io::Result<OwnedFd> {
@@ -76,16 +84,21 @@ fn load() -> io::Result<OwnedFd> {
             ..Default::default()
         },
     ];
+    load_program(c"lab_pass", &program)
+}
+
+/// Gives the kernel a program for frames of any size.
+pub(crate) fn load_program(name: &CStr, program: &[bpf_insn]) -> io::Result<OwnedFd> {
     let mut options = bpf_prog_load_opts {
         sz: size_of::<bpf_prog_load_opts>() as u64,
         prog_flags: BPF_F_XDP_HAS_FRAGS,
         ..Default::default()
     };
-    // SAFETY: name and licence are C strings, the count is the array's, the options say their size.
+    // SAFETY: name and licence are C strings, the count is the slice's, the options say their size.
     let fd = check(unsafe {
         bpf_prog_load(
             BPF_PROG_TYPE_XDP,
-            c"lab_pass".as_ptr(),
+            name.as_ptr(),
             c"MIT".as_ptr(),
             program.as_ptr(),
             program.len() as u64,
@@ -96,7 +109,8 @@ fn load() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn attach_one(program: &OwnedFd, interface: &str) -> io::Result<()> {
+/// Attaches natively to an interface of the calling thread's namespace.
+pub(crate) fn attach_one(program: &OwnedFd, interface: &str) -> io::Result<()> {
     let name = CString::new(interface)?;
     // SAFETY: `name` is a C string that lives over the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -109,7 +123,7 @@ fn attach_one(program: &OwnedFd, interface: &str) -> io::Result<()> {
 }
 
 /// These functions answer a negative number; libbpf sets errno as well.
-fn check(result: i32) -> io::Result<i32> {
+pub(crate) fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

@@ -7,6 +7,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
+use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// A socket that sends whole Ethernet frames out of one interface (packet(7)).
@@ -47,6 +48,38 @@ impl RawSocket {
     pub fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         // A write to a bound packet socket is one frame, whole or not at all.
         self.socket.write(frame).map(drop)
+    }
+
+    /// Sends frames by one system call and says how many of them, from the first, were taken.
+    ///
+    /// # Errors
+    /// The first one was not taken.
+    pub fn send_many<'a>(&mut self, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
+        let mut parts: Vec<libc::iovec> = frames
+            .map(|frame| libc::iovec {
+                iov_base: frame.as_ptr().cast_mut().cast(),
+                iov_len: frame.len(),
+            })
+            .collect();
+        let mut messages: Vec<libc::mmsghdr> = parts
+            .iter_mut()
+            .map(|part| {
+                // SAFETY: of plain numbers and pointers; zeros mean no address and no control data.
+                let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+                message.msg_hdr.msg_iov = part;
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        let (fd, count) = (self.socket.as_raw_fd(), messages.len() as libc::c_uint);
+        // SAFETY: `count` messages of one part each, whose frames outlive the call and are only
+        // read.
+        let sent = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count, 0) };
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(sent as usize)
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 #
 #   bench/vm/smoke.sh [--nic MODEL] [--bin PEN] [--ctl PENCTL] [--object-test FILE] [--rig yes]
 #
-#   --nic MODEL         virtio-net (default: native XDP, two queues); e1000 or e1000e (generic)
+#   --nic MODEL         virtio-net (default: native XDP, two queues); virtio-net-spare (the same,
+#                       with queues that appear when a program attaches); e1000 or e1000e (generic)
 #   --bin, --ctl        the daemon and its control tool; target/release/pen and penctl if left out
 #   --object-test FILE  the test program that loads the eBPF object; its cases run in the machine
 #   --rig yes           only show that the rig itself stands: the machine boots, its NIC works
@@ -47,16 +48,19 @@ parse_arguments() {
     done
 }
 
-# Every model with what its driver can do on this kernel. As many queue pairs as CPUs and no spare
-# ones: attaching would turn those into receive queues too, and the host would steer frames to
-# queues that nobody serves. `tags` is what the NIC does to tagged frames while the kernel has no
+# Every model with what its driver can do on this kernel. `spare` queue pairs are those beyond one a
+# CPU: attaching a program turns them into receive queues too, the host steers frames to them, and a
+# socket there could not send. `tags` is what the NIC does to tagged frames while the kernel has no
 # interface for their VLAN: virtio-net drops them, the others take the tag out of the frame.
 choose_nic() {
-    queues=1 mode=generic plane=xdp tags=stripped modules=$nic device=$nic
+    queues=1 spare=0 mode=generic plane=xdp tags=stripped modules=$nic device=$nic
     case $nic in
-        virtio-net)
+        virtio-net | virtio-net-spare)
             queues=2 mode=native plane=af_xdp tags=filtered
-            modules=virtio_pci,virtio_net,8021q device=virtio-net-pci,mq=on,vectors=6
+            [ "$nic" = virtio-net ] || spare=2
+            # Two a pair, one for control, one for changes of the configuration.
+            modules=virtio_pci,virtio_net,8021q
+            device=virtio-net-pci,mq=on,vectors=$((2 * (queues + spare) + 2))
             ;;
         e1000 | e1000e) ;;
         *) fail "unknown NIC model $nic" ;;
@@ -185,9 +189,10 @@ trap 'fail "stopped, or over its limit of $LIMIT s"' TERM
 kernel=$("$here/kernel.sh" "$top/target/vm")
 choose_programs
 "$here/initramfs.sh" "$kernel" "$work/initrd" "$modules" "${programs[@]}"
-lab_up "$queues"
+pairs=$((queues + spare))
+lab_up "$pairs"
 netdev=tap,id=n0,ifname=tap0,script=no,downscript=no
-[ "$queues" -eq 1 ] || netdev+=,queues=$queues
+[ "$pairs" -eq 1 ] || netdev+=,queues=$pairs
 machine_boot "$kernel" "$work/initrd" -netdev "$netdev" -device "$device,netdev=n0,mac=$LB_MAC"
 check_rig
 check_multicast_filter

@@ -289,8 +289,8 @@ fn queue_faults(queue: &QueueStatus) -> String {
     if let Some(counts) = queue.xdp_statistics {
         for (name, count) in [
             ("dropped on receive", counts.rx_dropped),
-            ("bad fill descriptors", counts.rx_invalid_descs),
-            ("bad send descriptors", counts.tx_invalid_descs),
+            ("not sent", counts.unsent),
+            ("bad descriptors", counts.invalid_descs),
             ("receive ring full", counts.rx_ring_full),
             ("fill ring empty", counts.rx_fill_ring_empty_descs),
         ] {
@@ -301,6 +301,6 @@ fn queue_faults(queue: &QueueStatus) -> String {
     }
     match faults.is_empty() {
         true => String::new(),
-        false => labelled(&format!("  queue {}: ", queue.queue), 0, &faults.join(", ")),
+        false => labelled(&format!("  queue {}: ", queue.queue), 4, &faults.join(", ")),
     }
 }

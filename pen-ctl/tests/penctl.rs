@@ -384,6 +384,8 @@ fn queue(number: u32, served_by: ServedBy) -> QueueStatus {
         }),
         xdp_statistics: worker.map(|_| XdpStatistics {
             rx_ring_full: 5,
+            invalid_descs: 4,
+            unsent: 6,
             ..XdpStatistics::default()
         }),
     }
@@ -514,7 +516,8 @@ Queues
   queue  served by          how   alive  receive  hand  send  total  features
       0  worker 0 (core 0)  copy   3 ms     2048    12    36   4096  jumbo wakeup busy-poll
       1  program                                                     jumbo
-  queue 0: FRAMES ARE MISSING: the account does not add up, receive ring full 5
+  queue 0: FRAMES ARE MISSING: the account does not add up, not sent 6, bad descriptors 4, receive
+    ring full 5
 
 Counters that are not 0
   count  reason     meaning

@@ -11,7 +11,7 @@ use crate::{
     announce::{Announced, Announcer},
     ebpf::{self, Attachment, Capability, Place, Steering, check_privileges, possible_cpus},
     mapped::{Mapped, Shape},
-    neighbor::check_layer2,
+    neighbor::{Segments, check_layer2},
     nic::{Change, Nic, Remembered, Wanted, restore_left_over},
     plane::{
         af_packet::{self, RawPort},
@@ -48,12 +48,19 @@ impl Keeper {
     }
 
     /// Back ends that a MAC rewrite can't reach, a sentence for each.
-    pub fn unreachable(&self, config: &Config) -> Vec<String> {
-        let backends: BTreeSet<IpAddr> = backends(config);
-        backends
-            .into_iter()
-            .filter_map(|ip| check_layer2(self.nic.index, ip).err())
+    pub fn unreachable(&self, segments: &Segments) -> Vec<String> {
+        let interfaces = segments.interfaces.iter();
+        interfaces
+            .filter_map(|(ip, ifindex)| check_layer2(*ifindex, *ip).err())
             .collect()
+    }
+
+    /// On which interface each back end is asked for.
+    ///
+    /// # Errors
+    /// The kernel does not list its interfaces.
+    pub fn segments(&self, config: &Config) -> Result<Segments> {
+        Segments::find(config, &self.nic).context("the VLAN devices can't be read")
     }
 
     /// Whether everything that `config` needs may be done.
@@ -80,13 +87,15 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel refuses a netlink socket, or the neighbour table can't be read.
-    pub fn watch(&self, backends: &BTreeSet<IpAddr>) -> Result<Watch> {
+    pub fn watch(&self, segments: &Segments) -> Result<Watch> {
         let mut watch = Watch::open(&self.nic).context("the kernel's tables can't be watched")?;
-        let failed = watch
-            .want(backends)
-            .context("the neighbour table can't be read")?;
-        for (address, error) in failed {
-            tracing::warn!("back end {address}: no neighbour entry yet: {error}");
+        for (ifindex, backends) in segments.by_interface() {
+            let failed = watch
+                .want_on(ifindex, &backends)
+                .context("the neighbour table can't be read")?;
+            for (address, error) in failed {
+                tracing::warn!("back end {address}: no neighbour entry yet: {error}");
+            }
         }
         Ok(watch)
     }

@@ -13,7 +13,7 @@ use pen::{
         Daemon, StopSignals,
         check::check,
         log::{log_to_stderr, log_to_syslog},
-        start::PidFile,
+        pid_file::PidFile,
     },
     ebpf::{self, Detached},
     nic::restore_left_over,
@@ -99,6 +99,11 @@ fn run(start: &Start) -> ExitCode {
 
 async fn serve(config: Config, source: String, background: bool) -> ExitCode {
     let pid_file = config.pid_file.clone();
+    // Before a living daemon is disturbed.
+    if let Err(error) = pid_file.as_deref().map_or(Ok(()), PidFile::check) {
+        eprintln!("pen: {error:#}");
+        return ExitCode::from(EXIT_WRONG);
+    }
     let started = match StopSignals::catch() {
         Ok(stop) => Daemon::start(config, source)
             .await
@@ -212,10 +217,11 @@ fn clean(
 ) -> ExitCode {
     let detached = ebpf::detach(bpffs, interface);
     let restored = restore_left_over(interface, run_dir);
-    for sentence in restored.as_ref().map(Vec::as_slice).unwrap_or_default() {
-        println!("{sentence}");
+    let not_restored = restored.as_ref().map(Vec::as_slice).unwrap_or_default();
+    for sentence in not_restored {
+        eprintln!("pen: {sentence}");
     }
-    match (detached, restored) {
+    match (detached, &restored) {
         (Ok(Detached::Nothing), Ok(_)) => println!("{interface}: nothing of pen's is attached"),
         (Ok(Detached::Removed), Ok(_)) => println!("{interface}: detached"),
         (Ok(Detached::StillHeld(holder)), Ok(_)) => {
@@ -232,6 +238,9 @@ fn clean(
             eprintln!("pen: {interface}: settings can't be restored: {error:#}");
             return ExitCode::from(EXIT_WRONG);
         }
+    }
+    if !not_restored.is_empty() {
+        return ExitCode::from(EXIT_WRONG);
     }
     ExitCode::SUCCESS
 }

@@ -31,9 +31,11 @@ use pen_common::{
 
 /// Least rows for workers.
 const WORKER_ROWS_MIN: u32 = 16;
-/// Word of the root element that says how many queues there were before the program came: some
-/// drivers add queues for it, and a daemon that adopts the memory can't count the others any more.
-const QUEUES_WORD: usize = 1;
+/// First word of the note that one daemon leaves to the next, in the root word's element.
+const NOTE: usize = 1;
+/// Words of that note.
+pub const NOTE_WORDS: usize = 3;
+const _: () = assert!(NOTE + NOTE_WORDS <= HEAD_WORDS);
 /// Words of a page, as the kernel hands them out at least.
 const PAGE_WORDS: usize = 512;
 
@@ -298,17 +300,15 @@ impl Mapped {
         }
     }
 
-    /// How many queues the interface had before the program was attached; 0 if nobody said.
-    pub fn queues_before(&self) -> u32 {
-        self.words(Array::Root)
-            .load(QUEUES_WORD)
-            .unwrap_or_default() as u32
+    /// What the daemon before left to this one; zeros if there was none.
+    pub fn note(&self) -> [u64; NOTE_WORDS] {
+        let words = self.words(Array::Root);
+        std::array::from_fn(|at| words.load(NOTE + at).unwrap_or_default())
     }
 
-    /// Says it to the daemon that comes after this one.
-    pub fn remember_queues_before(&self, queues: u32) {
-        self.words(Array::Root)
-            .store(QUEUES_WORD, u64::from(queues));
+    /// Leaves a note to the daemon that comes after this one. The program does not read it.
+    pub fn leave_note(&self, note: [u64; NOTE_WORDS]) {
+        self.words(Array::Root).store_all(NOTE, &note);
     }
 
     /// Words of the slot array.

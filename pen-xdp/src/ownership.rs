@@ -63,6 +63,11 @@ impl Owned {
         self.addresses.contains_key(&address)
     }
 
+    /// The first interface that has the address, by index, and the length of its prefix.
+    pub fn place(&self, address: IpAddr) -> Option<(u32, u8)> {
+        self.addresses.get(&address)?.first().copied()
+    }
+
     /// All of them, in order.
     pub fn all(&self) -> BTreeSet<IpAddr> {
         self.addresses.keys().copied().collect()

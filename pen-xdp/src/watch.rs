@@ -4,7 +4,8 @@
 //! It runs on a current-thread tokio runtime. The kernel's notifications are subscribed to before
 //! the tables are read, and read again when some were lost, so that no change is missed.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
@@ -70,6 +71,8 @@ pub struct Watch {
     netlink: Netlink,
     nic: Nic,
     neighbors: Neighbors,
+    /// Of VLAN devices on top of the interface.
+    tagged: BTreeMap<u32, Neighbors>,
     owned: Owned,
     events: VecDeque<NetEvent>,
     refresh: Interval,
@@ -103,6 +106,7 @@ impl Watch {
         Ok(Watch {
             socket: asynchronous,
             neighbors: Neighbors::open(nic.index)?,
+            tagged: BTreeMap::new(),
             owned: Owned::read(&mut netlink)?,
             netlink,
             nic,
@@ -119,7 +123,28 @@ impl Watch {
     /// # Errors
     /// The neighbour table can't be read.
     pub fn want(&mut self, backends: &BTreeSet<IpAddr>) -> io::Result<Vec<(IpAddr, io::Error)>> {
-        let asked = self.neighbors.want(backends)?;
+        self.want_on(self.nic.index, backends)
+    }
+
+    /// As [`Watch::want`], for the back ends that are asked for on interface `ifindex`: the watched
+    /// one, or a VLAN device on top of it.
+    ///
+    /// # Errors
+    /// The neighbour table can't be read.
+    pub fn want_on(
+        &mut self,
+        ifindex: u32,
+        backends: &BTreeSet<IpAddr>,
+    ) -> io::Result<Vec<(IpAddr, io::Error)>> {
+        let neighbors = if ifindex == self.nic.index {
+            &mut self.neighbors
+        } else {
+            match self.tagged.entry(ifindex) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => place.insert(Neighbors::open(ifindex)?),
+            }
+        };
+        let asked = neighbors.want(backends)?;
         self.events
             .extend(asked.resolved.into_iter().map(NetEvent::Neighbor));
         Ok(asked.failed)
@@ -148,7 +173,7 @@ impl Watch {
         &self.owned
     }
 
-    /// The back ends' MACs at this moment.
+    /// The back ends' MACs at this moment, those on the interface itself.
     pub fn neighbors(&self) -> &Neighbors {
         &self.neighbors
     }
@@ -166,7 +191,9 @@ impl Watch {
 
     /// Ends, but leaves the neighbour entries as they are, for the process that comes next.
     pub fn leave(mut self) {
-        self.neighbors.leave();
+        for neighbors in self.all_neighbors() {
+            neighbors.leave();
+        }
     }
 
     /// Takes our neighbour entries out of the kernel's table. Dropping does the same, silently.
@@ -174,7 +201,15 @@ impl Watch {
     /// # Errors
     /// The last refusal of the kernel; all entries have been tried.
     pub fn close(mut self) -> io::Result<()> {
-        self.neighbors.close()
+        let mut result = Ok(());
+        for neighbors in self.all_neighbors() {
+            result = neighbors.close().and(result);
+        }
+        result
+    }
+
+    fn all_neighbors(&mut self) -> impl Iterator<Item = &mut Neighbors> {
+        std::iter::once(&mut self.neighbors).chain(self.tagged.values_mut())
     }
 
     fn take(&mut self, received: io::Result<Vec<u8>>) -> io::Result<()> {
@@ -202,10 +237,14 @@ impl Watch {
             // With an address to ask from, the kernel may resolve what it could not before.
             self.refresh.reset_immediately();
         }
-        if let Some(resolved) = self.neighbors.learn(message) {
-            self.events.push_back(NetEvent::Neighbor(resolved));
+        let mut resolved = None;
+        let mut deleted = false;
+        for neighbors in self.all_neighbors() {
+            resolved = neighbors.learn(message).or(resolved);
+            deleted |= neighbors.deleted(message);
         }
-        if self.neighbors.deleted(message) {
+        self.events.extend(resolved.map(NetEvent::Neighbor));
+        if deleted {
             self.refresh.reset_immediately();
         }
         if let RouteNetlinkMessage::NewLink(link) = message
@@ -235,7 +274,11 @@ impl Watch {
 
     fn look_again(&mut self) {
         self.count_queues();
-        if let Err(error) = self.neighbors.refresh() {
+        let mut result = Ok(());
+        for neighbors in self.all_neighbors() {
+            result = neighbors.refresh().and(result);
+        }
+        if let Err(error) = result {
             tracing::warn!(
                 "back ends' MACs can't be refreshed on {}: {error}",
                 self.nic.name
@@ -274,16 +317,21 @@ impl Watch {
     }
 
     fn resync_neighbors(&mut self) {
-        match self.neighbors.resync() {
-            Ok(changed) => self
-                .events
-                .extend(changed.into_iter().map(NetEvent::Neighbor)),
-            Err(error) => {
-                tracing::warn!(
-                    "back ends' MACs can't be read on {}: {error}",
-                    self.nic.name
-                );
+        let mut result = Ok(());
+        let mut changed = Vec::new();
+        for neighbors in self.all_neighbors() {
+            match neighbors.resync() {
+                Ok(more) => changed.extend(more),
+                Err(error) => result = Err(error),
             }
+        }
+        self.events
+            .extend(changed.into_iter().map(NetEvent::Neighbor));
+        if let Err(error) = result {
+            tracing::warn!(
+                "back ends' MACs can't be read on {}: {error}",
+                self.nic.name
+            );
         }
     }
 }

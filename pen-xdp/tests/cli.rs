@@ -183,10 +183,9 @@ fn obsolete_flags_are_noted_one_line_each() {
 
 #[test]
 fn flags_of_proxy_mode_are_refused_by_name() {
-    for (flag, takes_value) in
-        "a b+ c+ e+ h i+ j+ l+ m+ q+ s t+ u+ w+ x+ A+ B+ E+ G+ H K+ L+ R T+ W X Z"
-            .split(' ')
-            .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
+    for (flag, takes_value) in "b+ e+ h i+ l+ s t+ w+ A+ B+ E+ G+ H K+ L+ R T+ W X Z"
+        .split(' ')
+        .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
     {
         let mut words = vec![flag.as_str()];
         words.extend(takes_value.then_some("1"));
@@ -198,6 +197,37 @@ fn flags_of_proxy_mode_are_refused_by_name() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn flags_that_restrict_the_process_are_refused_not_ignored() {
+    for (words, expected) in [
+        (
+            ["-u", "nobody"],
+            "error: -u (switch user) isn't in this version yet\n",
+        ),
+        (
+            ["-j", "/var/empty"],
+            "error: -j (chroot) isn't in this version yet\n",
+        ),
+    ] {
+        assert_eq!(wrong(&[&words[..], &SERVED].concat()), expected);
+    }
+}
+
+#[test]
+fn flags_that_dsr_lines_carry_are_accepted_with_a_note() {
+    let words = [
+        "-u", "root", "-m", "50", "-x1000", "-c", "4096", "-q", "500", "-a",
+    ];
+    let words = [&words, &SERVED[..]].concat();
+    let notes = start(&words).notes().to_vec();
+    for flag in ["-u root", "-m", "-x", "-c", "-q", "-a"] {
+        let begin = format!("{flag} has no effect: ");
+        let count = notes.iter().filter(|note| note.starts_with(&begin)).count();
+        assert_eq!(count, 1, "{flag}: {notes:?}");
+    }
+    assert_eq!(config(&words), served(&[]));
 }
 
 #[test]

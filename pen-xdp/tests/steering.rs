@@ -11,6 +11,7 @@
 )]
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     process::Command,
     thread,
@@ -92,6 +93,8 @@ fn inside(bpffs: &std::path::Path) {
     assert_eq!(detach(bpffs, "t0").unwrap(), Detached::Nothing);
     let mut first = open(shape());
     assert!(!first.adopted());
+    let mode = std::fs::metadata(bpffs).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o700, "it was mounted for this user alone");
     let attached = first.attach(XdpMode::Auto, true).unwrap().clone();
     assert_eq!(
         (attached.mode, attached.replaced),

@@ -10,6 +10,7 @@ use super::{
     POOLS_MAX, Pool, Protocol, RING_SIZE_MAX, RING_SIZE_MIN, Service, TABLE_MEMORY_MAX,
     TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, VIPS_MAX, VLAN_MAX, WORKERS_MAX, Workers,
 };
+use crate::maglev;
 
 /// Slots that the lightest back end should have for shares to come out within 1 %.
 const SLOTS_OF_LIGHTEST: u64 = 100;
@@ -403,23 +404,15 @@ fn check_table_size(size: u32) -> Result<(), String> {
             "table_size = {size} is out of range ({TABLE_SIZE_MIN}..={TABLE_SIZE_MAX})"
         ));
     }
-    if is_prime(size) {
+    if maglev::is_prime(size) {
         return Ok(());
     }
     let next = (size..=TABLE_SIZE_MAX)
-        .find(|size| is_prime(*size))
+        .find(|size| maglev::is_prime(*size))
         .unwrap_or(TABLE_SIZE_MAX);
     Err(format!(
         "table_size = {size} is not a prime: the next one is {next}"
     ))
-}
-
-/// Trial division: the square root of the greatest table size is 2,236.
-fn is_prime(number: u32) -> bool {
-    number >= 2
-        && (2..)
-            .take_while(|d| d * d <= number)
-            .all(|d| !number.is_multiple_of(d))
 }
 
 impl std::fmt::Display for Listener {

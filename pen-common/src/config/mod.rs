@@ -26,6 +26,7 @@ pub use keys::documented;
 pub use pen_line::PenLine;
 use words::words;
 
+use crate::maglev;
 use crate::tables;
 pub use crate::tables::{BACKENDS_PER_POOL_MAX, VIPS_MAX};
 
@@ -36,11 +37,11 @@ pub const BACKENDS_MAX: usize = tables::BACKENDS_MAX as usize - 1;
 /// Greatest weight of a back end.
 pub const WEIGHT_MAX: u16 = u16::MAX;
 /// Slots of a pool's table when the configuration doesn't say: a prime just above 2^16.
-pub const TABLE_SIZE_DEFAULT: u32 = 65_537;
+pub const TABLE_SIZE_DEFAULT: u32 = maglev::SIZE_DEFAULT;
 /// Fewest slots that a pool's table may have.
-pub const TABLE_SIZE_MIN: u32 = 251;
+pub const TABLE_SIZE_MIN: u32 = maglev::SIZE_MIN;
 /// Most slots that a pool's table may have.
-pub const TABLE_SIZE_MAX: u32 = 5_000_011;
+pub const TABLE_SIZE_MAX: u32 = maglev::SIZE_MAX;
 /// Bytes that one slot of a table takes.
 pub const SLOT_BYTES: u64 = 2;
 /// Least table memory, in bytes.

@@ -137,7 +137,7 @@ pub struct QueueStatus {
     pub heartbeat_age_ms: Option<u64>,
     /// Where the UMEM's frames are.
     pub frames: Option<FrameAccount>,
-    /// The kernel's own counts for the socket.
+    /// What the socket lost.
     pub xdp_statistics: Option<XdpStatistics>,
 }
 
@@ -164,21 +164,19 @@ impl FrameAccount {
     }
 }
 
-/// The kernel's counts for an AF_XDP socket (`struct xdp_statistics`).
+/// What a worker's socket lost, as the kernel counts it; since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XdpStatistics {
     /// Frames lost for other reasons than those below.
     pub rx_dropped: u64,
-    /// Fill descriptors that the kernel did not accept.
-    pub rx_invalid_descs: u64,
-    /// Send descriptors that the kernel did not accept.
-    pub tx_invalid_descs: u64,
+    /// Descriptors that the kernel did not accept, of the fill ring and of the send ring.
+    pub invalid_descs: u64,
     /// Frames lost because the receive ring was full.
     pub rx_ring_full: u64,
     /// Times that the fill ring was empty.
     pub rx_fill_ring_empty_descs: u64,
-    /// Times that the send ring was empty.
-    pub tx_ring_empty_descs: u64,
+    /// Frames that the kernel refused to send.
+    pub unsent: u64,
 }
 
 /// Something that works less well than it could.

@@ -17,21 +17,14 @@ PORT 0, or none, stands for all ports. A weight of 0 in BACKEND counts as 1, as 
 
 /// Flags of Pen's that belong to proxy mode: letter, whether a value follows, what it would do.
 pub(super) const PROXY_FLAGS: &[(&str, bool, &str)] = &[
-    ("-a", false, "debug dumps in ASCII"),
     ("-b", true, "blacklist time"),
-    ("-c", true, "size of the client table"),
     ("-e", true, "emergency server"),
     ("-h", false, "hash of the client's address (help is --help)"),
     ("-i", true, "Windows service"),
-    ("-j", true, "chroot"),
     ("-l", true, "request log"),
-    ("-m", true, "connections per wake-up"),
-    ("-q", true, "listen backlog"),
     ("-s", false, "stubborn"),
     ("-t", true, "connect timeout"),
-    ("-u", true, "switch user"),
     ("-w", true, "HTML status page"),
-    ("-x", true, "most connections"),
     ("-A", true, "CA directory"),
     ("-B", true, "abuse server"),
     ("-E", true, "TLS certificate"),
@@ -44,6 +37,24 @@ pub(super) const PROXY_FLAGS: &[(&str, bool, &str)] = &[
     ("-W", false, "selection by weight"),
     ("-X", false, "the exit command"),
     ("-Z", false, "OpenSSL workarounds"),
+];
+
+/// Flags of Pen's that would restrict what the process may do, which nobody must believe in vain:
+/// letter, whether a value follows, what it would do.
+pub(super) const LATER_FLAGS: &[(&str, bool, &str)] =
+    &[("-j", true, "chroot"), ("-u", true, "switch user")];
+
+/// Value of `-u` that asks for nothing: it was needed for a control port as root.
+pub(super) const STAY: (&str, &str) = ("-u", "root");
+
+/// Flags of Pen's that lines for DSR carry though nothing depended on them there, or does now:
+/// flag, whether a value follows, why.
+pub(super) const IDLE_FLAGS: &[(&str, bool, &str)] = &[
+    ("-a", false, "there are no dumps"),
+    ("-c", true, "DSR keeps no table of clients"),
+    ("-m", true, "frames are taken in batches of a fixed size"),
+    ("-q", true, "DSR takes no connections"),
+    ("-x", true, "DSR counts no connections"),
 ];
 
 /// Flags of Pen's that are accepted and do nothing: flag, whether a value follows.
@@ -165,6 +176,8 @@ fn instead_of_running() -> [Arg; 4] {
 fn hidden_flags() -> impl Iterator<Item = Arg> {
     let proxy = PROXY_FLAGS
         .iter()
+        .chain(LATER_FLAGS)
+        .chain(IDLE_FLAGS)
         .map(|(flag, takes_value, _)| (*flag, *takes_value));
     proxy
         .chain(OBSOLETE_FLAGS.iter().copied())

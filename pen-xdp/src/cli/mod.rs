@@ -14,7 +14,7 @@ use pen_common::config::{
     Checked, Config, ConfigError, ConfigErrors, Outside, PenLine, check_interface,
 };
 
-use flags::{OBSOLETE_FLAGS, PROXY_FLAGS};
+use flags::{IDLE_FLAGS, LATER_FLAGS, OBSOLETE_FLAGS, PROXY_FLAGS, STAY};
 
 /// Exit code for wrong use and bad configuration.
 pub const EXIT_WRONG: u8 = 2;
@@ -167,6 +167,9 @@ fn action(matches: &ArgMatches) -> Result<Action, String> {
             "{flag} ({what}) belongs to proxy mode, which isn't there yet"
         ));
     }
+    if let Some((flag, what)) = later_flag(matches) {
+        return Err(format!("{flag} ({what}) isn't in this version yet"));
+    }
     if let Some(interface) = text(matches, "detach") {
         check_interface(&interface)?;
         let Config { bpffs, run_dir, .. } = Config::default();
@@ -191,7 +194,7 @@ fn action(matches: &ArgMatches) -> Result<Action, String> {
     let start = Start {
         source,
         flags: settings(matches),
-        notes: obsolete(matches),
+        notes: without_effect(matches),
     };
     // A bad -C or -d is wrong use, with or without a file.
     start
@@ -210,12 +213,28 @@ fn proxy_flag(matches: &ArgMatches) -> Option<(&'static str, &'static str)> {
     given.map(|(flag, _, what)| (*flag, *what))
 }
 
-fn obsolete(matches: &ArgMatches) -> Vec<String> {
-    let given = OBSOLETE_FLAGS
+fn later_flag(matches: &ArgMatches) -> Option<(&'static str, &'static str)> {
+    let given = LATER_FLAGS.iter().find(|(flag, takes_value, _)| {
+        is_given(matches, flag, *takes_value)
+            && !(*flag == STAY.0 && text(matches, flag).as_deref() == Some(STAY.1))
+    });
+    given.map(|(flag, _, what)| (*flag, *what))
+}
+
+fn without_effect(matches: &ArgMatches) -> Vec<String> {
+    let obsolete = OBSOLETE_FLAGS
         .iter()
         .filter(|(flag, takes_value)| is_given(matches, flag, *takes_value));
-    given
+    let idle = IDLE_FLAGS
+        .iter()
+        .filter(|(flag, takes_value, _)| is_given(matches, flag, *takes_value));
+    // Any other user was refused.
+    let stay = text(matches, STAY.0)
+        .map(|user| format!("{} {user} has no effect: pen stays who it is", STAY.0));
+    obsolete
         .map(|(flag, _)| format!("{flag} is obsolete and has no effect"))
+        .chain(idle.map(|(flag, _, why)| format!("{flag} has no effect: {why}")))
+        .chain(stay)
         .collect()
 }
 

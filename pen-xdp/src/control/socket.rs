@@ -3,8 +3,9 @@
 
 use std::{
     fs, io,
+    os::fd::AsFd,
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixStream as BlockingStream,
     },
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use pen_common::control::{REQUEST_BYTES_MAX, Request, parse_request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixSocket, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
@@ -24,6 +25,11 @@ use tokio::{
 const CLIENT: Duration = Duration::from_secs(5);
 /// Clients that are served at once; others wait in the kernel's queue.
 const CLIENTS_MAX: usize = 64;
+/// Behind the name of a socket whose daemon does not serve yet.
+const STARTING: &str = ".starting";
+
+/// Clients that the kernel lets wait, as the standard library has it.
+const BACKLOG: u32 = 128;
 
 /// A request, and where its answer goes.
 pub struct Asked {
@@ -34,48 +40,64 @@ pub struct Asked {
 }
 
 /// The bound socket; its file is removed with it.
+///
+/// While the daemon starts, the file has another name: a client that finds the socket under its
+/// own name is answered at once, and one that comes too early hears so at once.
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of the file that was made.
+    identity: (u64, u64),
+    /// The name for the time of the start; `None` afterwards.
+    starting: Option<PathBuf>,
 }
 
 impl ControlSocket {
-    /// Binds `path`, readable and writable by its owner alone. A file that a dead daemon left
-    /// there is replaced.
+    /// Binds a socket for `path`, readable and writable by its owner alone. A file that a dead
+    /// daemon left there is removed.
     ///
     /// # Errors
     /// When another daemon answers there, when something that is no socket stands there, or when
     /// the directory can't be written.
-    pub fn bind(path: &Path) -> Result<Self> {
-        if let Ok(metadata) = fs::symlink_metadata(path) {
-            if !metadata.file_type().is_socket() {
-                bail!(
-                    "control socket {}: something else has that name; remove it, or name another",
-                    path.display()
-                );
-            }
-            if BlockingStream::connect(path).is_ok() {
-                bail!(
-                    "control socket {}: a running daemon answers there; stop it, or name another",
-                    path.display()
-                );
-            }
-            fs::remove_file(path)
-                .with_context(|| format!("control socket {}: can't replace it", path.display()))?;
-        }
-        let listener = UnixListener::bind(path).with_context(|| {
+    pub fn reserve(path: &Path) -> Result<Self> {
+        make_free(path)?;
+        let mut starting = path.as_os_str().to_owned();
+        starting.push(STARTING);
+        let starting = PathBuf::from(starting);
+        make_free(&starting)?;
+        let bound =
+            bind_private(&starting).and_then(|listener| Ok((listener, identity(&starting)?)));
+        let (listener, identity) = bound.with_context(|| {
             format!(
                 "control socket {}: can't be made; is its directory there?",
                 path.display()
             )
         })?;
-        let socket = Self {
+        Ok(Self {
             listener,
             path: path.to_owned(),
-        };
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("control socket {}: can't set its mode", path.display()))?;
-        Ok(socket)
+            identity,
+            starting: Some(starting),
+        })
+    }
+
+    /// Lets clients find it.
+    ///
+    /// # Errors
+    /// When another daemon has taken the name meanwhile.
+    pub fn appear(&mut self) -> Result<()> {
+        if let Some(starting) = &self.starting {
+            // A second name in place of another one: a rename would overwrite somebody else's.
+            fs::hard_link(starting, &self.path).with_context(|| {
+                format!("control socket {}: can't be made", self.path.display())
+            })?;
+        }
+        if let Some(starting) = self.starting.take()
+            && let Err(error) = fs::remove_file(&starting)
+        {
+            tracing::warn!("control socket {}: {error}", starting.display());
+        }
+        Ok(())
     }
 
     /// Takes requests for as long as somebody answers them.
@@ -108,10 +130,54 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!("control socket {}: {error}", self.path.display());
+        let path = self.starting.as_ref().unwrap_or(&self.path);
+        // Another daemon may have come to think this one dead, and have the name now.
+        let removed = match identity(path) {
+            Ok(found) if found != self.identity => return,
+            Ok(_) => fs::remove_file(path),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::warn!("control socket {}: {error}", path.display());
         }
     }
+}
+
+/// A listener whose file is its owner's alone from the moment it is there: the kernel makes it with
+/// the mode of the socket itself, which can be set before there is a file (`unix_bind_bsd`). Setting
+/// the file's mode afterwards would leave a moment for anyone to connect.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    let descriptor = fs::File::from(socket.as_fd().try_clone_to_owned()?);
+    descriptor.set_permissions(fs::Permissions::from_mode(0o600))?;
+    socket.bind(path)?;
+    socket.listen(BACKLOG)
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Removes what a dead daemon left at `path`.
+fn make_free(path: &Path) -> Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        bail!(
+            "control socket {}: something else has that name; remove it, or name another",
+            path.display()
+        );
+    }
+    if BlockingStream::connect(path).is_ok() {
+        bail!(
+            "control socket {}: a running daemon answers there; stop it, or name another",
+            path.display()
+        );
+    }
+    fs::remove_file(path)
+        .with_context(|| format!("control socket {}: can't replace it", path.display()))
 }
 
 /// One client: its line, the answer.
@@ -171,7 +237,8 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("pen-socket-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join(format!("{:p}", lines));
-        let socket = ControlSocket::bind(&path).unwrap();
+        let mut socket = ControlSocket::reserve(&path).unwrap();
+        socket.appear().unwrap();
         let (sender, mut receiver) = mpsc::channel::<Asked>(4);
         let daemon = async {
             while let Some(asked) = receiver.recv().await {
@@ -223,17 +290,70 @@ mod tests {
         let directory = std::env::temp_dir();
         let path = directory.join(format!("pen-bind-{}", std::process::id()));
         let living = BlockingListener::bind(&path).unwrap();
-        let refused = ControlSocket::bind(&path).err().unwrap();
+        let refused = ControlSocket::reserve(&path).err().unwrap();
         assert!(
             refused.to_string().contains("a running daemon answers"),
             "{refused}"
         );
         drop(living);
-        drop(ControlSocket::bind(&path).unwrap());
+        drop(ControlSocket::reserve(&path).unwrap());
         fs::write(&path, "precious").unwrap();
-        let refused = ControlSocket::bind(&path).err().unwrap();
+        let refused = ControlSocket::reserve(&path).err().unwrap();
         assert!(refused.to_string().contains("something else"), "{refused}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_file_is_private_from_the_first_moment() {
+        let path = std::env::temp_dir().join(format!("pen-private-{}", std::process::id()));
+        // Nothing sets the file's mode after this call.
+        let _listener = bind_private(&path).unwrap();
+        let mode = fs::symlink_metadata(&path).unwrap().mode();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    fn shown(path: &Path) -> ControlSocket {
+        let mut socket = ControlSocket::reserve(path).unwrap();
+        socket.appear().unwrap();
+        socket
+    }
+
+    #[tokio::test]
+    async fn another_daemons_socket_outlives_this_one() {
+        let path = std::env::temp_dir().join(format!("pen-successor-{}", std::process::id()));
+        let first = shown(&path);
+        fs::remove_file(&path).unwrap();
+        let second = shown(&path);
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_found_when_it_is_answered() {
+        let path = std::env::temp_dir().join(format!("pen-appear-{}", std::process::id()));
+        let mut socket = ControlSocket::reserve(&path).unwrap();
+        let early = BlockingStream::connect(&path).unwrap_err();
+        assert_eq!(early.kind(), io::ErrorKind::NotFound);
+        let second = ControlSocket::reserve(&path).err().unwrap();
+        assert!(second.to_string().contains("a running daemon"), "{second}");
+        socket.appear().unwrap();
+        BlockingStream::connect(&path).unwrap();
+        let starting = PathBuf::from(format!("{}{STARTING}", path.display()));
+        assert!(!starting.exists());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(socket);
+        // One that was never shown leaves nothing either; a name that was taken stays taken.
+        let mut late = ControlSocket::reserve(&path).unwrap();
+        let other = BlockingListener::bind(&path).unwrap();
+        assert!(late.appear().is_err());
+        drop(late);
+        assert!(path.exists() && !starting.exists());
+        drop(other);
         fs::remove_file(&path).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use pen_common::config::{Config, Plane, XdpMode};
 
+use super::conflict;
 use crate::{
     keeper::{Keeper, backends},
     nic::{forwarding, resets_link, who_holds_xdp},
@@ -14,10 +15,12 @@ use crate::{
 /// What would keep the daemon from starting.
 pub fn check(config: &Config) -> Result<Vec<String>> {
     let keeper = Keeper::open(config)?;
-    let unreachable = keeper.unreachable(config);
+    let segments = keeper.segments(config)?;
+    let unreachable = keeper.unreachable(&segments);
     if !unreachable.is_empty() {
         bail!("{}", unreachable.join("\n"));
     }
+    conflict::refuse(config)?;
     let name = &keeper.nic.name;
     let mut sentences = Vec::new();
     if !keeper.nic.link.up {
@@ -28,6 +31,8 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
     if let Err(error) = keeper.check_privileges(config.plane != Plane::AfPacket) {
         sentences.push(format!("warning: {error}"));
     }
+    let notes = segments.notes.iter();
+    sentences.extend(notes.map(|note| format!("note: {note}")));
     let forwarding = forwarding(name);
     for (on, family, key) in [
         (

@@ -2,8 +2,11 @@
 //! state, the state is published, and whoever asked hears of it.
 
 pub mod check;
+mod conflict;
 pub mod log;
 pub mod open;
+pub mod pid_file;
+mod queues;
 pub mod start;
 mod status;
 

@@ -9,6 +9,7 @@ use pen_common::{
     control::{Degraded, QueueStatus, Rung, ServedBy, XdpStatus},
 };
 
+use super::queues;
 use crate::{
     control::{
         grace,
@@ -92,7 +93,7 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
     let memory = MappedMemory::new(Arc::clone(&filled.memory), cpus, false);
     let worker = WorkerConfig {
         core: cores().first().copied(),
-        busy: plane_busy(config.busy, 0),
+        busy: plane_busy(config.busy, 0, core_count()),
         queues: vec![Queue {
             number: 0,
             port,
@@ -128,16 +129,20 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
 /// The program, and workers if the mode is good for them or they were asked for.
 fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
     let config = state.config().clone();
-    let queues_before = keeper.queues().context("the queues can't be counted")?;
-    let memory = keeper.open_program(config.table_memory(), queues_before.0)?;
+    let today = keeper.queues().context("the queues can't be counted")?;
+    let memory = keeper.open_program(config.table_memory(), today.0)?;
     let filled = fill(memory, state)?;
-    let queues_before = match filled.memory.queues_before() {
-        // A restarted daemon finds the queues that the driver added for the program.
-        found @ 1.. if keeper.adopted() => found,
-        _ => queues_before.0.min(queues_before.1),
+    let ifindex = keeper.nic.index;
+    let queues_before = queues::usable(&filled.memory, keeper.adopted(), (ifindex, today));
+    let mut note = queues::Note {
+        ifindex,
+        before: queues_before,
+        after: (0, 0),
     };
-    filled.memory.remember_queues_before(queues_before);
+    note.leave(&filled.memory);
     let attachment = keeper.attach(config.xdp_mode, config.finish_checksums)?;
+    note.after = keeper.queues().context("the queues can't be counted")?;
+    note.leave(&filled.memory);
     let native = attachment.mode == HookMode::Native;
     let xdp = XdpStatus {
         mode: Some(if native {
@@ -185,7 +190,8 @@ fn climb(
         Plane::Auto => native,
         Plane::Xdp | Plane::AfPacket => false,
     };
-    let busy_poll = workers_wanted && config.busy != Busy::Never;
+    // The first worker is the last one to be kept from spinning.
+    let busy_poll = workers_wanted && polls(plane_busy(config.busy, 0, core_count()));
     let settings = keeper.set(Wanted {
         generic: !native,
         tagged,
@@ -283,7 +289,7 @@ fn open_workers(
     let mut workers: Vec<_> = (0..count as usize)
         .map(|number| WorkerConfig {
             core: cores.get(number % cores.len().max(1)).copied(),
-            busy: plane_busy(config.busy, number),
+            busy: plane_busy(config.busy, number, core_count()),
             queues: Vec::new(),
         })
         .collect();
@@ -293,7 +299,7 @@ fn open_workers(
     for queue in 0..queues {
         let number = queue % count;
         let worker = &mut workers[number as usize];
-        let busy_poll = worker.busy != plane::Busy::Never;
+        let busy_poll = polls(worker.busy);
         match keeper.open_queue(queue, &config, busy_poll) {
             Ok(port) => {
                 let mode = port.mode().clone();
@@ -309,6 +315,7 @@ fn open_workers(
                         multi_buffer: mode.multi_buffer,
                         need_wakeup: true,
                         busy_poll: mode.busy_poll,
+                        tx_budget: mode.send_budget,
                         ..status.clone()
                     };
                 }
@@ -404,15 +411,23 @@ fn cores() -> Vec<usize> {
     cores
 }
 
+fn core_count() -> usize {
+    thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// When worker `number` spins. One core is always left to the rest of the machine.
-fn plane_busy(busy: Busy, number: usize) -> plane::Busy {
-    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+fn plane_busy(busy: Busy, number: usize, cores: usize) -> plane::Busy {
     match busy {
         _ if number + 1 >= cores => plane::Busy::Never,
         Busy::Auto => plane::Busy::Auto,
         Busy::Always => plane::Busy::Always,
         Busy::Never => plane::Busy::Never,
     }
+}
+
+/// Whether a worker drives its queues itself: only then may the interface defer its interrupts.
+fn polls(busy: plane::Busy) -> bool {
+    busy != plane::Busy::Never
 }
 
 fn queue_status(queue: u32, served_by: ServedBy) -> QueueStatus {
@@ -437,5 +452,19 @@ pub fn holder(error: &anyhow::Error) -> Option<String> {
     match error.downcast_ref::<OpenError>() {
         Some(OpenError::Held { holder, .. }) => holder.as_ref().map(ToString::to_string),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_polls_where_one_core_has_to_do_for_all() {
+        for busy in [Busy::Auto, Busy::Always, Busy::Never] {
+            assert!(!polls(plane_busy(busy, 0, 1)), "{busy}");
+            assert_eq!(polls(plane_busy(busy, 0, 2)), busy != Busy::Never);
+            assert!(!polls(plane_busy(busy, 1, 2)), "{busy}");
+        }
     }
 }

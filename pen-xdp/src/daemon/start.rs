@@ -1,7 +1,7 @@
 //! From a checked configuration to a running [`Daemon`]: what may fail comes before what changes
 //! anything.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::Path, time::Instant};
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use pen_common::{
@@ -10,7 +10,7 @@ use pen_common::{
 };
 use tokio::time::{Duration, timeout_at};
 
-use super::{Change, Daemon, open};
+use super::{Change, Daemon, conflict, open};
 use crate::{
     announce::Announced,
     control::{
@@ -35,18 +35,23 @@ impl Daemon {
     /// What is wrong, where, and what mends it.
     pub async fn start(config: Config, source: String) -> Result<Self> {
         let mut keeper = Keeper::open(&config)?;
-        let unreachable = keeper.unreachable(&config);
+        let segments = keeper.segments(&config)?;
+        let unreachable = keeper.unreachable(&segments);
         if !unreachable.is_empty() {
             bail!("{}", unreachable.join("\n"));
         }
+        conflict::refuse(&config)?;
+        for note in &segments.notes {
+            tracing::warn!("{note}");
+        }
         let socket = match &config.control {
-            Some(path) => Some(ControlSocket::bind(path)?),
+            Some(path) => Some(ControlSocket::reserve(path)?),
             None => None,
         };
         for sentence in keeper.restore_left_over()? {
             tracing::info!("{sentence}");
         }
-        let mut watch = keeper.watch(&backends(&config))?;
+        let mut watch = keeper.watch(&segments)?;
         keeper.nic.link = watch.link();
         if !watch.link().up {
             tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);
@@ -92,6 +97,10 @@ impl Daemon {
         daemon.change.dirty = true;
         daemon.change.epochs = daemon.workers.as_ref().map(crate::plane::Workers::epochs);
         daemon.start_grace();
+        if let Some(Err(error)) = daemon.socket.as_mut().map(ControlSocket::appear) {
+            daemon.close();
+            return Err(error);
+        }
         Ok(daemon)
     }
 }
@@ -157,28 +166,5 @@ fn listener_text(listener: &Listener) -> String {
     match listener.address {
         IpAddr::V4(address) => format!("{address}:{}", listener.port),
         IpAddr::V6(address) => format!("[{address}]:{}", listener.port),
-    }
-}
-
-/// The pid file; removed with it.
-pub struct PidFile<'a>(&'a Path);
-
-impl<'a> PidFile<'a> {
-    /// Writes this process's number.
-    ///
-    /// # Errors
-    /// The file can't be written.
-    pub fn write(path: &'a Path) -> Result<Self> {
-        fs::write(path, std::process::id().to_string())
-            .with_context(|| format!("pid file {}: can't be written", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for PidFile<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(self.0) {
-            tracing::warn!("pid file {}: {error}", self.0.display());
-        }
     }
 }

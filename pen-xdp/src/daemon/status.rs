@@ -2,14 +2,14 @@
 
 use pen_common::{
     control::{
-        ConfigStatus, FrameAccount, InterfaceStatus, NicChange, PlaneStatus, QueueStatus, Status,
-        XdpStatistics,
+        ConfigStatus, Degraded, FrameAccount, InterfaceStatus, NicChange, PlaneStatus, QueueStatus,
+        Status, XdpStatistics,
     },
     tables::Mac,
 };
 
-use super::Daemon;
-use crate::plane::{QueueReport, coarse_ns};
+use super::{Daemon, conflict};
+use crate::plane::{Losses, QueueReport, coarse_ns};
 
 impl Daemon {
     /// Everything about this daemon.
@@ -43,12 +43,18 @@ impl Daemon {
             xdp: self.xdp.clone(),
             busy: config.busy,
             queues: self.queues(),
-            degraded: self.degraded.clone(),
+            degraded: self.degraded(),
             vips: seen.vips(),
             pools: seen.pools(),
             counters: seen.counters(),
             nic_changes: self.nic_changes(),
         }
+    }
+
+    /// What was found at start, and what has come up since.
+    fn degraded(&self) -> Vec<Degraded> {
+        let conflicts = conflict::conflicts(self.state.config(), self.watch.owned());
+        self.degraded.iter().cloned().chain(conflicts).collect()
     }
 
     /// The queues as they were opened, with what their workers report now.
@@ -64,13 +70,7 @@ impl Daemon {
                 continue;
             };
             status.frames = Some(frames(report));
-            status.xdp_statistics = Some(XdpStatistics {
-                rx_dropped: report.losses.dropped,
-                rx_ring_full: report.losses.ring_full,
-                rx_fill_ring_empty_descs: report.losses.fill_empty,
-                rx_invalid_descs: report.losses.invalid,
-                ..XdpStatistics::default()
-            });
+            status.xdp_statistics = Some(statistics(report.losses));
             status.heartbeat_age_ms = match self.memory.heartbeat(report.queue) {
                 0 => None,
                 beat => Some(coarse_ns().saturating_sub(beat) / 1_000_000),
@@ -95,5 +95,47 @@ fn frames(report: &QueueReport) -> FrameAccount {
         in_hand: report.accounting.hand.into(),
         posted_send: report.accounting.send.into(),
         total: report.accounting.total.into(),
+    }
+}
+
+/// Every loss is shown: a field that is added to one side must be dealt with here.
+fn statistics(losses: Losses) -> XdpStatistics {
+    let Losses {
+        dropped,
+        ring_full,
+        fill_empty,
+        invalid,
+        unsent,
+    } = losses;
+    XdpStatistics {
+        rx_dropped: dropped,
+        invalid_descs: invalid,
+        rx_ring_full: ring_full,
+        rx_fill_ring_empty_descs: fill_empty,
+        unsent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_loss_is_shown_under_its_own_name() {
+        let shown = statistics(Losses {
+            dropped: 1,
+            ring_full: 2,
+            fill_empty: 3,
+            invalid: 4,
+            unsent: 5,
+        });
+        let expected = XdpStatistics {
+            rx_dropped: 1,
+            rx_ring_full: 2,
+            rx_fill_ring_empty_descs: 3,
+            invalid_descs: 4,
+            unsent: 5,
+        };
+        assert_eq!(shown, expected);
     }
 }

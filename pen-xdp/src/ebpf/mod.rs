@@ -32,7 +32,7 @@ use tracing::{info, warn};
 
 pub use self::refusal::{Capability, OpenError, check_privileges, possible_cpus};
 use self::{
-    pins::{Pins, ensure_bpffs},
+    pins::{Pins, check_owner, ensure_bpffs},
     refusal::{NotAttached, not_attached},
 };
 use crate::{
@@ -96,6 +96,8 @@ impl Steering {
     pub fn open(place: Place, shape: Shape) -> Result<Self, OpenError> {
         check_privileges(&[Capability::Bpf, Capability::NetAdmin])?;
         ensure_bpffs(&place.bpffs)?;
+        check_owner(&place.bpffs)
+            .map_err(|error| OpenError::other("the place for pins is not trusted", error))?;
         let pins = Pins::new(&place.bpffs, &place.ifname)
             .map_err(|error| OpenError::other("the network namespace is not known", error))?;
         let found = pins.find_maps(&shape);
@@ -328,7 +330,7 @@ pub enum Detached {
 /// There is no such network namespace, or a pin can't be removed.
 pub fn detach(bpffs: &Path, ifname: &str) -> io::Result<Detached> {
     let pins = Pins::new(bpffs, ifname)?;
-    if !pins.exist() {
+    if !pins.exist()? {
         return Ok(Detached::Nothing);
     }
     let program = PinnedLink::from_pin(pins.link())

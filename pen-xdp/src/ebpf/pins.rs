@@ -46,8 +46,17 @@ impl Pins {
         self.directory.join("link")
     }
 
-    pub(super) fn exist(&self) -> bool {
-        self.directory.exists()
+    /// Whether there are any. Not being allowed to look is no answer.
+    pub(super) fn exist(&self) -> io::Result<bool> {
+        self.directory.try_exists().map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "{} can't be looked at: {error}; run pen as root",
+                    self.directory.display()
+                ),
+            )
+        })
     }
 
     /// Maps of our layout that are large enough: their shape and directory.
@@ -136,6 +145,32 @@ fn layout() -> u64 {
     hash
 }
 
+/// Who can write in our directory decides what a privileged process loads: nobody but this user
+/// and root may have made it. An older mount lets everybody make one.
+pub(super) fn check_owner(bpffs: &Path) -> io::Result<()> {
+    // SAFETY: the call has no arguments and can't fail.
+    let user = unsafe { libc::geteuid() };
+    check_owner_as(&bpffs.join("pen"), user)
+}
+
+fn check_owner_as(path: &Path, user: u32) -> io::Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    if metadata.is_dir() && [0, user].contains(&metadata.uid()) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "{} was made by user {}, not by pen; see what is in it and remove it",
+            path.display(),
+            metadata.uid()
+        ),
+    ))
+}
+
 /// Sees to it that `path` is a BPF file system: mounts one there if it is none.
 pub(super) fn ensure_bpffs(path: &Path) -> Result<(), OpenError> {
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo").map_err(|error| {
@@ -172,14 +207,17 @@ fn is_bpffs(mountinfo: &str, path: &Path) -> bool {
 
 fn mount(path: &Path) -> io::Result<()> {
     let target = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: all three texts end in zero and live until the call returns; no data is passed.
+    // Without options its root is everybody's to write in.
+    let options = c"mode=0700";
+    // SAFETY: all four texts end in zero and live until the call returns; a BPF file system takes
+    // its data as text.
     let result = unsafe {
         libc::mount(
             c"bpf".as_ptr(),
             target.as_ptr(),
             c"bpf".as_ptr(),
             0,
-            std::ptr::null(),
+            options.as_ptr().cast(),
         )
     };
     if result != 0 {
@@ -216,5 +254,34 @@ mod tests {
         assert!(!is_bpffs(&hidden, Path::new("/sys/fs/bpf")));
         let covered = format!("{mounts}25 24 0:23 / /sys/fs/bpf rw - tmpfs tmpfs rw\n");
         assert!(!is_bpffs(&covered, Path::new("/sys/fs/bpf")));
+    }
+
+    #[test]
+    fn a_strangers_directory_is_refused() {
+        let path = std::env::temp_dir().join(format!("pen-pins-{}", std::process::id()));
+        assert!(check_owner_as(&path, 1).is_ok(), "not there");
+        fs::create_dir(&path).unwrap();
+        let me = fs::symlink_metadata(&path).unwrap().uid();
+        assert!(check_owner_as(&path, me).is_ok());
+        if me == 0 {
+            std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+        }
+        let refused = check_owner_as(&path, me + 1).unwrap_err().to_string();
+        assert!(refused.contains("not by pen"), "{refused}");
+        fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink("/", &path).unwrap();
+        assert!(check_owner_as(&path, me).is_err(), "a link leads anywhere");
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn pins_that_can_not_be_looked_at_are_not_taken_for_none() {
+        // Root may look everywhere; but below a file there is nothing to look at.
+        let here = std::env::current_exe().unwrap();
+        let pins = |directory| Pins { directory };
+        assert!(pins(here.clone()).exist().unwrap());
+        assert!(!pins(here.with_file_name("no-pins")).exist().unwrap());
+        let why = pins(here.join("pen")).exist().unwrap_err().to_string();
+        assert!(why.contains("run pen as root"), "{why}");
     }
 }

@@ -1,9 +1,10 @@
 //! Why the program can't be loaded or attached, in words that say what mends it.
 
-use std::{error::Error, fs, io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError, util::KernelVersion};
 
+use super::SOCKETS;
 use crate::nic::Holder;
 
 /// The first kernel that has all that the program needs: programs for frames in several buffers.
@@ -68,7 +69,23 @@ pub enum OpenError {
         "kernel {0} has no XDP programs for frames in several buffers; \
          Linux {KERNEL_MAJOR_MIN}.{KERNEL_MINOR_MIN} or later is needed, or plane = af_packet"
     )]
-    OldKernel(String),
+    OldKernel(KernelVersion),
+    /// The kernel says that it does not know something, whatever its age: built without it, or a
+    /// vendor's mixture.
+    #[error(
+        "this kernel has no {what}, by its own word ({error}); \
+         Linux {since} or later with {option} is needed, or plane = af_packet"
+    )]
+    Lacks {
+        /// What is missing.
+        what: &'static str,
+        /// The first kernel that can have it.
+        since: &'static str,
+        /// The kernel's build option.
+        option: &'static str,
+        /// The kernel's answer.
+        error: io::Error,
+    },
     /// No BPF file system to pin in.
     #[error(
         "{} is no BPF file system and none can be mounted there: {source}; \
@@ -134,13 +151,39 @@ impl OpenError {
 
     /// Maps could not be made.
     pub(super) fn load(error: EbpfError) -> Self {
-        if let EbpfError::MapError(MapError::CreateError { name, io_error }) = &error
-            && io_error.raw_os_error() == Some(libc::ENOMEM)
-        {
-            let what = format!("no memory for map {name}; lower table_memory");
-            return Self::other(what, error);
+        if let EbpfError::MapError(MapError::CreateError { name, io_error }) = error {
+            return Self::no_map(&name, io_error);
         }
         Self::other("the XDP object can't be loaded", error)
+    }
+
+    /// The kernel refused to make a map.
+    fn no_map(name: &str, error: io::Error) -> Self {
+        let (what, since, option) = match (error.raw_os_error(), name) {
+            (Some(libc::ENOSYS), _) => ("BPF", "4.18", "CONFIG_BPF_SYSCALL"),
+            // How it answers to a type or a flag that it does not know.
+            (Some(libc::EINVAL), SOCKETS) => (
+                "maps of AF_XDP sockets (BPF_MAP_TYPE_XSKMAP)",
+                "4.18",
+                "CONFIG_XDP_SOCKETS",
+            ),
+            (Some(libc::EINVAL), _) => (
+                "arrays that a process can map (BPF_F_MMAPABLE)",
+                "5.5",
+                "CONFIG_BPF_SYSCALL",
+            ),
+            (Some(libc::ENOMEM), _) => {
+                let what = format!("no memory for map {name}; lower table_memory");
+                return Self::other(what, error);
+            }
+            _ => return Self::other(format!("map {name} can't be made"), error),
+        };
+        Self::Lacks {
+            what,
+            since,
+            option,
+            error,
+        }
     }
 
     /// The program could not be loaded.
@@ -158,31 +201,63 @@ impl OpenError {
                 error,
             );
         }
-        let log = verifier_log.to_string();
+        Self::not_verified(
+            io::Error::from_raw_os_error(io_error.raw_os_error().unwrap_or_default()),
+            &verifier_log.to_string(),
+        )
+    }
+
+    fn not_verified(error: io::Error, log: &str) -> Self {
         let last = log
             .lines()
             .rev()
             .find(|line| !line.is_empty() && !line.starts_with("processed"));
-        Self::Verifier {
-            reason: format!("{io_error}: {}", last.unwrap_or_default()),
+        match last {
+            // Not even looked at: the kernel does not know the flag that the program comes with.
+            None if error.raw_os_error() == Some(libc::EINVAL) => Self::Lacks {
+                what: "XDP programs for frames in several buffers (BPF_F_XDP_HAS_FRAGS)",
+                since: "5.18",
+                option: "CONFIG_BPF_SYSCALL",
+                error,
+            },
+            last => Self::Verifier {
+                reason: format!("{error}: {}", last.unwrap_or_default()),
+            },
         }
     }
 }
 
-/// Checks the kernel's age and the privileges of this thread.
+/// Checks the privileges of this thread and, where BPF is among them, the kernel's age: a plane
+/// without a program is what an old kernel is left with.
 ///
 /// # Errors
 /// The first that is missing.
 pub fn check_privileges(needed: &[Capability]) -> Result<(), OpenError> {
-    let least = KernelVersion::new(KERNEL_MAJOR_MIN, KERNEL_MINOR_MIN, 0);
-    if KernelVersion::current().is_ok_and(|current| current < least) {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        return Err(OpenError::OldKernel(release.trim().to_owned()));
+    // A kernel that does not say its version is asked for what it can do, later.
+    check_on(KernelVersion::current().ok(), needed, Capability::held)
+}
+
+fn check_on(
+    kernel: Option<KernelVersion>,
+    needed: &[Capability],
+    held: impl Fn(Capability) -> bool,
+) -> Result<(), OpenError> {
+    if let Some(kernel) = kernel
+        && needed.contains(&Capability::Bpf)
+    {
+        check_age(kernel)?;
     }
-    match needed.iter().find(|capability| !capability.held()) {
+    match needed.iter().find(|capability| !held(**capability)) {
         Some(missing) => Err(OpenError::Privilege(*missing)),
         None => Ok(()),
     }
+}
+
+fn check_age(kernel: KernelVersion) -> Result<(), OpenError> {
+    if kernel < KernelVersion::new(KERNEL_MAJOR_MIN, KERNEL_MINOR_MIN, 0) {
+        return Err(OpenError::OldKernel(kernel));
+    }
+    Ok(())
 }
 
 /// CPUs that the program may run on: each has a row of counters.
@@ -237,5 +312,77 @@ fn chain(error: &dyn Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_refused_only_where_a_program_is_needed() {
+        let old = Some(KernelVersion::new(4, 19, 0));
+        let with_program = [Capability::Bpf, Capability::NetAdmin];
+        let without = [Capability::NetAdmin, Capability::NetRaw];
+        let refused = check_on(old, &with_program, |_| true);
+        assert!(matches!(refused, Err(OpenError::OldKernel(_))));
+        assert!(check_on(old, &without, |_| true).is_ok());
+        assert!(check_on(None, &with_program, |_| true).is_ok());
+        let refused = check_on(old, &without, |held| held != Capability::NetRaw);
+        assert!(matches!(
+            refused,
+            Err(OpenError::Privilege(Capability::NetRaw))
+        ));
+    }
+
+    #[test]
+    fn an_old_kernel_is_told_its_age() {
+        let text = |major, minor| {
+            check_age(KernelVersion::new(major, minor, 9)).map_err(|error| error.to_string())
+        };
+        for (major, minor) in [(4, 19), (5, 10), (5, 17)] {
+            let text = text(major, minor).unwrap_err();
+            assert!(text.starts_with(&format!("kernel {major}.{minor}.9 has no XDP programs")));
+            assert!(text.contains("Linux 5.18 or later"), "{text}");
+        }
+        assert_eq!(text(5, 18), Ok(()));
+        assert_eq!(text(6, 1), Ok(()));
+    }
+
+    #[test]
+    fn what_a_kernel_does_not_know_is_named() {
+        let error = io::Error::from_raw_os_error;
+        let cases = [
+            (
+                OpenError::no_map("SOCKETS", error(libc::EINVAL)),
+                ["BPF_MAP_TYPE_XSKMAP", "Linux 4.18", "CONFIG_XDP_SOCKETS"],
+            ),
+            (
+                OpenError::no_map("VIPS", error(libc::EINVAL)),
+                ["BPF_F_MMAPABLE", "Linux 5.5", "af_packet"],
+            ),
+            (
+                OpenError::no_map("VIPS", error(libc::ENOSYS)),
+                ["no BPF", "CONFIG_BPF_SYSCALL", "af_packet"],
+            ),
+            (
+                OpenError::not_verified(error(libc::EINVAL), ""),
+                ["BPF_F_XDP_HAS_FRAGS", "Linux 5.18", "af_packet"],
+            ),
+        ];
+        for (refused, words) in cases {
+            let text = refused.to_string();
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_lack_keeps_its_own_words() {
+        let error = io::Error::from_raw_os_error;
+        let memory = OpenError::no_map("SLOTS", error(libc::ENOMEM)).to_string();
+        assert!(memory.contains("table_memory"), "{memory}");
+        let log = "0: (b7) r0 = 0\nR1 type=scalar expected=fp\nprocessed 2 insns\n";
+        let verifier = OpenError::not_verified(error(libc::EINVAL), log).to_string();
+        assert!(verifier.contains("R1 type=scalar"), "{verifier}");
     }
 }

@@ -15,6 +15,7 @@
 
 mod entry;
 mod layer2;
+mod segments;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,6 +26,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use crate::netlink::Netlink;
 use entry::Seen;
 pub use layer2::check_layer2;
+pub use segments::Segments;
 
 /// A back end's MAC is known, is another one, or is not known any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

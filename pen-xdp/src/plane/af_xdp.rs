@@ -15,8 +15,9 @@
 //! ```
 //!
 //! A frame is in exactly one place: posted for receive (fill ring until rx ring), in hand, or
-//! posted for send (tx ring until completion ring). Fill, tx and completion ring each have room
-//! for all frames, so posting never fails and nothing has to wait in hand for room.
+//! posted for send (tx ring until completion ring). Fill and tx ring have room for twice the frames,
+//! because the kernel is late in giving up their places, and the completion ring for all of them: so
+//! posting never fails and nothing has to wait in hand for room.
 //!
 //! A packet in several frames (multi-buffer) stays in hand until its last frame has come, and
 //! leaves as it came, in order, with the kernel's continuation option on all but the last.
@@ -62,6 +63,8 @@ pub struct Mode {
     pub multi_buffer: bool,
     /// Whether the worker drives the device's NAPI itself.
     pub busy_poll: bool,
+    /// Packets that one wake-up may send in copy mode, where the kernel lets us say so.
+    pub send_budget: Option<u32>,
     /// What was wanted and could not be had.
     pub degraded: Vec<Degraded>,
 }

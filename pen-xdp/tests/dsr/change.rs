@@ -128,7 +128,7 @@ fn a_back_end_that_moves_or_vanishes_is_followed() {
 }
 
 /// Managed neighbour entries are verified by the kernel in its own time, half a minute at most.
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..600 {
         if condition() {
             return;

@@ -129,6 +129,40 @@ fn a_missing_capability_is_named() {
     }
 }
 
+/// The kernel plays its own ancestor of 2.6 for a process that asks it to (personality(2)).
+#[test]
+fn an_old_kernel_is_told_what_it_lacks() {
+    let name = "an_old_kernel_is_told_what_it_lacks";
+    if !lab::ready(name) {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let machine = std::env::consts::ARCH;
+    let old = |program: &str, words: &[&str]| {
+        let all = [&[machine, "--uname-2.6", program], words].concat();
+        lab.balancer().run("setarch", all).unwrap()
+    };
+    // Debian's kernels say their true age in a second place, which is left alone.
+    if lab
+        .balancer()
+        .run("uname", ["-v"])
+        .unwrap()
+        .stdout
+        .contains("Debian ")
+    {
+        return lab::skip(name, "this kernel can't play an older one");
+    }
+    let backend = Station::backend(0).v4().to_string();
+    let words = ["-f", "-O", "dsr_if eth0", "10.77.0.200:80", &backend];
+    let output = old(env!("CARGO_BIN_EXE_pen"), &words);
+    let text = output.text();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("kernel 2.6."), "{text}");
+    assert!(text.contains("frames in several buffers"), "{text}");
+    assert!(text.contains("Linux 5.18 or later"), "{text}");
+    assert_nothing_left(&lab, lab.balancer());
+}
+
 #[test]
 fn a_second_daemon_does_not_disturb_the_first() {
     if !lab::ready("a_second_daemon_does_not_disturb_the_first") {
@@ -211,4 +245,39 @@ fn pens_own_command_line_serves() {
         "{}",
         checked.text()
     );
+}
+
+#[test]
+fn a_packet_socket_does_not_share_a_vip_with_the_kernel() {
+    if !lab::ready("a_packet_socket_does_not_share_a_vip_with_the_kernel") {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let vip = lab.vips().find(std::net::IpAddr::is_ipv4).unwrap();
+    let services = service(&lab, &["80/tcp"], 1);
+    let pen = Pen::start(&lab, "plane = \"af_packet\"", &services);
+    let add = format!("addr add {vip}/32 dev eth0");
+    let named = format!("VIP {vip}");
+    let shown = || {
+        let degraded = pen.status().degraded;
+        degraded.iter().any(|degraded| degraded.what == named)
+    };
+    assert!(!shown());
+    lab.balancer().ip(&add).unwrap();
+    crate::change::wait_for("the address in the status", shown);
+    let config = lab.folder().join("pen0/pen.toml").display().to_string();
+    pen.stop(&lab, lab.balancer());
+    for words in [
+        &["--config", &config][..],
+        &["--check", "--config", &config],
+    ] {
+        let output = lab
+            .balancer()
+            .run(env!("CARGO_BIN_EXE_pen"), words)
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", output.text());
+        let mend = format!("ip addr del {vip}/32 dev eth0");
+        assert!(output.text().contains(&mend), "{}", output.text());
+    }
+    assert_nothing_left(&lab, lab.balancer());
 }

@@ -20,7 +20,7 @@ const STOP: Duration = Duration::from_secs(15);
 /// A running daemon.
 pub(crate) struct Pen {
     pub(crate) process: Process,
-    control: PathBuf,
+    pub(crate) control: PathBuf,
     pub(crate) pid_file: PathBuf,
 }
 
@@ -55,6 +55,21 @@ fn listener(vip: IpAddr, port: &str) -> String {
 impl Pen {
     /// Starts Pen on balancer `index` with these top-level lines and services.
     pub(crate) fn start_on(lab: &Lab, index: usize, top: &str, services: &str) -> Self {
+        Self::start_at(lab, (index, "eth0"), top, services)
+    }
+
+    /// As [`Pen::start_on`], at an interface of this name.
+    pub(crate) fn start_at(lab: &Lab, at: (usize, &str), top: &str, services: &str) -> Self {
+        Self::launch(lab, at, top, services).ready()
+    }
+
+    /// As [`Pen::start_at`], without waiting until it serves.
+    pub(crate) fn launch(
+        lab: &Lab,
+        (index, interface): (usize, &str),
+        top: &str,
+        services: &str,
+    ) -> Self {
         let machine = &lab.balancers()[index];
         let folder = lab.folder().join(format!("pen{index}"));
         fs::create_dir_all(&folder).unwrap();
@@ -62,7 +77,7 @@ impl Pen {
         let pid_file = folder.join("pid");
         let config = folder.join("pen.toml");
         let text = format!(
-            "interface = \"eth0\"\nforeground = true\ncontrol = {control:?}\npid_file = {pid_file:?}\n\
+            "interface = {interface:?}\nforeground = true\ncontrol = {control:?}\npid_file = {pid_file:?}\n\
              bpffs = {:?}\nrun_dir = {:?}\n{top}\n{services}",
             lab.bpffs(),
             folder.join("run"),
@@ -75,7 +90,6 @@ impl Pen {
             control,
             pid_file,
         }
-        .ready()
     }
 
     /// As [`Pen::start_on`], on the first balancer.

@@ -1,10 +1,14 @@
 //! A daemon that is killed, frozen or restarted does not stop traffic.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use lab::{Lab, Load, Peer, Signal};
 
-use crate::rig::{Pen, assert_nothing_left, service};
+use crate::rig::{Pen, START, assert_nothing_left, service};
 
 const SERVICE: &[&str] = &["5353/udp"];
 
@@ -92,6 +96,32 @@ fn frozen_the_program_takes_its_queues() {
         forwarded - redirected
     );
     pen.stop(&lab, &lab.balancers()[0]);
+}
+
+/// A start takes a second where a back end does not answer; whoever finds the socket before is not
+/// to wait for it.
+#[test]
+fn the_control_socket_appears_when_it_is_answered() {
+    if !lab::ready("the_control_socket_appears_when_it_is_answered") {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    lab.backend(0).ip("link set eth0 down").unwrap();
+    let start = Instant::now();
+    let pen = Pen::launch(&lab, (0, "eth0"), "", &service(&lab, SERVICE, 1));
+    while !pen.control.exists() {
+        assert!(start.elapsed() < START, "{}", pen.process.output());
+        thread::sleep(Duration::from_millis(2));
+    }
+    let (started, appeared) = (start.elapsed(), Instant::now());
+    assert_eq!(pen.status().pools[0].backends[0].slots, 0);
+    let waited = appeared.elapsed();
+    assert!(
+        started > Duration::from_secs(1),
+        "{started:?}: a blind test"
+    );
+    assert!(waited < Duration::from_millis(500), "{waited:?}");
+    pen.stop(&lab, lab.balancer());
 }
 
 #[test]

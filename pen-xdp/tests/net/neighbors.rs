@@ -262,3 +262,27 @@ fn lost_notifications_are_made_good() {
         });
     });
 }
+
+/// As on a trunk: the watched interface leads nowhere, the back end answers on one on top of it.
+#[test]
+fn back_ends_of_another_interface_are_watched_too() {
+    let name = "neighbors::back_ends_of_another_interface_are_watched_too";
+    in_lab(name, |_| {
+        run("ip link set lo up");
+        run("ip link add trunk0 type veth peer name trunk1");
+        run("ip link set trunk0 up");
+        let eth1 = Nic::open("eth1").unwrap().index;
+        runtime().block_on(async {
+            let mut watch = Watch::open(&Nic::open("trunk0").unwrap()).unwrap();
+            watch.want(&addresses(&["192.0.2.9"])).unwrap();
+            let backends = addresses(&["192.0.2.10"]);
+            assert!(watch.want_on(eth1, &backends).unwrap().is_empty());
+            let there = mac_of("192.0.2.10", BACKEND_MAC);
+            expect(&mut watch, there).await;
+            run("ip neigh del 192.0.2.10 dev eth1");
+            expect_all(&mut watch, [no_mac_of("192.0.2.10"), there]).await;
+            watch.close().unwrap();
+            assert_eq!(run("ip neigh show 192.0.2.10 dev eth1"), "");
+        });
+    });
+}

@@ -146,6 +146,9 @@ fn xsk(plan: &Xsk, stop: &Path) -> Result<Report> {
         let mode = port.mode();
         ensure!(!mode.zero_copy, "veth has no zero copy");
         ensure!(mode.multi_buffer == plan.multi_buffer, "{mode:?}");
+        // The kernel's answer: a budget, or word that it has none.
+        let refused = mode.degraded.iter().any(|d| d.what == "send-budget");
+        ensure!(mode.send_budget == (!refused).then_some(256), "{mode:?}");
         degraded.extend(mode.degraded.iter().map(|d| d.what.to_owned()));
         sockets.set(number, port.descriptor().context("no descriptor")?, 0)?;
         configs.push(WorkerConfig {

@@ -16,6 +16,7 @@
 
 mod inside;
 mod memory;
+mod millions;
 mod workers;
 
 use std::collections::BTreeSet;

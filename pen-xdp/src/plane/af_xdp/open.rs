@@ -298,19 +298,21 @@ fn bind(config: &XskConfig, rung: Rung) -> io::Result<Rings> {
     // Smaller than the fill ring: while the worker is away, that one still has frames.
     let rx_ring = QueueSize::new(config.frames / 2).map_err(io::Error::other)?;
     // The kernel shows a received frame before it gives up the frame's place in the fill ring, so
-    // one that has already been sent and completed may come back to a ring that looks full.
-    let fill_ring = QueueSize::new(config.frames * 2).map_err(io::Error::other)?;
+    // one that has already been sent and completed may come back to a ring that looks full. In
+    // copy mode kernels before 6.17 are as late in the tx ring: they complete a frame before they
+    // give up its place.
+    let roomy = QueueSize::new(config.frames * 2).map_err(io::Error::other)?;
     let frames = NonZeroU32::new(config.frames).ok_or(io::ErrorKind::InvalidInput)?;
     let umem_config = UmemConfig::builder()
         .frame_size(FrameSize::new(FRAME_SIZE).map_err(io::Error::other)?)
-        .fill_queue_size(fill_ring)
+        .fill_queue_size(roomy)
         .comp_queue_size(ring)
         .build()
         .map_err(io::Error::other)?;
     let (umem, descriptors) = Umem::new(umem_config, frames, false).map_err(|e| cause(&e))?;
     let socket_config = SocketConfig::builder()
         .rx_queue_size(rx_ring)
-        .tx_queue_size(ring)
+        .tx_queue_size(roomy)
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
         .bind_flags(rung.flags())
         .build();
@@ -354,6 +356,7 @@ fn finish(config: &XskConfig, rung: Rung, rings: Rings, degraded: Vec<Degraded>)
         zero_copy: socket.is_zero_copy().unwrap_or(rung.zero_copy),
         multi_buffer: rung.multi_buffer,
         busy_poll: false,
+        send_budget: None,
         degraded,
     };
     let mut refused = |what, error: io::Error| {
@@ -370,10 +373,11 @@ fn finish(config: &XskConfig, rung: Rung, rings: Rings, degraded: Vec<Degraded>)
             Err(error) => refused("busy-poll", error),
         }
     }
-    if !mode.zero_copy
-        && let Err(error) = socket.raise_send_budget(config.frames)
-    {
-        refused("send-budget", error);
+    if !mode.zero_copy {
+        match socket.raise_send_budget(config.frames) {
+            Ok(budget) => mode.send_budget = Some(budget),
+            Err(error) => refused("send-budget", error),
+        }
     }
     XskPort {
         rings,

@@ -17,7 +17,7 @@ const BUSY_POLL_US: libc::c_int = 20;
 /// Packets that one look at the device may take.
 const BUSY_POLL_BUDGET: libc::c_int = 64;
 /// Packets that one wake-up may send in copy mode, if the kernel lets us say so; 32 otherwise.
-const SEND_BUDGET: libc::c_int = 256;
+const SEND_BUDGET: u32 = 256;
 
 // linux/if_xdp.h, Linux 6.17; not in libc.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
@@ -47,11 +47,14 @@ impl Socket {
         )
     }
 
-    /// Lets one wake-up send more than 32 packets (Linux 6.17, copy mode). The kernel takes no
-    /// more than the tx ring has places.
-    pub(super) fn raise_send_budget(&self, ring: u32) -> io::Result<()> {
-        let ring = libc::c_int::try_from(ring).unwrap_or(SEND_BUDGET);
-        self.set(libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, SEND_BUDGET.min(ring))
+    /// Lets one wake-up send more than 32 packets (Linux 6.17, copy mode), and says how many the
+    /// kernel has agreed to: it takes no more than the tx ring has places, and offers no way to
+    /// ask afterwards.
+    pub(super) fn raise_send_budget(&self, ring: u32) -> io::Result<u32> {
+        let budget = SEND_BUDGET.min(ring);
+        let value = libc::c_int::try_from(budget).map_err(io::Error::other)?;
+        self.set(libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, value)?;
+        Ok(budget)
     }
 
     /// Whether the driver uses the frames itself (`XDP_OPTIONS`).

@@ -25,6 +25,8 @@ pub(super) struct Rings {
     completion: CompQueue,
     rx: RxQueue,
     tx: TxQueue,
+    /// Places of the tx ring.
+    tx_places: u32,
     umem: Umem,
     /// Received and not yet decided about.
     hand: Hand<FrameDesc>,
@@ -58,13 +60,15 @@ impl Rings {
             fill,
             completion,
             rx,
-            tx,
+            mut tx,
         } = parts;
         let total = u32::try_from(frames.len()).map_err(io::Error::other)?;
         let mut rings = Self {
             fill,
             completion,
             rx,
+            // Nothing was sent yet, so all places are free.
+            tx_places: tx.nb_free_exact(),
             tx,
             umem,
             hand: Hand::new(),
@@ -217,10 +221,7 @@ impl Rings {
         if self.accounting.send == 0 {
             return 0;
         }
-        // The tx ring has as many places as there are frames.
-        self.accounting
-            .total
-            .saturating_sub(self.tx.nb_free_exact())
+        self.tx_places.saturating_sub(self.tx.nb_free_exact())
     }
 
     /// Whether the kernel sends only when it is asked to.
