@@ -54,15 +54,6 @@ pub(crate) fn inside<T: Send>(file: &Path, work: impl FnOnce() -> Result<T> + Se
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Attaches it natively to an interface of `machine`: to Pen, a program of somebody else, named
-/// `lab_pass` and held by no link and no process.
-///
-/// # Errors
-/// The driver has no native mode, or another program is attached.
-pub fn attach_foreign(machine: &Namespace, interface: &str) -> Result<()> {
-    attach(&machine.file(), &[interface.to_owned()])
-}
-
 /// Takes the calling thread, and it alone, into the namespace that `file` stands for.
 pub(crate) fn enter(file: &Path) -> Result<()> {
     let space = File::open(file).with_context(|| format!("opening {}", file.display()))?;
@@ -70,6 +61,15 @@ pub(crate) fn enter(file: &Path) -> Result<()> {
     check(unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) })
         .context("entering a namespace")
         .map(drop)
+}
+
+/// Attaches it natively to an interface of `machine`: to Pen, a program of somebody else, named
+/// `lab_pass` and held by no link and no process.
+///
+/// # Errors
+/// The driver has no native mode, or another program is attached.
+pub fn attach_foreign(machine: &Namespace, interface: &str) -> Result<()> {
+    attach(&machine.file(), &[interface.to_owned()])
 }
 
 fn load() -> io::Result<OwnedFd> {
