@@ -10,6 +10,7 @@ use pen_common::config::{Config, Use, XdpMode};
 use crate::{
     announce::{Announced, Announcer},
     ebpf::{self, Attachment, Capability, Place, Steering, check_privileges, possible_cpus},
+    lock::{InterfaceLock, LockError},
     mapped::{Mapped, Shape},
     neighbor::check_layer2,
     nic::{Change, Nic, Remembered, Wanted, restore_left_over},
@@ -45,6 +46,14 @@ impl Keeper {
             announcer: None,
             settings: None,
         })
+    }
+
+    /// Makes the interface this process's own. To be held for as long as anything of it is used.
+    ///
+    /// # Errors
+    /// See [`LockError`].
+    pub async fn lock(&self) -> Result<InterfaceLock, LockError> {
+        InterfaceLock::take(&self.run_dir, &self.nic.name).await
     }
 
     /// Back ends that a MAC rewrite can't reach, a sentence for each.

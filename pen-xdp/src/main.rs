@@ -14,6 +14,7 @@ use pen::{
         start::{PidFile, log_to_stderr},
     },
     ebpf::{self, Detached},
+    lock::InterfaceLock,
     nic::restore_left_over,
 };
 use pen_common::config::Config;
@@ -178,6 +179,14 @@ fn clean(
         run_dir,
     }: &Detach,
 ) -> ExitCode {
+    // A living daemon takes its own things away when it is stopped.
+    let _lock = match InterfaceLock::take_blocking(run_dir, interface) {
+        Ok(lock) => lock,
+        Err(error) => {
+            eprintln!("pen: {error}");
+            return ExitCode::from(EXIT_WRONG);
+        }
+    };
     let detached = ebpf::detach(bpffs, interface);
     let restored = restore_left_over(interface, run_dir);
     for sentence in restored.as_ref().map(Vec::as_slice).unwrap_or_default() {

@@ -32,6 +32,7 @@ use crate::{
         state::{Command, State},
     },
     keeper::Keeper,
+    lock::InterfaceLock,
     mapped::Mapped,
     neighbor::Resolved,
     plane::{Epochs, Event, Workers, coarse_ns},
@@ -67,6 +68,8 @@ pub struct Daemon {
     socket: Option<ControlSocket>,
     announce_at: Option<Instant>,
     change: Change,
+    /// Given back last of all.
+    lock: InterfaceLock,
 }
 
 /// Where the latest change stands.
@@ -150,6 +153,7 @@ impl Daemon {
             queues,
             watch,
             socket,
+            lock,
             ..
         } = self;
         for queue in &queues {
@@ -161,6 +165,7 @@ impl Daemon {
             tracing::warn!("neighbour entries can't be taken back: {error}");
         }
         drop(socket);
+        drop(lock);
     }
 
     fn seen(&self) -> Seen<'_> {

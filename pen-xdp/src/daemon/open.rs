@@ -54,11 +54,9 @@ pub struct Opened {
 /// A plane that was asked for by name, or every rung of `auto`, failed; nothing is left attached.
 pub fn open(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
     if state.config().plane == Plane::AfPacket {
-        keeper.check_privileges(false)?;
         keeper.detach_left_over()?;
         return open_packet(keeper, state, events);
     }
-    keeper.check_privileges(true)?;
     open_program(keeper, state, events)
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, net::IpAddr, path::Path, sync::OnceLock, ti
 
 use anyhow::{Context, Result, bail};
 use pen_common::{
-    config::{Config, Listener},
+    config::{Config, Listener, Plane},
     tables::Mac,
 };
 use tokio::time::{Duration, timeout_at};
@@ -42,6 +42,9 @@ impl Daemon {
         if !unreachable.is_empty() {
             bail!("{}", unreachable.join("\n"));
         }
+        keeper.check_privileges(config.plane != Plane::AfPacket)?;
+        // Before anything is touched: what is there may be a living daemon's.
+        let lock = keeper.lock().await?;
         let socket = match &config.control {
             Some(path) => Some(ControlSocket::bind(path)?),
             None => None,
@@ -89,6 +92,7 @@ impl Daemon {
             socket,
             announce_at: None,
             change: Change::default(),
+            lock,
         };
         daemon.announce();
         // Whatever changed while the plane was opened.
