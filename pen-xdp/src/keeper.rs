@@ -121,13 +121,30 @@ impl Keeper {
     /// # Errors
     /// See [`ebpf::OpenError`].
     pub fn open_program(&mut self, slot_bytes: u64, workers: u32) -> Result<Arc<Mapped>> {
+        self.open_memory(slot_bytes, workers, Steering::open)
+    }
+
+    /// New memory, though the daemon before left some.
+    ///
+    /// # Errors
+    /// See [`ebpf::OpenError`].
+    pub fn open_fresh_program(&mut self, slot_bytes: u64, workers: u32) -> Result<Arc<Mapped>> {
+        self.open_memory(slot_bytes, workers, Steering::open_fresh)
+    }
+
+    fn open_memory(
+        &mut self,
+        slot_bytes: u64,
+        workers: u32,
+        open: impl FnOnce(Place, Shape) -> Result<Steering, ebpf::OpenError>,
+    ) -> Result<Arc<Mapped>> {
         let place = Place {
             bpffs: self.bpffs.clone(),
             ifname: self.nic.name.clone(),
             ifindex: self.nic.index,
         };
         let cpus = possible_cpus().context("the number of CPUs is not known")?;
-        let steering = Steering::open(place, Shape::new(slot_bytes, cpus, workers))?;
+        let steering = open(place, Shape::new(slot_bytes, cpus, workers))?;
         let memory = Arc::clone(steering.memory());
         self.steering = Some(steering);
         Ok(memory)

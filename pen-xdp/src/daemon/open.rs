@@ -12,7 +12,7 @@ use pen_common::{
 use crate::{
     control::{
         grace,
-        publish::Publisher,
+        publish::{Publisher, TableMemoryFull},
         snapshot::Snapshot,
         state::{Command, State},
     },
@@ -79,6 +79,25 @@ fn fill(memory: Arc<Mapped>, state: &State) -> Result<Filled> {
     })
 }
 
+/// The program's memory, filled. Tables in force are not written over: what does not fit beside
+/// those of the daemon before gets memory of its own, and the program changes over with `attach`.
+fn fill_program(keeper: &mut Keeper, state: &State, queues: u32) -> Result<Filled> {
+    let bytes = state.config().table_memory();
+    let memory = keeper.open_program(bytes, queues)?;
+    // The daemon before may have died between a publication and the end of its readers.
+    grace::wait(|| true)?;
+    let queues_before = memory.queues_before();
+    match fill(memory, state) {
+        Err(error) if keeper.adopted() && error.is::<TableMemoryFull>() => {
+            tracing::info!("the tables do not fit beside those in force: new memory, new counters");
+            let memory = keeper.open_fresh_program(bytes, queues)?;
+            memory.remember_queues_before(queues_before);
+            fill(memory, state)
+        }
+        other => other,
+    }
+}
+
 /// The packet socket: one worker, no program, memory of this process.
 fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result<Opened> {
     let config = state.config();
@@ -127,11 +146,10 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
 fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
     let config = state.config().clone();
     let queues_before = keeper.queues().context("the queues can't be counted")?;
-    let memory = keeper.open_program(config.table_memory(), queues_before.0)?;
-    let filled = fill(memory, state)?;
+    let filled = fill_program(keeper, state, queues_before.0)?;
     let queues_before = match filled.memory.queues_before() {
         // A restarted daemon finds the queues that the driver added for the program.
-        found @ 1.. if keeper.adopted() => found,
+        found @ 1.. => found,
         _ => queues_before.0.min(queues_before.1),
     };
     filled.memory.remember_queues_before(queues_before);

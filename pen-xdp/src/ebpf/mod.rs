@@ -94,11 +94,23 @@ impl Steering {
     /// # Errors
     /// Each says what is missing and what mends it.
     pub fn open(place: Place, shape: Shape) -> Result<Self, OpenError> {
+        Self::open_in(place, shape, true)
+    }
+
+    /// Makes a new memory; what the process before left stays in force until [`Steering::attach`].
+    ///
+    /// # Errors
+    /// As [`Steering::open`].
+    pub fn open_fresh(place: Place, shape: Shape) -> Result<Self, OpenError> {
+        Self::open_in(place, shape, false)
+    }
+
+    fn open_in(place: Place, shape: Shape, adopt: bool) -> Result<Self, OpenError> {
         check_privileges(&[Capability::Bpf, Capability::NetAdmin])?;
         ensure_bpffs(&place.bpffs)?;
         let pins = Pins::new(&place.bpffs, &place.ifname)
             .map_err(|error| OpenError::other("the network namespace is not known", error))?;
-        let found = pins.find_maps(&shape);
+        let found = adopt.then(|| pins.find_maps(&shape)).flatten();
         let adopted = found.is_some();
         let (shape, maps) = match found {
             Some(found) => found,

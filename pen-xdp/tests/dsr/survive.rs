@@ -61,6 +61,42 @@ fn killed_the_program_carries_on_and_the_next_one_takes_over() {
     next.stop(&lab, &lab.balancers()[0]);
 }
 
+/// Three back ends, then two, then three: every flow that is not the missing one's stays where it
+/// is, and none is steered by a table that is half written.
+#[test]
+fn a_restart_with_other_back_ends_moves_only_what_it_must() {
+    if !lab::ready("a_restart_with_other_back_ends_moves_only_what_it_must") {
+        return;
+    }
+    let lab = Lab::builder().backends(3).queues(2).build().unwrap();
+    let _echoes: Vec<Peer> = (0..3)
+        .map(|index| Peer::udp(&lab, index, 5353).unwrap())
+        .collect();
+    let top = "plane = \"af_xdp\"\n";
+    let mut pen = Pen::start(&lab, top, &service(&lab, SERVICE, 3));
+    let load = load(&lab, 14);
+    let running = load.spawn(lab.client()).unwrap();
+    running
+        .wait_for_line("started", Duration::from_secs(10))
+        .unwrap();
+    let mut restarts = 0;
+    for backends in [2, 3, 2] {
+        thread::sleep(Duration::from_millis(500));
+        pen.process
+            .stop(Signal::Kill, Duration::from_secs(5))
+            .unwrap();
+        pen = Pen::start(&lab, top, &service(&lab, SERVICE, backends));
+        let slots: u32 = pen.status().pools[0].backends.iter().map(|b| b.slots).sum();
+        assert_eq!(slots, 65_537);
+        restarts += 1;
+    }
+    assert!(running.is_running(), "the load ended before the restarts");
+    let tally = load.finish(running).unwrap();
+    // What stood in the killed workers' rings is lost, and nothing else.
+    assert!(tally.sent - tally.answered <= 64 * restarts, "{tally:?}");
+    pen.stop(&lab, lab.balancer());
+}
+
 #[test]
 fn frozen_the_program_takes_its_queues() {
     if !lab::ready("frozen_the_program_takes_its_queues") {
