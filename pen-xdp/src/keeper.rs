@@ -77,7 +77,9 @@ impl Keeper {
         }
     }
 
-    /// Puts right what a killed daemon left set on the interface.
+    /// Puts right what a killed daemon left set on the interface, for a plane that needs none of it.
+    /// Where a program is attached it still needs the settings: [`Keeper::set`] keeps those that are
+    /// wanted and takes back the others.
     ///
     /// # Errors
     /// The file that remembers can't be read.
@@ -260,6 +262,7 @@ impl Keeper {
 
     /// Takes the program off, and gives back what was changed. Goes on over what fails.
     pub fn close(self) {
+        let had_program = self.steering.is_some();
         if let Some(steering) = self.steering
             && let Err(error) = steering.detach()
         {
@@ -269,7 +272,13 @@ impl Keeper {
             );
         }
         drop(self.announcer);
-        let refused = self.settings.map(Remembered::restore).unwrap_or_default();
+        let refused = match self.settings {
+            Some(settings) => settings.restore(),
+            // A start that did not get as far: what is set now is set for a program that is gone.
+            None if had_program => restore_left_over(&self.nic.name, &self.run_dir)
+                .unwrap_or_else(|error| vec![format!("{error:#}")]),
+            None => Vec::new(),
+        };
         for sentence in refused {
             tracing::warn!("{sentence}");
         }

@@ -55,6 +55,9 @@ pub struct Opened {
 pub fn open(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
     if state.config().plane == Plane::AfPacket {
         keeper.detach_left_over()?;
+        for sentence in keeper.restore_left_over()? {
+            tracing::warn!("{sentence}");
+        }
         return open_packet(keeper, state, events);
     }
     open_program(keeper, state, events)

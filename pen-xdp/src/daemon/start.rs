@@ -49,9 +49,6 @@ impl Daemon {
             Some(path) => Some(ControlSocket::bind(path)?),
             None => None,
         };
-        for sentence in keeper.restore_left_over()? {
-            tracing::info!("{sentence}");
-        }
         let mut watch = keeper.watch(&backends(&config))?;
         keeper.nic.link = watch.link();
         if !watch.link().up {

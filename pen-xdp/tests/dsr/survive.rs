@@ -97,6 +97,35 @@ fn a_restart_with_other_back_ends_moves_only_what_it_must() {
     pen.stop(&lab, lab.balancer());
 }
 
+/// The program of the killed daemon forwards on the settings that it was attached with: the next
+/// daemon must not give them back to make them again.
+#[test]
+fn a_restart_leaves_the_settings_that_the_program_needs() {
+    if !lab::ready("a_restart_leaves_the_settings_that_the_program_needs") {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let services = service(&lab, SERVICE, 1);
+    let top = "plane = \"af_xdp\"\n";
+    let mut pen = Pen::start(&lab, top, &services);
+    pen.process
+        .stop(Signal::Kill, Duration::from_secs(5))
+        .unwrap();
+    // A loop of the shell alone: it looks some ten thousand times a second.
+    let look = "echo looking; while read -r now < /sys/class/net/eth0/gro_flush_timeout; do \
+                [ \"$now\" = 200000 ] || { echo \"it was $now\"; exit; }; done";
+    let looking = lab.balancer().spawn("sh", ["-c", look]).unwrap();
+    looking
+        .wait_for_line("looking", Duration::from_secs(5))
+        .unwrap();
+    let next = Pen::start(&lab, top, &services);
+    assert!(looking.is_running(), "{}", looking.output());
+    drop(looking);
+    assert!(!next.status().nic_changes.is_empty());
+    // What is no longer wanted is taken back, and what was there before is not forgotten.
+    next.stop(&lab, lab.balancer());
+}
+
 #[test]
 fn frozen_the_program_takes_its_queues() {
     if !lab::ready("frozen_the_program_takes_its_queues") {
