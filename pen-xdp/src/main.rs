@@ -85,7 +85,10 @@ fn run(start: &Start) -> ExitCode {
 async fn serve(config: Config, source: String, waited_for: bool) -> ExitCode {
     let pid_file = config.pid_file.clone();
     let mut daemon = match Daemon::start(config, source).await {
-        Ok(daemon) => daemon,
+        Ok(Some(daemon)) => daemon,
+        // Whoever waits for it in the background is not to take this for serving.
+        Ok(None) if waited_for => return ExitCode::FAILURE,
+        Ok(None) => return ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pen: {error:#}");
             return ExitCode::from(EXIT_WRONG);

@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod open;
+mod signals;
 pub mod start;
 mod status;
 
@@ -16,7 +17,6 @@ use pen_common::{
     tables::Mac,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{Duration, interval},
@@ -38,6 +38,7 @@ use crate::{
     plane::{Epochs, Event, Workers, coarse_ns},
     watch::{NetEvent, Watch},
 };
+use signals::Signals;
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
 const TICK: Duration = Duration::from_millis(100);
@@ -68,6 +69,7 @@ pub struct Daemon {
     socket: Option<ControlSocket>,
     announce_at: Option<Instant>,
     change: Change,
+    signals: Signals,
     /// Given back last of all.
     lock: InterfaceLock,
 }
@@ -99,8 +101,6 @@ impl Daemon {
     /// # Errors
     /// The interface or the kernel's notifications are lost.
     pub async fn run(&mut self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("signals can't be caught")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("signals can't be caught")?;
         let (sender, mut requests) = mpsc::channel(REQUESTS);
         let socket = self.socket.take();
         let memory = Arc::clone(&self.memory);
@@ -121,8 +121,7 @@ impl Daemon {
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
                 result = grace_over(&mut self.change.grace) => self.graced(result),
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                () = self.signals.stop() => return Ok(()),
             }
             self.publish();
         }

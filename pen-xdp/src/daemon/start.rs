@@ -13,7 +13,7 @@ use tracing_subscriber::{
     EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
-use super::{Change, Daemon, open};
+use super::{Change, Daemon, open, signals::Signals};
 use crate::{
     announce::Announced,
     control::{
@@ -21,6 +21,7 @@ use crate::{
         state::{Command, State},
     },
     keeper::{Keeper, backends},
+    lock::InterfaceLock,
     plane::coarse_ns,
     watch::{NetEvent, Watch},
 };
@@ -31,31 +32,30 @@ const NEIGHBORS: Duration = Duration::from_secs(1);
 const EVENTS: usize = 256;
 
 impl Daemon {
-    /// Starts everything. On an error nothing is left behind, and a daemon that ran before still
-    /// does.
+    /// Starts everything; `None` if it was told to stop before it served. Then, and on an error,
+    /// nothing is left behind, and a daemon that ran before still does.
     ///
     /// # Errors
     /// What is wrong, where, and what mends it.
-    pub async fn start(config: Config, source: String) -> Result<Self> {
-        let mut keeper = Keeper::open(&config)?;
-        let unreachable = keeper.unreachable(&config);
-        if !unreachable.is_empty() {
-            bail!("{}", unreachable.join("\n"));
-        }
-        keeper.check_privileges(config.plane != Plane::AfPacket)?;
-        // Before anything is touched: what is there may be a living daemon's.
-        let lock = keeper.lock().await?;
-        let socket = match &config.control {
-            Some(path) => Some(ControlSocket::bind(path)?),
-            None => None,
+    pub async fn start(config: Config, source: String) -> Result<Option<Self>> {
+        let mut signals = Signals::catch()?;
+        let ready = tokio::select! {
+            ready = Ready::prepare(config) => ready?,
+            // Wherever it waits, all that it has is given back when it is dropped.
+            () = signals.stop() => return Ok(None),
         };
-        let mut watch = keeper.watch(&backends(&config))?;
-        keeper.nic.link = watch.link();
-        if !watch.link().up {
-            tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);
-        }
-        let mut state = State::new(config, coarse_ns() / 1_000_000);
-        observe_all(&mut state, &mut watch).await?;
+        Self::begin(ready, source, signals).map(Some)
+    }
+
+    /// Opens the plane. Nothing waits here: a signal is heard as soon as the daemon runs.
+    fn begin(ready: Ready, source: String, signals: Signals) -> Result<Self> {
+        let Ready {
+            mut keeper,
+            lock,
+            socket,
+            watch,
+            mut state,
+        } = ready;
         let (sender, events) = crossbeam::channel::bounded(EVENTS);
         let opened = match open::open(&mut keeper, &mut state, &sender) {
             Ok(opened) => opened,
@@ -89,6 +89,7 @@ impl Daemon {
             socket,
             announce_at: None,
             change: Change::default(),
+            signals,
             lock,
         };
         daemon.announce();
@@ -97,6 +98,46 @@ impl Daemon {
         daemon.change.epochs = daemon.workers.as_ref().map(crate::plane::Workers::epochs);
         daemon.start_grace();
         Ok(daemon)
+    }
+}
+
+/// What a start has before it opens a plane. Fields are dropped in this order.
+struct Ready {
+    state: State,
+    watch: Watch,
+    socket: Option<ControlSocket>,
+    keeper: Keeper,
+    lock: InterfaceLock,
+}
+
+impl Ready {
+    async fn prepare(config: Config) -> Result<Self> {
+        let mut keeper = Keeper::open(&config)?;
+        let unreachable = keeper.unreachable(&config);
+        if !unreachable.is_empty() {
+            bail!("{}", unreachable.join("\n"));
+        }
+        keeper.check_privileges(config.plane != Plane::AfPacket)?;
+        // Before anything is touched: what is there may be a living daemon's.
+        let lock = keeper.lock().await?;
+        let socket = match &config.control {
+            Some(path) => Some(ControlSocket::bind(path)?),
+            None => None,
+        };
+        let mut watch = keeper.watch(&backends(&config))?;
+        keeper.nic.link = watch.link();
+        if !watch.link().up {
+            tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);
+        }
+        let mut state = State::new(config, coarse_ns() / 1_000_000);
+        observe_all(&mut state, &mut watch).await?;
+        Ok(Self {
+            state,
+            watch,
+            socket,
+            keeper,
+            lock,
+        })
     }
 }
 

@@ -12,4 +12,5 @@ mod planes;
 mod protocols;
 mod refuse;
 mod rig;
+mod signals;
 mod survive;

@@ -19,7 +19,7 @@ const STOP: Duration = Duration::from_secs(15);
 /// A running daemon.
 pub(crate) struct Pen {
     pub(crate) process: Process,
-    control: PathBuf,
+    pub(crate) control: PathBuf,
     pub(crate) pid_file: PathBuf,
 }
 
@@ -54,6 +54,11 @@ fn listener(vip: IpAddr, port: &str) -> String {
 impl Pen {
     /// Starts Pen on balancer `index` with these top-level lines and services.
     pub(crate) fn start_on(lab: &Lab, index: usize, top: &str, services: &str) -> Self {
+        Self::spawn_on(lab, index, top, services).ready()
+    }
+
+    /// As [`Pen::start_on`], without waiting until it serves.
+    pub(crate) fn spawn_on(lab: &Lab, index: usize, top: &str, services: &str) -> Self {
         let machine = &lab.balancers()[index];
         let folder = lab.folder().join(format!("pen{index}"));
         fs::create_dir_all(&folder).unwrap();
@@ -74,7 +79,6 @@ impl Pen {
             control,
             pid_file,
         }
-        .ready()
     }
 
     /// As [`Pen::start_on`], on the first balancer.
