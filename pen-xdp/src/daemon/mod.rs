@@ -1,6 +1,7 @@
 //! The loop that joins everything: what happens outside becomes commands, commands change the
 //! state, the state is published, and whoever asked hears of it.
 
+mod change;
 pub mod check;
 pub mod open;
 mod signals;
@@ -18,7 +19,6 @@ use pen_common::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
     time::{Duration, interval},
 };
 
@@ -35,9 +35,10 @@ use crate::{
     lock::InterfaceLock,
     mapped::Mapped,
     neighbor::Resolved,
-    plane::{Epochs, Event, Workers, coarse_ns},
+    plane::{Event, Workers, coarse_ns},
     watch::{NetEvent, Watch},
 };
+use change::{Change, Waiting, grace_over};
 use signals::Signals;
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
@@ -72,27 +73,6 @@ pub struct Daemon {
     signals: Signals,
     /// Given back last of all.
     lock: InterfaceLock,
-}
-
-/// Where the latest change stands.
-#[derive(Default)]
-struct Change {
-    /// The state differs from what was published.
-    dirty: bool,
-    /// Where the workers were at the last publication.
-    epochs: Option<Epochs>,
-    /// The wait for readers of what the last publication replaced.
-    grace: Option<JoinHandle<Result<(), NoGrace>>>,
-    /// Who asked for changes that are not published yet.
-    waiting: Vec<Waiting>,
-    /// Who asked for changes that are published, and may still be read otherwise.
-    graced: Vec<Waiting>,
-}
-
-/// An asker who hears of his change when it is in force.
-struct Waiting {
-    request: Request,
-    answer: oneshot::Sender<String>,
 }
 
 impl Daemon {
@@ -178,7 +158,8 @@ impl Daemon {
     /// A change that nobody asked for: it can't be refused.
     fn observe(&mut self, command: Command) {
         match self.state.apply(command) {
-            Ok(changed) => self.change.dirty |= changed,
+            Ok(true) => self.change.observe(),
+            Ok(false) => {}
             Err(refusal) => tracing::error!("an observation was refused: {refusal}"),
         }
     }
@@ -326,10 +307,7 @@ impl Daemon {
         };
         match outcome {
             // In force only when it is published and nobody reads the old tables any more.
-            Ok(changed) => {
-                self.change.dirty |= changed;
-                self.change.waiting.push(Waiting { request, answer });
-            }
+            Ok(_) => self.change.waiting.push(Waiting { request, answer }),
             Err(refusal) => self.reply(&request, answer, Err(refusal.to_string())),
         }
     }
@@ -386,10 +364,9 @@ impl Daemon {
 
     /// Publishes what has changed, as soon as the publication before is over.
     fn publish(&mut self) {
-        if self.change.grace.is_some() || (!self.change.dirty && self.change.waiting.is_empty()) {
+        if !self.change.is_due(Instant::now()) {
             return;
         }
-        self.change.dirty = false;
         let waiting = std::mem::take(&mut self.change.waiting);
         let published = Snapshot::compile(&self.state, Some(&self.snapshot))
             .map_err(anyhow::Error::from)
@@ -404,6 +381,7 @@ impl Daemon {
         match published {
             Ok(()) => {
                 self.published = self.state.clone();
+                self.change.published();
                 self.change.graced = waiting;
                 self.change.epochs = self.workers.as_ref().map(Workers::epochs);
                 self.start_grace();
@@ -411,6 +389,7 @@ impl Daemon {
             Err(error) => {
                 tracing::error!("nothing was changed: {error:#}");
                 self.state.take_back(&self.published);
+                self.change.refused(Instant::now());
                 for Waiting { request, answer } in waiting {
                     self.reply(&request, answer, Err(format!("{error:#}")));
                 }
@@ -438,19 +417,5 @@ impl Daemon {
         for Waiting { request, answer } in std::mem::take(&mut self.change.graced) {
             self.reply(&request, answer, Ok(Value::Applied));
         }
-    }
-}
-
-/// Ready when the running wait is over; never without one.
-async fn grace_over(grace: &mut Option<JoinHandle<Result<(), NoGrace>>>) -> Result<(), NoGrace> {
-    match grace {
-        Some(handle) => match handle.await {
-            Ok(result) => result,
-            Err(error) => {
-                tracing::error!("the wait for readers ended early: {error}");
-                Err(NoGrace::Worker)
-            }
-        },
-        None => std::future::pending().await,
     }
 }

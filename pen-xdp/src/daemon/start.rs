@@ -94,7 +94,7 @@ impl Daemon {
         };
         daemon.announce();
         // Whatever changed while the plane was opened.
-        daemon.change.dirty = true;
+        daemon.change.observe();
         daemon.change.epochs = daemon.workers.as_ref().map(crate::plane::Workers::epochs);
         daemon.start_grace();
         Ok(daemon)
