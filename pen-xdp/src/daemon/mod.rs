@@ -168,8 +168,11 @@ impl Daemon {
         match event {
             NetEvent::Neighbor(resolved) => self.resolved(resolved),
             NetEvent::AddressAdded(_) | NetEvent::AddressRemoved(_) => {
+                let before = start::own_vips(&self.state);
                 self.observe(Command::LocalAddresses(self.watch.owned().all()));
-                self.announce();
+                if start::own_vips(&self.state) != before {
+                    self.announce();
+                }
             }
             NetEvent::LinkDown => tracing::warn!("{} is down", self.keeper.nic.name),
             NetEvent::LinkUp { mac, mtu } => {
@@ -178,8 +181,11 @@ impl Daemon {
                 self.announce();
             }
             NetEvent::LinkChanged { mac, mtu } => {
+                let moved = mac != self.keeper.nic.link.mac;
                 self.link(mac, mtu);
-                self.announce();
+                if moved {
+                    self.announce();
+                }
             }
             NetEvent::Queues { rx, tx } => self.queues_changed(rx, tx),
             NetEvent::LinkGone => {
@@ -271,12 +277,15 @@ impl Daemon {
         let own = start::own_vips(&self.state);
         let addresses: BTreeSet<IpAddr> = own.iter().map(|announced| announced.vip).collect();
         let mac = self.keeper.nic.link.mac;
-        let told = self
-            .keeper
-            .listen(&addresses)
-            .and_then(|()| self.keeper.announce(&own, mac));
-        if let Err(error) = told {
-            tracing::warn!("{error:#}");
+        // Each for itself: an IPv6 group that can't be joined keeps no IPv4 address silent.
+        let own: Vec<_> = own.into_iter().collect();
+        for told in [
+            self.keeper.listen(&addresses),
+            self.keeper.announce(&own, mac),
+        ] {
+            if let Err(error) = told {
+                tracing::warn!("{error:#}");
+            }
         }
     }
 

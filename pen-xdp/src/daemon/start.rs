@@ -1,7 +1,7 @@
 //! From a checked configuration to a running [`Daemon`]: what may fail comes before what changes
 //! anything.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::Path, sync::OnceLock, time::Instant};
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path, sync::OnceLock, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use pen_common::{
@@ -173,19 +173,18 @@ async fn observe_all(state: &mut State, watch: &mut Watch) -> Result<()> {
     Ok(())
 }
 
-/// The VIPs that Pen answers for itself, and the VLAN of each.
-pub(super) fn own_vips(state: &State) -> Vec<Announced> {
-    let mut own: BTreeMap<IpAddr, Option<u16>> = BTreeMap::new();
+/// The VIPs that Pen answers for itself, in each VLAN that one is served in.
+pub(super) fn own_vips(state: &State) -> BTreeSet<Announced> {
+    let mut own = BTreeSet::new();
     for service in &state.config().services {
-        for listener in &service.listeners {
-            if !state.is_local(listener.address) {
-                own.entry(listener.address).or_insert(service.vlan);
-            }
-        }
+        let vlan = service.vlan;
+        let vips = service.listeners.iter().map(|listener| listener.address);
+        own.extend(
+            vips.filter(|vip| !state.is_local(*vip))
+                .map(|vip| Announced { vip, vlan }),
+        );
     }
-    own.into_iter()
-        .map(|(vip, vlan)| Announced { vip, vlan })
-        .collect()
+    own
 }
 
 /// Pen's `listen`: the VIPs, blank between them.
