@@ -9,6 +9,7 @@ use pen_common::config::{Config, Use, XdpMode};
 
 use crate::{
     announce::{Announced, Announcer},
+    control::grace::{NoGrace, Readers},
     ebpf::{self, Attachment, Capability, Place, Steering, check_privileges, possible_cpus},
     lock::{InterfaceLock, LockError},
     mapped::{Mapped, Shape},
@@ -155,6 +156,14 @@ impl Keeper {
     /// Whether the memory is that of the daemon before.
     pub fn adopted(&self) -> bool {
         self.steering.as_ref().is_some_and(Steering::adopted)
+    }
+
+    /// How the program's readers can be waited for on this host.
+    ///
+    /// # Errors
+    /// They can't.
+    pub fn readers(&self) -> Result<Readers, NoGrace> {
+        Readers::find()
     }
 
     /// Hangs the program on the interface.

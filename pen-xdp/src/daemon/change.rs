@@ -11,6 +11,10 @@ use crate::{control::grace::NoGrace, plane::Epochs};
 const RETRY: Duration = Duration::from_secs(1);
 /// Before each later try, at most.
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
+/// Between two waits for readers, if the first one failed.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long an asker hears nothing while the wait for readers fails.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Where the latest change stands.
 #[derive(Default)]
@@ -23,6 +27,8 @@ pub(super) struct Change {
     pub(super) epochs: Option<Epochs>,
     /// The wait for readers of what the last publication replaced.
     pub(super) grace: Option<JoinHandle<Result<(), NoGrace>>>,
+    /// Since when that wait fails again and again.
+    failing: Option<Instant>,
     /// Who asked for changes that are not published yet.
     pub(super) waiting: Vec<Waiting>,
     /// Who asked for changes that are published, and may still be read otherwise.
@@ -60,6 +66,23 @@ impl Change {
             let wait = wait.min(RETRY_LONGEST);
             self.retry = Some((now + wait, wait));
         }
+    }
+
+    /// The wait for readers failed at `now`; whether those who asked have waited long enough.
+    pub(super) fn wait_failed(&mut self, now: Instant) -> bool {
+        let since = *self.failing.get_or_insert(now);
+        now.duration_since(since) >= PATIENCE
+    }
+
+    /// The wait for readers is over.
+    pub(super) fn waited(&mut self) {
+        self.failing = None;
+    }
+
+    /// The time to let pass before the next wait for readers: what fails at once must not be
+    /// tried without end.
+    pub(super) fn pause(&self) -> Duration {
+        self.failing.map_or(Duration::ZERO, |_| PAUSE)
     }
 }
 
@@ -103,5 +126,19 @@ mod tests {
         assert!(change.is_due(now), "what is new is tried at once");
         change.published();
         assert!(!change.is_due(now + RETRY_LONGEST));
+    }
+
+    #[test]
+    fn a_wait_that_fails_is_paced_and_askers_hear_of_it() {
+        let mut change = Change::default();
+        let now = Instant::now();
+        assert_eq!(change.pause(), Duration::ZERO);
+        assert!(!change.wait_failed(now));
+        assert_eq!(change.pause(), PAUSE);
+        assert!(!change.wait_failed(now + PATIENCE / 2));
+        assert!(change.wait_failed(now + PATIENCE));
+        change.waited();
+        assert_eq!(change.pause(), Duration::ZERO);
+        assert!(!change.wait_failed(now + PATIENCE));
     }
 }

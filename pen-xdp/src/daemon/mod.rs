@@ -8,7 +8,7 @@ mod signals;
 pub mod start;
 mod status;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, thread, time::Instant};
 
 use anyhow::{Context, Result};
 use crossbeam::channel::Receiver;
@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     control::{
-        grace::{self, NoGrace},
+        grace::{NoGrace, Readers},
         publish::Publisher,
         report::Seen,
         snapshot::Snapshot,
@@ -58,6 +58,7 @@ pub struct Daemon {
     snapshot: Snapshot,
     publisher: Publisher,
     memory: Arc<Mapped>,
+    readers: Arc<Readers>,
     keeper: Keeper,
     watch: Watch,
     plane: Plane,
@@ -409,20 +410,40 @@ impl Daemon {
     fn start_grace(&mut self) {
         let then = self.change.epochs.clone();
         let watcher = self.workers.as_ref().map(Workers::watcher);
+        let readers = Arc::clone(&self.readers);
+        let pause = self.change.pause();
         self.change.grace = Some(tokio::task::spawn_blocking(move || {
-            grace::wait(|| match (&then, &watcher) {
+            thread::sleep(pause);
+            readers.wait(|| match (&then, &watcher) {
                 (Some(then), Some(watcher)) => then.passed(&watcher.epochs()),
                 _ => true,
             })
         }));
     }
 
+    /// Tells everyone who waits that it does not go on. Nothing is published meanwhile.
+    fn give_up(&mut self, error: &NoGrace) {
+        for Waiting { request, answer } in std::mem::take(&mut self.change.graced) {
+            let why = format!("it is published, but may not be in force everywhere yet: {error}");
+            self.reply(&request, answer, Err(why));
+        }
+        self.state.take_back(&self.published);
+        for Waiting { request, answer } in std::mem::take(&mut self.change.waiting) {
+            let why = format!("nothing was changed, the change before is not over: {error}");
+            self.reply(&request, answer, Err(why));
+        }
+    }
+
     fn graced(&mut self, result: Result<(), NoGrace>) {
         self.change.grace = None;
         if let Err(error) = result {
             tracing::error!("{error}; changes wait");
+            if self.change.wait_failed(Instant::now()) {
+                self.give_up(&error);
+            }
             return self.start_grace();
         }
+        self.change.waited();
         for Waiting { request, answer } in std::mem::take(&mut self.change.graced) {
             self.reply(&request, answer, Ok(Value::Applied));
         }

@@ -11,7 +11,7 @@ use pen_common::{
 
 use crate::{
     control::{
-        grace,
+        grace::Readers,
         publish::{Publisher, TableMemoryFull},
         snapshot::Snapshot,
         state::{Command, State},
@@ -46,6 +46,8 @@ pub struct Opened {
     pub publisher: Publisher,
     /// What is in force.
     pub snapshot: Snapshot,
+    /// How those who read the memory are waited for.
+    pub readers: Arc<Readers>,
 }
 
 /// Opens the configured plane, or the best one that there is.
@@ -84,11 +86,16 @@ fn fill(memory: Arc<Mapped>, state: &State) -> Result<Filled> {
 
 /// The program's memory, filled. Tables in force are not written over: what does not fit beside
 /// those of the daemon before gets memory of its own, and the program changes over with `attach`.
-fn fill_program(keeper: &mut Keeper, state: &State, queues: u32) -> Result<Filled> {
+fn fill_program(
+    keeper: &mut Keeper,
+    state: &State,
+    readers: &Readers,
+    queues: u32,
+) -> Result<Filled> {
     let bytes = state.config().table_memory();
     let memory = keeper.open_program(bytes, queues)?;
     // The daemon before may have died between a publication and the end of its readers.
-    grace::wait(|| true)?;
+    readers.wait(|| true)?;
     let queues_before = memory.queues_before();
     match fill(memory, state) {
         Err(error) if keeper.adopted() && error.is::<TableMemoryFull>() => {
@@ -142,6 +149,7 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
         memory: filled.memory,
         publisher: filled.publisher,
         snapshot: filled.snapshot,
+        readers: Arc::new(Readers::None),
     })
 }
 
@@ -149,7 +157,9 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
 fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
     let config = state.config().clone();
     let queues_before = keeper.queues().context("the queues can't be counted")?;
-    let filled = fill_program(keeper, state, queues_before.0)?;
+    // Without it nothing could be changed, so nothing is begun.
+    let readers = Arc::new(keeper.readers()?);
+    let filled = fill_program(keeper, state, &readers, queues_before.0)?;
     let queues_before = match filled.memory.queues_before() {
         // A restarted daemon finds the queues that the driver added for the program.
         found @ 1.. => found,
@@ -177,6 +187,7 @@ fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) 
         memory: filled.memory,
         publisher: filled.publisher,
         snapshot: filled.snapshot,
+        readers,
     };
     if let Err(error) = climb(keeper, state, events, &mut opened, (native, queues_before)) {
         // The error is what its reader needs; taking the program off is said in the log.
@@ -393,7 +404,7 @@ fn publish_longest(
     })?;
     let snapshot = Snapshot::compile(state, Some(&opened.snapshot))?;
     // No worker runs yet; the program may, over memory that it had before.
-    grace::wait(|| true)?;
+    opened.readers.wait(|| true)?;
     opened.publisher.publish(&snapshot)?;
     opened.snapshot = snapshot;
     Ok(())

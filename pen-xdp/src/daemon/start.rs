@@ -77,6 +77,7 @@ impl Daemon {
             snapshot: opened.snapshot,
             publisher: opened.publisher,
             memory: opened.memory,
+            readers: opened.readers,
             keeper,
             watch,
             plane: opened.plane,

@@ -7,6 +7,7 @@
 //! in place, or, if it knows another layout, fills memory of its own first.
 
 mod pins;
+mod readers;
 mod refusal;
 
 use std::{
@@ -30,6 +31,7 @@ use aya::{
 use pen_common::config::XdpMode;
 use tracing::{info, warn};
 
+pub use self::readers::ReadersMap;
 pub use self::refusal::{Capability, OpenError, check_privileges, possible_cpus};
 use self::{
     pins::{Pins, ensure_bpffs},
