@@ -191,10 +191,7 @@ fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) 
     };
     if let Err(error) = climb(keeper, state, events, &mut opened, (native, queues_before)) {
         // The error is what its reader needs; taking the program off is said in the log.
-        for queue in &opened.queues {
-            keeper.unset_socket(queue.queue);
-        }
-        drop(opened.workers.take());
+        to_program(keeper, &mut opened);
         return Err(error);
     }
     Ok(opened)
@@ -215,18 +212,12 @@ fn climb(
         Plane::Auto => native,
         Plane::Xdp | Plane::AfPacket => false,
     };
-    let busy_poll = workers_wanted && config.busy != Busy::Never;
-    let settings = keeper.set(Wanted {
+    let wanted = Wanted {
         generic: !native,
         tagged,
-        busy_poll,
-    })?;
-    for why in settings.refused.clone() {
-        opened.degraded.push(Degraded {
-            what: "interface settings".into(),
-            why,
-        });
-    }
+        busy_poll: workers_wanted && config.busy != Busy::Never,
+    };
+    set(keeper, opened, wanted)?;
     let queues = keeper.queues().context("the queues can't be counted")?;
     opened.queues = (0..queues.0)
         .map(|queue| queue_status(queue, ServedBy::Program))
@@ -240,25 +231,10 @@ fn climb(
         });
     }
     if !workers_wanted {
-        let why = match config.plane {
-            Plane::Auto => "generic XDP: the program carries frames that a socket can't take whole",
-            Plane::AfXdp | Plane::Xdp | Plane::AfPacket => "as configured",
-        };
-        if config.plane == Plane::Auto {
-            let why = "left out: workers need native XDP to be worth their core".to_owned();
-            opened.rungs.push(Rung {
-                plane: Plane::AfXdp,
-                taken: false,
-                why,
-            });
-        }
-        opened.rungs.push(Rung {
-            plane: Plane::Xdp,
-            taken: true,
-            why: why.to_owned(),
-        });
+        without_workers(config.plane, opened);
         return Ok(());
     }
+    let degraded = opened.degraded.len();
     match open_workers(keeper, state, events, opened, queues_before) {
         Ok(()) => {
             opened.plane = Plane::AfXdp;
@@ -275,6 +251,18 @@ fn climb(
             Ok(())
         }
         Err(error) if config.plane == Plane::Auto => {
+            to_program(keeper, opened);
+            // What their sockets lacked is no lack of the program's.
+            opened.degraded.truncate(degraded);
+            let wanted = Wanted {
+                busy_poll: false,
+                ..wanted
+            };
+            set(keeper, opened, wanted)?;
+            state.apply(Command::Interface {
+                mac: state.mac(),
+                redirect_len_max: 0,
+            })?;
             let why = format!("{error:#}");
             tracing::warn!("no AF_XDP workers, the program forwards by itself: {why}");
             opened.rungs.push(Rung {
@@ -291,6 +279,47 @@ fn climb(
             Ok(())
         }
         Err(error) => Err(error.context("plane = af_xdp")),
+    }
+}
+
+/// Makes the interface's settings what this way of forwarding wants.
+fn set(keeper: &mut Keeper, opened: &mut Opened, wanted: Wanted) -> Result<()> {
+    for why in keeper.set(wanted)?.refused.clone() {
+        note_degraded(&mut opened.degraded, "interface settings", why);
+    }
+    Ok(())
+}
+
+/// Says why the program forwards by itself.
+fn without_workers(wanted: Plane, opened: &mut Opened) {
+    let why = match wanted {
+        Plane::Auto => "generic XDP: the program carries frames that a socket can't take whole",
+        Plane::AfXdp | Plane::Xdp | Plane::AfPacket => "as configured",
+    };
+    if wanted == Plane::Auto {
+        let why = "left out: workers need native XDP to be worth their core".to_owned();
+        opened.rungs.push(Rung {
+            plane: Plane::AfXdp,
+            taken: false,
+            why,
+        });
+    }
+    opened.rungs.push(Rung {
+        plane: Plane::Xdp,
+        taken: true,
+        why: why.to_owned(),
+    });
+}
+
+/// Gives every queue to the program. Workers that failed half way may have sockets in its map
+/// already: those go first, so that what is handed over meanwhile is still forwarded.
+fn to_program(keeper: &mut Keeper, opened: &mut Opened) {
+    for queue in &opened.queues {
+        keeper.unset_socket(queue.queue);
+    }
+    drop(opened.workers.take());
+    for status in &mut opened.queues {
+        *status = queue_status(status.queue, ServedBy::Program);
     }
 }
 
