@@ -205,12 +205,14 @@ fn seeds() {
 }
 
 #[test]
-fn table_memory_leaves_room_for_the_largest_pool_twice() {
+fn table_memory_holds_every_table_twice() {
     let mut config = read(SMALL).unwrap().config().clone();
     config.pools[0].table_size = TABLE_SIZE_MAX;
-    let slots = u64::from(TABLE_SIZE_MAX) * SLOT_BYTES;
+    // Four slots are a word, and the last one of a table is its own.
+    let slots = u64::from(TABLE_SIZE_MAX).div_ceil(4) * 8;
     assert_eq!(config.slot_bytes(), slots);
-    assert_eq!(config.table_memory(), slots * 4);
+    assert_eq!(config.table_memory_needed(), slots * 2);
+    assert!(config.table_memory() >= slots * 4 - 8);
     config.pools[0].table_size = TABLE_SIZE_MIN;
     assert_eq!(config.table_memory(), TABLE_MEMORY_MIN);
     config.pools = vec![
@@ -228,9 +230,34 @@ fn table_memory_leaves_room_for_the_largest_pool_twice() {
     config.table_memory = Some(TABLE_MEMORY_MIN);
     let errors = config.check().unwrap_err().to_string();
     assert!(
-        errors.contains("table_memory = 1048576 is too small: the pools' tables take"),
+        errors
+            .contains("table_memory = 1048576 is too small: the pools' tables, old and new, take"),
         "{errors}"
     );
+}
+
+/// Forty pools of 65,537 slots: the words that their ends share with nobody count as well.
+#[test]
+fn a_table_memory_that_holds_one_copy_only_is_refused() {
+    let mut config = read(SMALL).unwrap().config().clone();
+    let pool = config.pools[0].clone();
+    config.pools = (0..40)
+        .map(|number| Pool {
+            name: format!("p{number}"),
+            table_size: TABLE_SIZE_DEFAULT,
+            ..pool.clone()
+        })
+        .collect();
+    config.services[0].pool = "p0".to_owned();
+    let needed = 40 * 16_385 * 8 * 2;
+    assert_eq!(config.table_memory_needed(), needed);
+    for refused in [needed / 2, needed - 1] {
+        config.table_memory = Some(refused);
+        let errors = config.clone().check().unwrap_err().to_string();
+        assert!(errors.contains("is too small"), "{errors}");
+    }
+    config.table_memory = Some(needed);
+    config.check().unwrap();
 }
 
 fn path() -> impl Strategy<Value = PathBuf> {

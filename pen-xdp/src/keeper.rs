@@ -9,7 +9,9 @@ use pen_common::config::{Config, Use, XdpMode};
 
 use crate::{
     announce::{Announced, Announcer},
+    control::grace::{NoGrace, Readers},
     ebpf::{self, Attachment, Capability, Place, Steering, check_privileges, possible_cpus},
+    lock::{InterfaceLock, LockError},
     mapped::{Mapped, Shape},
     neighbor::{Segments, check_layer2},
     nic::{Change, Nic, Remembered, Wanted, restore_left_over},
@@ -47,6 +49,14 @@ impl Keeper {
         })
     }
 
+    /// Makes the interface this process's own. To be held for as long as anything of it is used.
+    ///
+    /// # Errors
+    /// See [`LockError`].
+    pub async fn lock(&self) -> Result<InterfaceLock, LockError> {
+        InterfaceLock::take(&self.run_dir, &self.nic.name).await
+    }
+
     /// Back ends that a MAC rewrite can't reach, a sentence for each.
     pub fn unreachable(&self, segments: &Segments) -> Vec<String> {
         let interfaces = segments.interfaces.iter();
@@ -75,7 +85,9 @@ impl Keeper {
         }
     }
 
-    /// Puts right what a killed daemon left set on the interface.
+    /// Puts right what a killed daemon left set on the interface, for a plane that needs none of it.
+    /// Where a program is attached it still needs the settings: [`Keeper::set`] keeps those that are
+    /// wanted and takes back the others.
     ///
     /// # Errors
     /// The file that remembers can't be read.
@@ -121,13 +133,30 @@ impl Keeper {
     /// # Errors
     /// See [`ebpf::OpenError`].
     pub fn open_program(&mut self, slot_bytes: u64, workers: u32) -> Result<Arc<Mapped>> {
+        self.open_memory(slot_bytes, workers, Steering::open)
+    }
+
+    /// New memory, though the daemon before left some.
+    ///
+    /// # Errors
+    /// See [`ebpf::OpenError`].
+    pub fn open_fresh_program(&mut self, slot_bytes: u64, workers: u32) -> Result<Arc<Mapped>> {
+        self.open_memory(slot_bytes, workers, Steering::open_fresh)
+    }
+
+    fn open_memory(
+        &mut self,
+        slot_bytes: u64,
+        workers: u32,
+        open: impl FnOnce(Place, Shape) -> Result<Steering, ebpf::OpenError>,
+    ) -> Result<Arc<Mapped>> {
         let place = Place {
             bpffs: self.bpffs.clone(),
             ifname: self.nic.name.clone(),
             ifindex: self.nic.index,
         };
         let cpus = possible_cpus().context("the number of CPUs is not known")?;
-        let steering = Steering::open(place, Shape::new(slot_bytes, cpus, workers))?;
+        let steering = open(place, Shape::new(slot_bytes, cpus, workers))?;
         let memory = Arc::clone(steering.memory());
         self.steering = Some(steering);
         Ok(memory)
@@ -136,6 +165,14 @@ impl Keeper {
     /// Whether the memory is that of the daemon before.
     pub fn adopted(&self) -> bool {
         self.steering.as_ref().is_some_and(Steering::adopted)
+    }
+
+    /// How the program's readers can be waited for on this host.
+    ///
+    /// # Errors
+    /// They can't.
+    pub fn readers(&self) -> Result<Readers, NoGrace> {
+        Readers::find()
     }
 
     /// Hangs the program on the interface.
@@ -243,6 +280,7 @@ impl Keeper {
 
     /// Takes the program off, and gives back what was changed. Goes on over what fails.
     pub fn close(self) {
+        let had_program = self.steering.is_some();
         if let Some(steering) = self.steering
             && let Err(error) = steering.detach()
         {
@@ -252,7 +290,13 @@ impl Keeper {
             );
         }
         drop(self.announcer);
-        let refused = self.settings.map(Remembered::restore).unwrap_or_default();
+        let refused = match self.settings {
+            Some(settings) => settings.restore(),
+            // A start that did not get as far: what is set now is set for a program that is gone.
+            None if had_program => restore_left_over(&self.nic.name, &self.run_dir)
+                .unwrap_or_else(|error| vec![format!("{error:#}")]),
+            None => Vec::new(),
+        };
         for sentence in refused {
             tracing::warn!("{sentence}");
         }

@@ -6,6 +6,7 @@ pub mod control;
 pub mod daemon;
 pub mod ebpf;
 pub mod keeper;
+pub mod lock;
 pub mod mapped;
 pub mod neighbor;
 pub mod netlink;

@@ -10,12 +10,13 @@ use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
 use pen::{
     cli::{self, Action, Detach, EXIT_WRONG, Start, Stop, System},
     daemon::{
-        Daemon, StopSignals,
+        Daemon,
         check::check,
         log::{log_to_stderr, log_to_syslog},
         pid_file::PidFile,
     },
     ebpf::{self, Detached},
+    lock::InterfaceLock,
     nic::restore_left_over,
 };
 use pen_common::config::Config;
@@ -104,14 +105,11 @@ async fn serve(config: Config, source: String, background: bool) -> ExitCode {
         eprintln!("pen: {error:#}");
         return ExitCode::from(EXIT_WRONG);
     }
-    let started = match StopSignals::catch() {
-        Ok(stop) => Daemon::start(config, source)
-            .await
-            .map(|daemon| (daemon, stop)),
-        Err(error) => Err(error),
-    };
-    let (mut daemon, mut stop) = match started {
-        Ok(started) => started,
+    let mut daemon = match Daemon::start(config, source).await {
+        Ok(Some(daemon)) => daemon,
+        // Whoever waits for it in the background is not to take this for serving.
+        Ok(None) if background => return ExitCode::FAILURE,
+        Ok(None) => return ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pen: {error:#}");
             return ExitCode::from(EXIT_WRONG);
@@ -131,7 +129,7 @@ async fn serve(config: Config, source: String, background: bool) -> ExitCode {
         daemon.close();
         return ExitCode::FAILURE;
     }
-    let result = daemon.run(&mut stop).await;
+    let result = daemon.run().await;
     daemon.close();
     drop(pid_file);
     match result {
@@ -215,6 +213,14 @@ fn clean(
         run_dir,
     }: &Detach,
 ) -> ExitCode {
+    // A living daemon takes its own things away when it is stopped.
+    let _lock = match InterfaceLock::take_blocking(run_dir, interface) {
+        Ok(lock) => lock,
+        Err(error) => {
+            eprintln!("pen: {error}");
+            return ExitCode::from(EXIT_WRONG);
+        }
+    };
     let detached = ebpf::detach(bpffs, interface);
     let restored = restore_left_over(interface, run_dir);
     let not_restored = restored.as_ref().map(Vec::as_slice).unwrap_or_default();

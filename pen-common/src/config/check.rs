@@ -125,25 +125,28 @@ impl<'a> Check<'a> {
         }
         if let Some(bytes) = config.table_memory {
             self.table_memory(bytes);
-        } else if config.slot_bytes() > TABLE_MEMORY_MAX {
-            let bytes = config.slot_bytes();
+        } else if config.table_memory_needed() > TABLE_MEMORY_MAX {
+            let bytes = config.table_memory_needed();
             let why = format!(
-                "the tables of all pools take {bytes} bytes, more than {TABLE_MEMORY_MAX}: \
-                 choose smaller table sizes"
+                "the tables of all pools, old and new, take {bytes} bytes, more than \
+                 {TABLE_MEMORY_MAX}: choose smaller table sizes"
             );
             self.wrong(Item::Top, "table_memory", why);
         }
     }
 
     fn table_memory(&mut self, bytes: u64) {
-        let needed = self.config.slot_bytes();
+        let needed = self.config.table_memory_needed();
         let range = TABLE_MEMORY_MIN..=TABLE_MEMORY_MAX;
         let why = if !range.contains(&bytes) {
             format!(
                 "table_memory = {bytes} is out of range ({TABLE_MEMORY_MIN}..={TABLE_MEMORY_MAX})"
             )
         } else if bytes < needed {
-            format!("table_memory = {bytes} is too small: the pools' tables take {needed} bytes")
+            format!(
+                "table_memory = {bytes} is too small: the pools' tables, old and new, take \
+                 {needed} bytes"
+            )
         } else {
             return;
         };

@@ -67,9 +67,10 @@ pub const SERVICE_DEFAULT: &str = "pen";
 
 const _: () = assert!(VIPS_MAX >= 1000 && POOLS_MAX >= 256 && BACKENDS_PER_POOL_MAX >= 4096);
 const _: () = assert!(BACKENDS_PER_POOL_MAX <= BACKENDS_MAX);
-const _: () = assert!(SLOT_BYTES * tables::SLOTS_PER_WORD as u64 == 8);
+const SLOTS_PER_WORD: u64 = tables::SLOTS_PER_WORD as u64;
+const _: () = assert!(SLOT_BYTES * SLOTS_PER_WORD == 8);
 const _: () = assert!(TABLE_SIZE_MIN < TABLE_SIZE_DEFAULT && TABLE_SIZE_DEFAULT < TABLE_SIZE_MAX);
-const _: () = assert!(TABLE_SIZE_MAX as u64 * SLOT_BYTES <= TABLE_MEMORY_MAX);
+const _: () = assert!(TABLE_SIZE_MAX as u64 * SLOT_BYTES * 2 < TABLE_MEMORY_MAX);
 const _: () = assert!(RING_SIZE_MIN.is_power_of_two() && RING_SIZE_MAX.is_power_of_two());
 
 words! {
@@ -347,16 +348,22 @@ impl Config {
         self.pools.iter().find(|pool| pool.name == name)
     }
 
-    /// Bytes that the slots of all pools take once.
+    /// Bytes that the slots of all pools take once. A table begins at a word of its own.
     pub fn slot_bytes(&self) -> u64 {
         self.pools
             .iter()
-            .map(|pool| u64::from(pool.table_size) * SLOT_BYTES)
+            .map(|pool| u64::from(pool.table_size).next_multiple_of(SLOTS_PER_WORD) * SLOT_BYTES)
             .sum()
     }
 
-    /// Bytes to set aside for slots: as configured, else room for all pools, for the largest one
-    /// a second time (a changed pool is written beside the one in use), and as much again to grow.
+    /// Least bytes to set aside for slots: tables are written beside those in use, and one change
+    /// may concern every pool.
+    pub fn table_memory_needed(&self) -> u64 {
+        self.slot_bytes() * 2
+    }
+
+    /// Bytes to set aside for slots: as configured, else what is needed and room for the largest
+    /// pool twice more, so that gaps between tables of different sizes do not matter.
     pub fn table_memory(&self) -> u64 {
         self.table_memory.unwrap_or_else(|| {
             let largest = self
@@ -365,8 +372,8 @@ impl Config {
                 .map(|pool| pool.table_size)
                 .max()
                 .unwrap_or(0);
-            let needed = self.slot_bytes() + u64::from(largest) * SLOT_BYTES;
-            (needed * 2).clamp(TABLE_MEMORY_MIN, TABLE_MEMORY_MAX)
+            let spare = u64::from(largest) * SLOT_BYTES * 2;
+            (self.table_memory_needed() + spare).clamp(TABLE_MEMORY_MIN, TABLE_MEMORY_MAX)
         })
     }
 }

@@ -36,6 +36,8 @@ pub struct Publisher {
     bank: u32,
     generation: u64,
     regions: Regions,
+    /// What the daemon before had in force; out of use from the first publication on.
+    adopted: BTreeMap<u32, u32>,
     live: BTreeMap<String, Placed>,
     /// `None` for a bank that this process has not written yet.
     written: [Option<Written>; 2],
@@ -69,13 +71,13 @@ impl Publisher {
                 regions.hold(entry.region, words(entry.size));
             }
         }
-        let foreign = regions.used.clone();
-        regions.retired = foreign;
+        let adopted = regions.used.clone();
         Self {
             memory,
             bank,
             generation: root >> 1,
             regions,
+            adopted,
             live: BTreeMap::new(),
             written: [None, None],
         }
@@ -102,6 +104,7 @@ impl Publisher {
             .store_root(snapshot.generation << 1 | u64::from(bank));
         self.bank = bank;
         self.generation = snapshot.generation;
+        self.regions.retired.append(&mut self.adopted);
         let before = std::mem::replace(&mut self.live, placed);
         for (name, old) in before {
             let kept = self
@@ -278,7 +281,7 @@ mod tests {
     };
     use pen_common::{
         config::{Change, TABLE_SIZE_DEFAULT},
-        tables::Tables,
+        tables::{Memory, Tables},
     };
     use std::net::IpAddr;
 
@@ -369,6 +372,51 @@ mod tests {
             publisher.publish(&fewer).unwrap();
             assert_eq!(holders(&memory).len(), 1);
         }
+    }
+
+    #[test]
+    fn what_was_adopted_stays_whole_until_nobody_reads_it() {
+        let memory = mapped(2 * TABLE_BYTES);
+        let before = Snapshot::compile(&observed(3), None).unwrap();
+        Publisher::new(Arc::clone(&memory))
+            .publish(&before)
+            .unwrap();
+        // What a reader sees that began before the publication: root, pool and slots of then.
+        let region = PoolEntry::from_word(memory.pool_word((memory.root() & 1) as u32 * POOLS_MAX));
+        let reader = MappedMemory::new(Arc::clone(&memory), 0, false);
+        let slots = || -> Vec<_> {
+            (region.region..region.region + words(region.size))
+                .map(|at| reader.slots(at))
+                .collect()
+        };
+        let seen = slots();
+        let mut publisher = Publisher::new(Arc::clone(&memory));
+        let mut changed = Snapshot::compile(&observed(1), None).unwrap();
+        changed.generation = 2;
+        publisher.publish(&changed).unwrap();
+        assert_eq!(holders(&memory).len(), 1);
+        assert!(slots() == seen, "the adopted tables were written over");
+        // The caller has waited: now their place may be taken.
+        let mut again = Snapshot::compile(&observed(2), None).unwrap();
+        again.generation = 3;
+        publisher.publish(&again).unwrap();
+        assert_eq!(holders(&memory).len(), 2);
+        assert!(slots() != seen);
+    }
+
+    #[test]
+    fn tables_that_do_not_fit_beside_the_adopted_ones_are_refused() {
+        let memory = mapped(TABLE_BYTES);
+        let before = Snapshot::compile(&observed(3), None).unwrap();
+        Publisher::new(Arc::clone(&memory))
+            .publish(&before)
+            .unwrap();
+        let in_force = (memory.root(), holders(&memory));
+        let mut changed = Snapshot::compile(&observed(1), None).unwrap();
+        changed.generation = 2;
+        let mut publisher = Publisher::new(Arc::clone(&memory));
+        publisher.publish(&changed).unwrap_err();
+        assert_eq!((memory.root(), holders(&memory)), in_force);
     }
 
     #[test]

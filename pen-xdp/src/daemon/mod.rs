@@ -1,16 +1,18 @@
 //! The loop that joins everything: what happens outside becomes commands, commands change the
 //! state, the state is published, and whoever asked hears of it.
 
+mod change;
 pub mod check;
 mod conflict;
 pub mod log;
 pub mod open;
 pub mod pid_file;
 mod queues;
+mod signals;
 pub mod start;
 mod status;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, thread, time::Instant};
 
 use anyhow::{Context, Result};
 use crossbeam::channel::Receiver;
@@ -20,15 +22,13 @@ use pen_common::{
     tables::Mac,
 };
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
-    task::JoinHandle,
     time::{Duration, interval},
 };
 
 use crate::{
     control::{
-        grace::{self, NoGrace},
+        grace::{NoGrace, Readers},
         publish::Publisher,
         report::Seen,
         snapshot::Snapshot,
@@ -36,11 +36,14 @@ use crate::{
         state::{Command, State},
     },
     keeper::Keeper,
+    lock::InterfaceLock,
     mapped::Mapped,
     neighbor::Resolved,
-    plane::{Epochs, Event, Workers, coarse_ns},
+    plane::{Event, Workers, coarse_ns},
     watch::{NetEvent, Watch},
 };
+use change::{Change, Waiting, grace_over};
+use signals::Signals;
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
 const TICK: Duration = Duration::from_millis(100);
@@ -59,6 +62,7 @@ pub struct Daemon {
     snapshot: Snapshot,
     publisher: Publisher,
     memory: Arc<Mapped>,
+    readers: Arc<Readers>,
     keeper: Keeper,
     watch: Watch,
     plane: Plane,
@@ -71,55 +75,9 @@ pub struct Daemon {
     socket: Option<ControlSocket>,
     announce_at: Option<Instant>,
     change: Change,
-}
-
-/// Where the latest change stands.
-#[derive(Default)]
-struct Change {
-    /// The state differs from what was published.
-    dirty: bool,
-    /// Where the workers were at the last publication.
-    epochs: Option<Epochs>,
-    /// The wait for readers of what the last publication replaced.
-    grace: Option<JoinHandle<Result<(), NoGrace>>>,
-    /// Who asked for changes that are not published yet.
-    waiting: Vec<Waiting>,
-    /// Who asked for changes that are published, and may still be read otherwise.
-    graced: Vec<Waiting>,
-}
-
-/// An asker who hears of his change when it is in force.
-struct Waiting {
-    request: Request,
-    answer: oneshot::Sender<String>,
-}
-
-/// SIGTERM and SIGINT, which end the daemon in order.
-pub struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    /// From now on these signals wait until they are looked at. To be called before anything is
-    /// attached: a signal that comes meanwhile would end the process and leave it all behind.
-    ///
-    /// # Errors
-    /// Signals can't be caught.
-    pub fn catch() -> Result<Self> {
-        let caught = |kind| signal(kind).context("signals can't be caught");
-        Ok(Self {
-            terminate: caught(SignalKind::terminate())?,
-            interrupt: caught(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
+    signals: Signals,
+    /// Given back last of all.
+    lock: InterfaceLock,
 }
 
 impl Daemon {
@@ -127,7 +85,7 @@ impl Daemon {
     ///
     /// # Errors
     /// The interface or the kernel's notifications are lost.
-    pub async fn run(&mut self, stop: &mut StopSignals) -> Result<()> {
+    pub async fn run(&mut self) -> Result<()> {
         let (sender, mut requests) = mpsc::channel(REQUESTS);
         let socket = self.socket.take();
         let memory = Arc::clone(&self.memory);
@@ -148,7 +106,7 @@ impl Daemon {
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
                 result = grace_over(&mut self.change.grace) => self.graced(result),
-                () = stop.next() => return Ok(()),
+                () = self.signals.stop() => return Ok(()),
             }
             self.publish();
         }
@@ -179,6 +137,7 @@ impl Daemon {
             queues,
             watch,
             socket,
+            lock,
             ..
         } = self;
         for queue in &queues {
@@ -190,6 +149,7 @@ impl Daemon {
             tracing::warn!("neighbour entries can't be taken back: {error}");
         }
         drop(socket);
+        drop(lock);
     }
 
     fn seen(&self) -> Seen<'_> {
@@ -203,7 +163,8 @@ impl Daemon {
     /// A change that nobody asked for: it can't be refused.
     fn observe(&mut self, command: Command) {
         match self.state.apply(command) {
-            Ok(changed) => self.change.dirty |= changed,
+            Ok(true) => self.change.observe(),
+            Ok(false) => {}
             Err(refusal) => tracing::error!("an observation was refused: {refusal}"),
         }
     }
@@ -212,8 +173,11 @@ impl Daemon {
         match event {
             NetEvent::Neighbor(resolved) => self.resolved(resolved),
             NetEvent::AddressAdded(_) | NetEvent::AddressRemoved(_) => {
+                let before = start::own_vips(&self.state);
                 self.observe(Command::LocalAddresses(self.watch.owned().all()));
-                self.announce();
+                if start::own_vips(&self.state) != before {
+                    self.announce();
+                }
             }
             NetEvent::LinkDown => tracing::warn!("{} is down", self.keeper.nic.name),
             NetEvent::LinkUp { mac, mtu } => {
@@ -222,8 +186,11 @@ impl Daemon {
                 self.announce();
             }
             NetEvent::LinkChanged { mac, mtu } => {
+                let moved = mac != self.keeper.nic.link.mac;
                 self.link(mac, mtu);
-                self.announce();
+                if moved {
+                    self.announce();
+                }
             }
             NetEvent::Queues { rx, tx } => self.queues_changed(rx, tx),
             NetEvent::LinkGone => {
@@ -315,12 +282,15 @@ impl Daemon {
         let own = start::own_vips(&self.state);
         let addresses: BTreeSet<IpAddr> = own.iter().map(|announced| announced.vip).collect();
         let mac = self.keeper.nic.link.mac;
-        let told = self
-            .keeper
-            .listen(&addresses)
-            .and_then(|()| self.keeper.announce(&own, mac));
-        if let Err(error) = told {
-            tracing::warn!("{error:#}");
+        // Each for itself: an IPv6 group that can't be joined keeps no IPv4 address silent.
+        let own: Vec<_> = own.into_iter().collect();
+        for told in [
+            self.keeper.listen(&addresses),
+            self.keeper.announce(&own, mac),
+        ] {
+            if let Err(error) = told {
+                tracing::warn!("{error:#}");
+            }
         }
     }
 
@@ -351,10 +321,7 @@ impl Daemon {
         };
         match outcome {
             // In force only when it is published and nobody reads the old tables any more.
-            Ok(changed) => {
-                self.change.dirty |= changed;
-                self.change.waiting.push(Waiting { request, answer });
-            }
+            Ok(_) => self.change.waiting.push(Waiting { request, answer }),
             Err(refusal) => self.reply(&request, answer, Err(refusal.to_string())),
         }
     }
@@ -411,10 +378,9 @@ impl Daemon {
 
     /// Publishes what has changed, as soon as the publication before is over.
     fn publish(&mut self) {
-        if self.change.grace.is_some() || (!self.change.dirty && self.change.waiting.is_empty()) {
+        if !self.change.is_due(Instant::now()) {
             return;
         }
-        self.change.dirty = false;
         let waiting = std::mem::take(&mut self.change.waiting);
         let published = Snapshot::compile(&self.state, Some(&self.snapshot))
             .map_err(anyhow::Error::from)
@@ -429,6 +395,7 @@ impl Daemon {
         match published {
             Ok(()) => {
                 self.published = self.state.clone();
+                self.change.published();
                 self.change.graced = waiting;
                 self.change.epochs = self.workers.as_ref().map(Workers::epochs);
                 self.start_grace();
@@ -436,6 +403,7 @@ impl Daemon {
             Err(error) => {
                 tracing::error!("nothing was changed: {error:#}");
                 self.state.take_back(&self.published);
+                self.change.refused(Instant::now());
                 for Waiting { request, answer } in waiting {
                     self.reply(&request, answer, Err(format!("{error:#}")));
                 }
@@ -446,36 +414,42 @@ impl Daemon {
     fn start_grace(&mut self) {
         let then = self.change.epochs.clone();
         let watcher = self.workers.as_ref().map(Workers::watcher);
+        let readers = Arc::clone(&self.readers);
+        let pause = self.change.pause();
         self.change.grace = Some(tokio::task::spawn_blocking(move || {
-            grace::wait(|| match (&then, &watcher) {
+            thread::sleep(pause);
+            readers.wait(|| match (&then, &watcher) {
                 (Some(then), Some(watcher)) => then.passed(&watcher.epochs()),
                 _ => true,
             })
         }));
     }
 
+    /// Tells everyone who waits that it does not go on. Nothing is published meanwhile.
+    fn give_up(&mut self, error: &NoGrace) {
+        for Waiting { request, answer } in std::mem::take(&mut self.change.graced) {
+            let why = format!("it is published, but may not be in force everywhere yet: {error}");
+            self.reply(&request, answer, Err(why));
+        }
+        self.state.take_back(&self.published);
+        for Waiting { request, answer } in std::mem::take(&mut self.change.waiting) {
+            let why = format!("nothing was changed, the change before is not over: {error}");
+            self.reply(&request, answer, Err(why));
+        }
+    }
+
     fn graced(&mut self, result: Result<(), NoGrace>) {
         self.change.grace = None;
         if let Err(error) = result {
             tracing::error!("{error}; changes wait");
+            if self.change.wait_failed(Instant::now()) {
+                self.give_up(&error);
+            }
             return self.start_grace();
         }
+        self.change.waited();
         for Waiting { request, answer } in std::mem::take(&mut self.change.graced) {
             self.reply(&request, answer, Ok(Value::Applied));
         }
-    }
-}
-
-/// Ready when the running wait is over; never without one.
-async fn grace_over(grace: &mut Option<JoinHandle<Result<(), NoGrace>>>) -> Result<(), NoGrace> {
-    match grace {
-        Some(handle) => match handle.await {
-            Ok(result) => result,
-            Err(error) => {
-                tracing::error!("the wait for readers ended early: {error}");
-                Err(NoGrace::Worker)
-            }
-        },
-        None => std::future::pending().await,
     }
 }

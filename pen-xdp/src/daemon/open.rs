@@ -12,8 +12,8 @@ use pen_common::{
 use super::queues;
 use crate::{
     control::{
-        grace,
-        publish::Publisher,
+        grace::Readers,
+        publish::{Publisher, TableMemoryFull},
         snapshot::Snapshot,
         state::{Command, State},
     },
@@ -47,6 +47,8 @@ pub struct Opened {
     pub publisher: Publisher,
     /// What is in force.
     pub snapshot: Snapshot,
+    /// How those who read the memory are waited for.
+    pub readers: Arc<Readers>,
 }
 
 /// Opens the configured plane, or the best one that there is.
@@ -55,11 +57,12 @@ pub struct Opened {
 /// A plane that was asked for by name, or every rung of `auto`, failed; nothing is left attached.
 pub fn open(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
     if state.config().plane == Plane::AfPacket {
-        keeper.check_privileges(false)?;
         keeper.detach_left_over()?;
+        for sentence in keeper.restore_left_over()? {
+            tracing::warn!("{sentence}");
+        }
         return open_packet(keeper, state, events);
     }
-    keeper.check_privileges(true)?;
     open_program(keeper, state, events)
 }
 
@@ -80,6 +83,30 @@ fn fill(memory: Arc<Mapped>, state: &State) -> Result<Filled> {
         publisher,
         snapshot,
     })
+}
+
+/// The program's memory, filled. Tables in force are not written over: what does not fit beside
+/// those of the daemon before gets memory of its own, and the program changes over with `attach`.
+fn fill_program(
+    keeper: &mut Keeper,
+    state: &State,
+    readers: &Readers,
+    queues: u32,
+) -> Result<Filled> {
+    let bytes = state.config().table_memory();
+    let memory = keeper.open_program(bytes, queues)?;
+    // The daemon before may have died between a publication and the end of its readers.
+    readers.wait(|| true)?;
+    let note = memory.note();
+    match fill(memory, state) {
+        Err(error) if keeper.adopted() && error.is::<TableMemoryFull>() => {
+            tracing::info!("the tables do not fit beside those in force: new memory, new counters");
+            let memory = keeper.open_fresh_program(bytes, queues)?;
+            memory.leave_note(note);
+            fill(memory, state)
+        }
+        other => other,
+    }
 }
 
 /// The packet socket: one worker, no program, memory of this process.
@@ -124,6 +151,7 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
         memory: filled.memory,
         publisher: filled.publisher,
         snapshot: filled.snapshot,
+        readers: Arc::new(Readers::None),
     })
 }
 
@@ -131,10 +159,11 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
 fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
     let config = state.config().clone();
     let today = keeper.queues().context("the queues can't be counted")?;
-    let memory = keeper.open_program(config.table_memory(), today.0)?;
-    let filled = fill(memory, state)?;
+    // Without it nothing could be changed, so nothing is begun.
+    let readers = Arc::new(keeper.readers()?);
+    let filled = fill_program(keeper, state, &readers, today.0)?;
     let ifindex = keeper.nic.index;
-    let queues_before = queues::usable(&filled.memory, keeper.adopted(), (ifindex, today));
+    let queues_before = queues::usable(&filled.memory, ifindex, today);
     let mut note = queues::Note {
         ifindex,
         before: queues_before,
@@ -163,13 +192,11 @@ fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) 
         memory: filled.memory,
         publisher: filled.publisher,
         snapshot: filled.snapshot,
+        readers,
     };
     if let Err(error) = climb(keeper, state, events, &mut opened, (native, queues_before)) {
         // The error is what its reader needs; taking the program off is said in the log.
-        for queue in &opened.queues {
-            keeper.unset_socket(queue.queue);
-        }
-        drop(opened.workers.take());
+        to_program(keeper, &mut opened);
         return Err(error);
     }
     Ok(opened)
@@ -190,19 +217,13 @@ fn climb(
         Plane::Auto => native,
         Plane::Xdp | Plane::AfPacket => false,
     };
-    // The first worker is the last one to be kept from spinning.
-    let busy_poll = workers_wanted && polls(plane_busy(config.busy, 0, core_count()));
-    let settings = keeper.set(Wanted {
+    let wanted = Wanted {
         generic: !native,
         tagged,
-        busy_poll,
-    })?;
-    for why in settings.refused.clone() {
-        opened.degraded.push(Degraded {
-            what: "interface settings".into(),
-            why,
-        });
-    }
+        // The first worker is the last one to be kept from spinning.
+        busy_poll: workers_wanted && polls(plane_busy(config.busy, 0, core_count())),
+    };
+    set(keeper, opened, wanted)?;
     let queues = keeper.queues().context("the queues can't be counted")?;
     opened.queues = (0..queues.0)
         .map(|queue| queue_status(queue, ServedBy::Program))
@@ -216,25 +237,10 @@ fn climb(
         });
     }
     if !workers_wanted {
-        let why = match config.plane {
-            Plane::Auto => "generic XDP: the program carries frames that a socket can't take whole",
-            Plane::AfXdp | Plane::Xdp | Plane::AfPacket => "as configured",
-        };
-        if config.plane == Plane::Auto {
-            let why = "left out: workers need native XDP to be worth their core".to_owned();
-            opened.rungs.push(Rung {
-                plane: Plane::AfXdp,
-                taken: false,
-                why,
-            });
-        }
-        opened.rungs.push(Rung {
-            plane: Plane::Xdp,
-            taken: true,
-            why: why.to_owned(),
-        });
+        without_workers(config.plane, opened);
         return Ok(());
     }
+    let degraded = opened.degraded.len();
     match open_workers(keeper, state, events, opened, queues_before) {
         Ok(()) => {
             opened.plane = Plane::AfXdp;
@@ -251,6 +257,18 @@ fn climb(
             Ok(())
         }
         Err(error) if config.plane == Plane::Auto => {
+            to_program(keeper, opened);
+            // What their sockets lacked is no lack of the program's.
+            opened.degraded.truncate(degraded);
+            let wanted = Wanted {
+                busy_poll: false,
+                ..wanted
+            };
+            set(keeper, opened, wanted)?;
+            state.apply(Command::Interface {
+                mac: state.mac(),
+                redirect_len_max: 0,
+            })?;
             let why = format!("{error:#}");
             tracing::warn!("no AF_XDP workers, the program forwards by itself: {why}");
             opened.rungs.push(Rung {
@@ -267,6 +285,47 @@ fn climb(
             Ok(())
         }
         Err(error) => Err(error.context("plane = af_xdp")),
+    }
+}
+
+/// Makes the interface's settings what this way of forwarding wants.
+fn set(keeper: &mut Keeper, opened: &mut Opened, wanted: Wanted) -> Result<()> {
+    for why in keeper.set(wanted)?.refused.clone() {
+        note_degraded(&mut opened.degraded, "interface settings", why);
+    }
+    Ok(())
+}
+
+/// Says why the program forwards by itself.
+fn without_workers(wanted: Plane, opened: &mut Opened) {
+    let why = match wanted {
+        Plane::Auto => "generic XDP: the program carries frames that a socket can't take whole",
+        Plane::AfXdp | Plane::Xdp | Plane::AfPacket => "as configured",
+    };
+    if wanted == Plane::Auto {
+        let why = "left out: workers need native XDP to be worth their core".to_owned();
+        opened.rungs.push(Rung {
+            plane: Plane::AfXdp,
+            taken: false,
+            why,
+        });
+    }
+    opened.rungs.push(Rung {
+        plane: Plane::Xdp,
+        taken: true,
+        why: why.to_owned(),
+    });
+}
+
+/// Gives every queue to the program. Workers that failed half way may have sockets in its map
+/// already: those go first, so that what is handed over meanwhile is still forwarded.
+fn to_program(keeper: &mut Keeper, opened: &mut Opened) {
+    for queue in &opened.queues {
+        keeper.unset_socket(queue.queue);
+    }
+    drop(opened.workers.take());
+    for status in &mut opened.queues {
+        *status = queue_status(status.queue, ServedBy::Program);
     }
 }
 
@@ -381,7 +440,7 @@ fn publish_longest(
     })?;
     let snapshot = Snapshot::compile(state, Some(&opened.snapshot))?;
     // No worker runs yet; the program may, over memory that it had before.
-    grace::wait(|| true)?;
+    opened.readers.wait(|| true)?;
     opened.publisher.publish(&snapshot)?;
     opened.snapshot = snapshot;
     Ok(())

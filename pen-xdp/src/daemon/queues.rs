@@ -44,12 +44,11 @@ impl Note {
     }
 }
 
-/// The queues for sockets. `today` is what interface `ifindex` has now; the note counts only if the
-/// memory was `adopted`.
-pub(super) fn usable(memory: &Mapped, adopted: bool, (ifindex, today): (u32, Queues)) -> u32 {
+/// The queues for sockets. `today` is what interface `ifindex` has now; new memory has no note.
+pub(super) fn usable(memory: &Mapped, ifindex: u32, today: Queues) -> u32 {
     let note = Note::read(memory);
     // The operator's `ethtool -L`, or another interface of the same name, makes it void.
-    if adopted && note.before > 0 && (note.ifindex, note.after) == (ifindex, today) {
+    if note.before > 0 && (note.ifindex, note.after) == (ifindex, today) {
         note.before
     } else {
         today.0.min(today.1)
@@ -65,7 +64,7 @@ mod tests {
     fn the_note_holds_while_the_queues_are_what_they_were() {
         let memory = Mapped::of_process(Shape::new(4096, 1, 1)).unwrap();
         // A driver that adds transmit queues for the program: 2 become 4.
-        assert_eq!(usable(&memory, false, (7, (2, 2))), 2);
+        assert_eq!(usable(&memory, 7, (2, 2)), 2);
         let mut note = Note {
             ifindex: 7,
             before: 2,
@@ -74,20 +73,17 @@ mod tests {
         note.leave(&memory);
         note.after = (4, 4);
         note.leave(&memory);
-        assert_eq!(usable(&memory, true, (7, (4, 4))), 2, "killed and started");
-        assert_eq!(
-            usable(&memory, true, (7, (3, 3))),
-            3,
-            "ethtool -L meanwhile"
-        );
-        assert_eq!(usable(&memory, true, (8, (4, 4))), 4, "another interface");
-        assert_eq!(usable(&memory, false, (7, (4, 4))), 4, "other memory");
+        assert_eq!(usable(&memory, 7, (4, 4)), 2, "killed and started");
+        assert_eq!(usable(&memory, 7, (3, 3)), 3, "ethtool -L meanwhile");
+        assert_eq!(usable(&memory, 8, (4, 4)), 4, "another interface");
+        let other = Mapped::of_process(Shape::new(4096, 1, 1)).unwrap();
+        assert_eq!(usable(&other, 7, (4, 4)), 4, "other memory");
     }
 
     #[test]
     fn without_a_note_what_is_there_counts() {
         let memory = Mapped::of_process(Shape::new(4096, 1, 1)).unwrap();
-        assert_eq!(usable(&memory, true, (7, (4, 2))), 2);
+        assert_eq!(usable(&memory, 7, (4, 2)), 2);
         // Killed between the two halves of attaching.
         let note = Note {
             ifindex: 7,
@@ -95,6 +91,6 @@ mod tests {
             after: (0, 0),
         };
         note.leave(&memory);
-        assert_eq!(usable(&memory, true, (7, (4, 4))), 4);
+        assert_eq!(usable(&memory, 7, (4, 4)), 4);
     }
 }

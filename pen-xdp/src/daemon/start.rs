@@ -1,16 +1,16 @@
 //! From a checked configuration to a running [`Daemon`]: what may fail comes before what changes
 //! anything.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use pen_common::{
-    config::{Config, Listener},
+    config::{Config, Listener, Plane},
     tables::Mac,
 };
 use tokio::time::{Duration, timeout_at};
 
-use super::{Change, Daemon, conflict, open};
+use super::{Change, Daemon, conflict, open, signals::Signals};
 use crate::{
     announce::Announced,
     control::{
@@ -18,6 +18,7 @@ use crate::{
         state::{Command, State},
     },
     keeper::{Keeper, backends},
+    lock::InterfaceLock,
     plane::coarse_ns,
     watch::{NetEvent, Watch},
 };
@@ -28,36 +29,30 @@ const NEIGHBORS: Duration = Duration::from_secs(1);
 const EVENTS: usize = 256;
 
 impl Daemon {
-    /// Starts everything. On an error nothing is left behind, and a daemon that ran before still
-    /// does.
+    /// Starts everything; `None` if it was told to stop before it served. Then, and on an error,
+    /// nothing is left behind, and a daemon that ran before still does.
     ///
     /// # Errors
     /// What is wrong, where, and what mends it.
-    pub async fn start(config: Config, source: String) -> Result<Self> {
-        let mut keeper = Keeper::open(&config)?;
-        let segments = keeper.segments(&config)?;
-        let unreachable = keeper.unreachable(&segments);
-        if !unreachable.is_empty() {
-            bail!("{}", unreachable.join("\n"));
-        }
-        conflict::refuse(&config)?;
-        for note in &segments.notes {
-            tracing::warn!("{note}");
-        }
-        let socket = match &config.control {
-            Some(path) => Some(ControlSocket::reserve(path)?),
-            None => None,
+    pub async fn start(config: Config, source: String) -> Result<Option<Self>> {
+        let mut signals = Signals::catch()?;
+        let ready = tokio::select! {
+            ready = Ready::prepare(config) => ready?,
+            // Wherever it waits, all that it has is given back when it is dropped.
+            () = signals.stop() => return Ok(None),
         };
-        for sentence in keeper.restore_left_over()? {
-            tracing::info!("{sentence}");
-        }
-        let mut watch = keeper.watch(&segments)?;
-        keeper.nic.link = watch.link();
-        if !watch.link().up {
-            tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);
-        }
-        let mut state = State::new(config, coarse_ns() / 1_000_000);
-        observe_all(&mut state, &mut watch).await?;
+        Self::begin(ready, source, signals).map(Some)
+    }
+
+    /// Opens the plane. Nothing waits here: a signal is heard as soon as the daemon runs.
+    fn begin(ready: Ready, source: String, signals: Signals) -> Result<Self> {
+        let Ready {
+            mut keeper,
+            lock,
+            socket,
+            watch,
+            mut state,
+        } = ready;
         let (sender, events) = crossbeam::channel::bounded(EVENTS);
         let opened = match open::open(&mut keeper, &mut state, &sender) {
             Ok(opened) => opened,
@@ -79,6 +74,7 @@ impl Daemon {
             snapshot: opened.snapshot,
             publisher: opened.publisher,
             memory: opened.memory,
+            readers: opened.readers,
             keeper,
             watch,
             plane: opened.plane,
@@ -91,10 +87,12 @@ impl Daemon {
             socket,
             announce_at: None,
             change: Change::default(),
+            signals,
+            lock,
         };
         daemon.announce();
         // Whatever changed while the plane was opened.
-        daemon.change.dirty = true;
+        daemon.change.observe();
         daemon.change.epochs = daemon.workers.as_ref().map(crate::plane::Workers::epochs);
         daemon.start_grace();
         if let Some(Err(error)) = daemon.socket.as_mut().map(ControlSocket::appear) {
@@ -102,6 +100,51 @@ impl Daemon {
             return Err(error);
         }
         Ok(daemon)
+    }
+}
+
+/// What a start has before it opens a plane. Fields are dropped in this order.
+struct Ready {
+    state: State,
+    watch: Watch,
+    socket: Option<ControlSocket>,
+    keeper: Keeper,
+    lock: InterfaceLock,
+}
+
+impl Ready {
+    async fn prepare(config: Config) -> Result<Self> {
+        let mut keeper = Keeper::open(&config)?;
+        let segments = keeper.segments(&config)?;
+        let unreachable = keeper.unreachable(&segments);
+        if !unreachable.is_empty() {
+            bail!("{}", unreachable.join("\n"));
+        }
+        conflict::refuse(&config)?;
+        for note in &segments.notes {
+            tracing::warn!("{note}");
+        }
+        keeper.check_privileges(config.plane != Plane::AfPacket)?;
+        // Before anything is touched: what is there may be a living daemon's.
+        let lock = keeper.lock().await?;
+        let socket = match &config.control {
+            Some(path) => Some(ControlSocket::reserve(path)?),
+            None => None,
+        };
+        let mut watch = keeper.watch(&segments)?;
+        keeper.nic.link = watch.link();
+        if !watch.link().up {
+            tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);
+        }
+        let mut state = State::new(config, coarse_ns() / 1_000_000);
+        observe_all(&mut state, &mut watch).await?;
+        Ok(Self {
+            state,
+            watch,
+            socket,
+            keeper,
+            lock,
+        })
     }
 }
 
@@ -137,19 +180,18 @@ async fn observe_all(state: &mut State, watch: &mut Watch) -> Result<()> {
     Ok(())
 }
 
-/// The VIPs that Pen answers for itself, and the VLAN of each.
-pub(super) fn own_vips(state: &State) -> Vec<Announced> {
-    let mut own: BTreeMap<IpAddr, Option<u16>> = BTreeMap::new();
+/// The VIPs that Pen answers for itself, in each VLAN that one is served in.
+pub(super) fn own_vips(state: &State) -> BTreeSet<Announced> {
+    let mut own = BTreeSet::new();
     for service in &state.config().services {
-        for listener in &service.listeners {
-            if !state.is_local(listener.address) {
-                own.entry(listener.address).or_insert(service.vlan);
-            }
-        }
+        let vlan = service.vlan;
+        let vips = service.listeners.iter().map(|listener| listener.address);
+        own.extend(
+            vips.filter(|vip| !state.is_local(*vip))
+                .map(|vip| Announced { vip, vlan }),
+        );
     }
-    own.into_iter()
-        .map(|(vip, vlan)| Announced { vip, vlan })
-        .collect()
+    own
 }
 
 /// Pen's `listen`: the VIPs, blank between them.

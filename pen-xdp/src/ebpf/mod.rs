@@ -7,6 +7,7 @@
 //! in place, or, if it knows another layout, fills memory of its own first.
 
 mod pins;
+mod readers;
 mod refusal;
 
 use std::{
@@ -30,6 +31,7 @@ use aya::{
 use pen_common::config::XdpMode;
 use tracing::{info, warn};
 
+pub use self::readers::ReadersMap;
 pub use self::refusal::{Capability, OpenError, check_privileges, possible_cpus};
 use self::{
     pins::{Pins, check_owner, ensure_bpffs},
@@ -94,13 +96,25 @@ impl Steering {
     /// # Errors
     /// Each says what is missing and what mends it.
     pub fn open(place: Place, shape: Shape) -> Result<Self, OpenError> {
+        Self::open_in(place, shape, true)
+    }
+
+    /// Makes a new memory; what the process before left stays in force until [`Steering::attach`].
+    ///
+    /// # Errors
+    /// As [`Steering::open`].
+    pub fn open_fresh(place: Place, shape: Shape) -> Result<Self, OpenError> {
+        Self::open_in(place, shape, false)
+    }
+
+    fn open_in(place: Place, shape: Shape, adopt: bool) -> Result<Self, OpenError> {
         check_privileges(&[Capability::Bpf, Capability::NetAdmin])?;
         ensure_bpffs(&place.bpffs)?;
         check_owner(&place.bpffs)
             .map_err(|error| OpenError::other("the place for pins is not trusted", error))?;
         let pins = Pins::new(&place.bpffs, &place.ifname)
             .map_err(|error| OpenError::other("the network namespace is not known", error))?;
-        let found = pins.find_maps(&shape);
+        let found = adopt.then(|| pins.find_maps(&shape)).flatten();
         let adopted = found.is_some();
         let (shape, maps) = match found {
             Some(found) => found,

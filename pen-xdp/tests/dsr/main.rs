@@ -7,6 +7,7 @@
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod announce;
 mod background;
 mod change;
 mod errors;
@@ -22,5 +23,6 @@ mod rig;
 mod rush;
 mod scale;
 mod settings;
+mod signals;
 mod survive;
 mod wire;

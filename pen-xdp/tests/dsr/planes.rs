@@ -204,3 +204,85 @@ fn assert_no_drops(way: Way, status: &Status) {
         }
     }
 }
+
+/// A control group in which no more than `tasks` tasks may be; `None` where there is none to be had.
+struct FewTasks(std::path::PathBuf);
+
+impl FewTasks {
+    fn new(tasks: u32) -> Option<Self> {
+        let name = format!("pen-test-{}", std::process::id());
+        let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
+        let group = roots.iter().find_map(|root| {
+            let group = std::path::Path::new(root).join(&name);
+            std::fs::create_dir(&group).ok()?;
+            let group = Self(group);
+            let limited = std::fs::write(group.0.join("pids.max"), tasks.to_string());
+            limited.is_ok().then_some(group)
+        });
+        group
+    }
+
+    fn hold(&self, process: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), process.to_string()).unwrap();
+    }
+}
+
+impl Drop for FewTasks {
+    fn drop(&mut self) {
+        let _in_use = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Sockets are open and one worker runs, but the second one gets no thread.
+#[test]
+fn workers_that_fail_half_way_leave_every_queue_to_the_program() {
+    if !lab::ready("workers_that_fail_half_way_leave_every_queue_to_the_program") {
+        return;
+    }
+    let Some(few) = FewTasks::new(2) else {
+        eprintln!("skipped: no control group limits the number of tasks here");
+        return;
+    };
+    let lab = Lab::builder().backends(1).queues(2).build().unwrap();
+    let _echo = Peer::udp(&lab, 0, 5353).unwrap();
+    // Nobody has the second back end's address, so there is time to take hold of the daemon.
+    let services = service(&lab, &["5353/udp"], 2);
+    let pen = Pen::launch(
+        &lab,
+        (0, "eth0"),
+        "plane = \"auto\"\nworkers = 2\n",
+        &services,
+    );
+    let end = std::time::Instant::now() + crate::rig::START;
+    while !pen.control.exists() {
+        assert!(std::time::Instant::now() < end, "{}", pen.process.output());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    few.hold(pen.process.id());
+    let pen = pen.ready();
+    let status = pen.status();
+    let why = &status.plane.rungs[0].why;
+    assert!(why.contains("no thread for worker 1"), "{why}");
+    assert_eq!(status.plane.actual, Plane::Xdp);
+    for queue in &status.queues {
+        assert_eq!(queue.served_by, ServedBy::Program, "{queue:?}");
+        assert_eq!((queue.worker, queue.zero_copy), (None, false), "{queue:?}");
+    }
+    let interrupts = status
+        .nic_changes
+        .iter()
+        .find(|change| change.what == "gro_flush_timeout");
+    assert!(interrupts.is_none(), "{interrupts:?}");
+    let load = Load {
+        to: SocketAddr::new(lab.vips().next().unwrap(), 5353),
+        flows: 20,
+        count: 500,
+        rate: 1000,
+        tcp: false,
+    };
+    let tally = load.run(lab.client()).unwrap();
+    assert_eq!(tally.answered, tally.sent, "{tally:?}");
+    assert_eq!(pen.count("redirected"), 0);
+    pen.stop(&lab, lab.balancer());
+    drop(few);
+}

@@ -171,33 +171,73 @@ fn an_old_kernel_is_told_what_it_lacks() {
     assert_nothing_left(&lab, lab.balancer());
 }
 
+/// What a daemon has set and made, as the kernel shows it.
+fn belongings(lab: &Lab) -> String {
+    let show = |program: &str, words: &[&str]| {
+        let output = lab.balancer().run_ok(program, words).unwrap();
+        output.stdout
+    };
+    let mut text = show("sh", &["-c", "cat /sys/class/net/eth0/gro_flush_timeout"]);
+    text += &show("ip", &["-d", "link", "show", "eth0"]);
+    let neighbours = show("ip", &["neigh", "show", "dev", "eth0"]);
+    // Their states change by themselves.
+    let mut addresses: Vec<_> = neighbours
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    addresses.sort_unstable();
+    text + &addresses.join(" ")
+}
+
 #[test]
 fn a_second_daemon_does_not_disturb_the_first() {
     if !lab::ready("a_second_daemon_does_not_disturb_the_first") {
         return;
     }
-    let lab = Lab::builder().backends(1).build().unwrap();
-    let services = service(&lab, &["80/tcp"], 1);
-    let pen = Pen::start(&lab, "", &services);
-    let config = lab.folder().join("pen0/pen.toml").display().to_string();
-    let control = lab.folder().join("pen0/other").display().to_string();
-    let pid_file = lab.folder().join("pen0/other.pid").display().to_string();
-    for (flags, why) in [
-        (["-p", &pid_file], "a running daemon answers there"),
-        (["-C", &control], "is alive"),
-    ] {
-        let words = [&flags[..], &["--config", &config]].concat();
+    let lab = Lab::builder().backends(2).build().unwrap();
+    let _echoes: Vec<_> = (0..2)
+        .map(|index| lab::Peer::udp(&lab, index, 5353).unwrap())
+        .collect();
+    let services = service(&lab, &["5353/udp"], 2);
+    let pen = Pen::start(&lab, "plane = \"af_xdp\"\n", &services);
+    let before = belongings(&lab);
+    let generation = pen.status().generation;
+    let vip = lab.vips().next().unwrap();
+    let load = lab::Load {
+        to: std::net::SocketAddr::new(vip, 5353),
+        flows: 20,
+        count: 6000,
+        rate: 1000,
+        tcp: false,
+    };
+    let running = load.spawn(lab.client()).unwrap();
+    running.wait_for_line("started", crate::rig::START).unwrap();
+    // With another control socket and other back ends: nothing but the interface is the same.
+    let config = lab.folder().join("pen0/pen.toml");
+    let other = fs::read_to_string(&config).unwrap();
+    let other = other.replace("pen0/control", "pen0/control2");
+    let other = other.replace(&Station::backend(1).v4().to_string(), "10.77.0.99");
+    let second = lab.folder().join("second.toml");
+    fs::write(&second, other).unwrap();
+    let run_dir = lab.folder().join("pen0/run").display().to_string();
+    let bpffs = lab.bpffs().display().to_string();
+    let second = second.display().to_string();
+    let detach = ["--detach", "eth0", "--bpffs", &bpffs, "--run-dir", &run_dir];
+    for words in [&["--config", second.as_str()][..], &detach[..]] {
         let output = lab
             .balancer()
             .run(env!("CARGO_BIN_EXE_pen"), words)
             .unwrap();
-        assert_eq!(output.status.code(), Some(2));
-        assert!(output.text().contains(why), "{}", output.text());
+        assert_eq!(output.status.code(), Some(2), "{}", output.text());
+        let named = format!("eth0: pen serves it already (process {})", pen.process.id());
+        assert!(output.text().contains(&named), "{}", output.text());
+        assert_eq!(belongings(&lab), before);
     }
-    let number = fs::read_to_string(&pen.pid_file).unwrap();
-    assert_eq!(number, pen.status().pid.to_string());
-    assert!(pen.process.is_running());
+    let tally = load.finish(running).unwrap();
+    assert_eq!(tally.answered, tally.sent, "{tally:?}");
+    assert_eq!(pen.status().generation, generation);
     assert_eq!(pen.status().plane.actual, pen_common::config::Plane::AfXdp);
+    pen.stop(&lab, lab.balancer());
 }
 
 #[test]

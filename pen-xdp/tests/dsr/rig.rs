@@ -97,7 +97,8 @@ impl Pen {
         Self::start_on(lab, 0, top, services)
     }
 
-    fn ready(self) -> Self {
+    /// Waits until it serves.
+    pub(crate) fn ready(self) -> Self {
         if let Err(error) = self.process.wait_for_line("serving", START) {
             panic!("{error:#}\n{}", self.process.output());
         }

@@ -65,6 +65,71 @@ fn killed_the_program_carries_on_and_the_next_one_takes_over() {
     next.stop(&lab, &lab.balancers()[0]);
 }
 
+/// Three back ends, then two, then three: every flow that is not the missing one's stays where it
+/// is, and none is steered by a table that is half written.
+#[test]
+fn a_restart_with_other_back_ends_moves_only_what_it_must() {
+    if !lab::ready("a_restart_with_other_back_ends_moves_only_what_it_must") {
+        return;
+    }
+    let lab = Lab::builder().backends(3).queues(2).build().unwrap();
+    let _echoes: Vec<Peer> = (0..3)
+        .map(|index| Peer::udp(&lab, index, 5353).unwrap())
+        .collect();
+    let top = "plane = \"af_xdp\"\n";
+    let mut pen = Pen::start(&lab, top, &service(&lab, SERVICE, 3));
+    let load = load(&lab, 14);
+    let running = load.spawn(lab.client()).unwrap();
+    running
+        .wait_for_line("started", Duration::from_secs(10))
+        .unwrap();
+    let mut restarts = 0;
+    for backends in [2, 3, 2] {
+        thread::sleep(Duration::from_millis(500));
+        pen.process
+            .stop(Signal::Kill, Duration::from_secs(5))
+            .unwrap();
+        pen = Pen::start(&lab, top, &service(&lab, SERVICE, backends));
+        let slots: u32 = pen.status().pools[0].backends.iter().map(|b| b.slots).sum();
+        assert_eq!(slots, 65_537);
+        restarts += 1;
+    }
+    assert!(running.is_running(), "the load ended before the restarts");
+    let tally = load.finish(running).unwrap();
+    // What stood in the killed workers' rings is lost, and nothing else.
+    assert!(tally.sent - tally.answered <= 64 * restarts, "{tally:?}");
+    pen.stop(&lab, lab.balancer());
+}
+
+/// The program of the killed daemon forwards on the settings that it was attached with: the next
+/// daemon must not give them back to make them again.
+#[test]
+fn a_restart_leaves_the_settings_that_the_program_needs() {
+    if !lab::ready("a_restart_leaves_the_settings_that_the_program_needs") {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let services = service(&lab, SERVICE, 1);
+    let top = "plane = \"af_xdp\"\n";
+    let mut pen = Pen::start(&lab, top, &services);
+    pen.process
+        .stop(Signal::Kill, Duration::from_secs(5))
+        .unwrap();
+    // A loop of the shell alone: it looks some ten thousand times a second.
+    let look = "echo looking; while read -r now < /sys/class/net/eth0/gro_flush_timeout; do \
+                [ \"$now\" = 200000 ] || { echo \"it was $now\"; exit; }; done";
+    let looking = lab.balancer().spawn("sh", ["-c", look]).unwrap();
+    looking
+        .wait_for_line("looking", Duration::from_secs(5))
+        .unwrap();
+    let next = Pen::start(&lab, top, &services);
+    assert!(looking.is_running(), "{}", looking.output());
+    drop(looking);
+    assert!(!next.status().nic_changes.is_empty());
+    // What is no longer wanted is taken back, and what was there before is not forgotten.
+    next.stop(&lab, lab.balancer());
+}
+
 #[test]
 fn frozen_the_program_takes_its_queues() {
     if !lab::ready("frozen_the_program_takes_its_queues") {

@@ -1,0 +1,144 @@
+//! Where the latest change stands: observed or asked for, published, waited for.
+
+use std::time::{Duration, Instant};
+
+use pen_common::control::Request;
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::{control::grace::NoGrace, plane::Epochs};
+
+/// Before an observation that could not be published is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Before each later try, at most.
+const RETRY_LONGEST: Duration = Duration::from_secs(60);
+/// Between two waits for readers, if the first one failed.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long an asker hears nothing while the wait for readers fails.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Where the latest change stands.
+#[derive(Default)]
+pub(super) struct Change {
+    /// What was observed differs from what was published.
+    observed: bool,
+    /// When that can be tried again, and the wait before; `None` if it was not tried yet.
+    retry: Option<(Instant, Duration)>,
+    /// Where the workers were at the last publication.
+    pub(super) epochs: Option<Epochs>,
+    /// The wait for readers of what the last publication replaced.
+    pub(super) grace: Option<JoinHandle<Result<(), NoGrace>>>,
+    /// Since when that wait fails again and again.
+    failing: Option<Instant>,
+    /// Who asked for changes that are not published yet.
+    pub(super) waiting: Vec<Waiting>,
+    /// Who asked for changes that are published, and may still be read otherwise.
+    pub(super) graced: Vec<Waiting>,
+}
+
+/// An asker who hears of his change when it is in force.
+pub(super) struct Waiting {
+    pub(super) request: Request,
+    pub(super) answer: oneshot::Sender<String>,
+}
+
+impl Change {
+    /// Something was observed that nobody asked for, and is to be published at once.
+    pub(super) fn observe(&mut self) {
+        (self.observed, self.retry) = (true, None);
+    }
+
+    /// Whether there is something to publish at `now`, and nobody reads what it would replace.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let observed = self.observed && self.retry.is_none_or(|(at, _)| at <= now);
+        self.grace.is_none() && (observed || !self.waiting.is_empty())
+    }
+
+    /// Everything is published.
+    pub(super) fn published(&mut self) {
+        (self.observed, self.retry) = (false, None);
+    }
+
+    /// Nothing could be published at `now`. Who asked is told so; what was observed is so all the
+    /// same, and is tried again, more and more seldom.
+    pub(super) fn refused(&mut self, now: Instant) {
+        if self.observed {
+            let wait = self.retry.map_or(RETRY, |(_, before)| before * 2);
+            let wait = wait.min(RETRY_LONGEST);
+            self.retry = Some((now + wait, wait));
+        }
+    }
+
+    /// The wait for readers failed at `now`; whether those who asked have waited long enough.
+    pub(super) fn wait_failed(&mut self, now: Instant) -> bool {
+        let since = *self.failing.get_or_insert(now);
+        now.duration_since(since) >= PATIENCE
+    }
+
+    /// The wait for readers is over.
+    pub(super) fn waited(&mut self) {
+        self.failing = None;
+    }
+
+    /// The time to let pass before the next wait for readers: what fails at once must not be
+    /// tried without end.
+    pub(super) fn pause(&self) -> Duration {
+        self.failing.map_or(Duration::ZERO, |_| PAUSE)
+    }
+}
+
+/// Ready when the running wait is over; never without one.
+pub(super) async fn grace_over(
+    grace: &mut Option<JoinHandle<Result<(), NoGrace>>>,
+) -> Result<(), NoGrace> {
+    match grace {
+        Some(handle) => match handle.await {
+            Ok(result) => result,
+            Err(error) => {
+                tracing::error!("the wait for readers ended early: {error}");
+                Err(NoGrace::Worker)
+            }
+        },
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_observation_is_tried_again_at_a_bounded_pace() {
+        let mut change = Change::default();
+        let mut now = Instant::now();
+        assert!(!change.is_due(now));
+        change.refused(now);
+        assert!(!change.is_due(now), "there was nothing to try again");
+        change.observe();
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            assert!(change.is_due(now));
+            change.refused(now);
+            let wait = Duration::from_secs(seconds);
+            assert!(!change.is_due(now + wait - Duration::from_millis(1)));
+            now += wait;
+        }
+        change.refused(now);
+        change.observe();
+        assert!(change.is_due(now), "what is new is tried at once");
+        change.published();
+        assert!(!change.is_due(now + RETRY_LONGEST));
+    }
+
+    #[test]
+    fn a_wait_that_fails_is_paced_and_askers_hear_of_it() {
+        let mut change = Change::default();
+        let now = Instant::now();
+        assert_eq!(change.pause(), Duration::ZERO);
+        assert!(!change.wait_failed(now));
+        assert_eq!(change.pause(), PAUSE);
+        assert!(!change.wait_failed(now + PATIENCE / 2));
+        assert!(change.wait_failed(now + PATIENCE));
+        change.waited();
+        assert_eq!(change.pause(), Duration::ZERO);
+        assert!(!change.wait_failed(now + PATIENCE));
+    }
+}
