@@ -95,15 +95,21 @@ fn vlan_on(link: &LinkMessage, lower: u32) -> Option<(u16, u32)> {
         let LinkAttribute::LinkInfo(infos) = attribute else {
             return None;
         };
-        infos.iter().find_map(|info| match info {
-            LinkInfo::Data(InfoData::Vlan(data)) => Some(data),
-            _ => None,
+        infos.iter().find_map(|info| {
+            if let LinkInfo::Data(InfoData::Vlan(data)) = info {
+                Some(data)
+            } else {
+                None
+            }
         })
     })?;
     let outer = data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
-    let id = data.iter().find_map(|item| match item {
-        InfoVlan::Id(id) => Some(*id),
-        _ => None,
+    let id = data.iter().find_map(|item| {
+        if let InfoVlan::Id(id) = item {
+            Some(*id)
+        } else {
+            None
+        }
     })?;
     (on_top && !outer).then_some((id, link.header.index))
 }
