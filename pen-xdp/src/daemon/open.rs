@@ -73,10 +73,11 @@ struct Filled {
     snapshot: Snapshot,
 }
 
-fn fill(memory: Arc<Mapped>, state: &State) -> Result<Filled> {
+/// Generations go on from `before`, which a memory before this one may have come to.
+fn fill(memory: Arc<Mapped>, state: &State, before: u64) -> Result<Filled> {
     let mut publisher = Publisher::new(Arc::clone(&memory));
     let mut snapshot = Snapshot::compile(state, None)?;
-    snapshot.generation = publisher.generation() + 1;
+    snapshot.generation = publisher.generation().max(before) + 1;
     publisher.publish(&snapshot)?;
     Ok(Filled {
         memory,
@@ -97,13 +98,13 @@ fn fill_program(
     let memory = keeper.open_program(bytes, queues)?;
     // The daemon before may have died between a publication and the end of its readers.
     readers.wait(|| true)?;
-    let note = memory.note();
-    match fill(memory, state) {
+    let (generation, note) = (memory.root() >> 1, memory.note());
+    match fill(memory, state, generation) {
         Err(error) if keeper.adopted() && error.is::<TableMemoryFull>() => {
             tracing::info!("the tables do not fit beside those in force: new memory, new counters");
             let memory = keeper.open_fresh_program(bytes, queues)?;
             memory.leave_note(note);
-            fill(memory, state)
+            fill(memory, state, generation)
         }
         other => other,
     }
@@ -115,7 +116,7 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
     let cpus = possible_cpus().context("the number of CPUs is not known")?;
     let shape = Shape::new(config.table_memory(), cpus, 1);
     let memory = Mapped::of_process(shape).context("no memory for the tables")?;
-    let filled = fill(Arc::new(memory), state)?;
+    let filled = fill(Arc::new(memory), state, 0)?;
     let port = keeper.open_packet_socket()?;
     let memory = MappedMemory::new(Arc::clone(&filled.memory), cpus, false);
     let core = cores().first().copied();

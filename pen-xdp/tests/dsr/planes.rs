@@ -212,14 +212,14 @@ impl FewTasks {
     fn new(tasks: u32) -> Option<Self> {
         let name = format!("pen-test-{}", std::process::id());
         let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
-        let group = roots.iter().find_map(|root| {
+        roots.iter().find_map(|root| {
             let group = std::path::Path::new(root).join(&name);
             std::fs::create_dir(&group).ok()?;
             let group = Self(group);
-            let limited = std::fs::write(group.0.join("pids.max"), tasks.to_string());
-            limited.is_ok().then_some(group)
-        });
-        group
+            let limit = group.0.join("pids.max");
+            let limited = limit.exists() && std::fs::write(limit, tasks.to_string()).is_ok();
+            limited.then_some(group)
+        })
     }
 
     fn hold(&self, process: u32) {
@@ -284,5 +284,4 @@ fn workers_that_fail_half_way_leave_every_queue_to_the_program() {
     assert_eq!(tally.answered, tally.sent, "{tally:?}");
     assert_eq!(pen.count("redirected"), 0);
     pen.stop(&lab, lab.balancer());
-    drop(few);
 }

@@ -101,6 +101,50 @@ fn a_restart_with_other_back_ends_moves_only_what_it_must() {
     pen.stop(&lab, lab.balancer());
 }
 
+/// A table in the middle of the memory, and a larger one after the restart: there is room enough,
+/// but not in one piece.
+#[test]
+fn tables_that_do_not_fit_beside_those_in_force_get_memory_of_their_own() {
+    if !lab::ready("tables_that_do_not_fit_beside_those_in_force_get_memory_of_their_own") {
+        return;
+    }
+    let lab = Lab::builder().backends(2).build().unwrap();
+    let _echoes: Vec<Peer> = (0..2)
+        .map(|index| Peer::udp(&lab, index, 5353).unwrap())
+        .collect();
+    let top = "plane = \"af_xdp\"\ntable_memory = \"1MiB\"\n";
+    let sized = |slots: u32| {
+        let services = service(&lab, SERVICE, 2);
+        let pool = "[[pool]]\n";
+        services.replace(pool, &format!("{pool}table_size = {slots}\n"))
+    };
+    let mut pen = Pen::start(&lab, top, &sized(160_001));
+    let generation = pen.change("server 0 weight 2");
+    let load = load(&lab, 6);
+    let running = load.spawn(lab.client()).unwrap();
+    running
+        .wait_for_line("started", Duration::from_secs(10))
+        .unwrap();
+    thread::sleep(Duration::from_millis(500));
+    pen.process
+        .stop(Signal::Kill, Duration::from_secs(5))
+        .unwrap();
+    let next = Pen::start(&lab, top, &sized(259_001));
+    assert!(running.is_running(), "the load ended before the restart");
+    let said = next.process.output();
+    assert!(said.contains("new memory"), "{said}");
+    let slots: u32 = next.status().pools[0]
+        .backends
+        .iter()
+        .map(|b| b.slots)
+        .sum();
+    assert_eq!(slots, 259_001);
+    assert!(next.status().generation > generation);
+    let tally = load.finish(running).unwrap();
+    assert!(tally.sent - tally.answered <= 64, "{tally:?}");
+    next.stop(&lab, lab.balancer());
+}
+
 /// The program of the killed daemon forwards on the settings that it was attached with: the next
 /// daemon must not give them back to make them again.
 #[test]
