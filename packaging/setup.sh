@@ -121,6 +121,14 @@ install_quietly() {
         printf "#!/bin/sh\nexit 101\n" >$policy
         chmod 755 $policy
         apt-get update -q
+        # Debian 12 cannot have its QEMU beside a newer qemu-utils: bench/vm/qemu.sh unpacks it.
+        if ! apt-get install -s -qq --no-install-recommends --no-remove "$@" >/dev/null 2>&1; then
+            rest=
+            for package in "$@"; do
+                [ $package = qemu-system-x86 ] || rest="$rest $package"
+            done
+            set -- $rest
+        fi
         apt-get install -q -y --no-install-recommends --no-remove "$@"
         # Nor at the next boot, where a system starts what is merely installed.
         for package in "$@"; do

@@ -169,6 +169,8 @@ choose_programs() {
 
 parse_arguments "$@"
 choose_nic
+qemu=$("$here/qemu.sh" "$top/target/vm")
+PATH=$PATH:$qemu
 check_host
 
 prefix=pvm$$
