@@ -20,7 +20,7 @@ use crate::{
     ebpf::possible_cpus,
     keeper::Keeper,
     mapped::{Mapped, MappedMemory, Shape},
-    nic::{HookMode, Wanted},
+    nic::{HookMode, Wanted, interrupts},
     plane::{self, Event, Port, Queue, WorkerConfig, Workers, af_xdp::PACKET_MAX},
 };
 
@@ -222,7 +222,8 @@ fn climb(
         generic: !native,
         tagged,
         // The first worker is the last one to be kept from spinning.
-        busy_poll: workers_wanted && polls(plane_busy(config.busy, 0, core_count())),
+        busy_poll: workers_wanted
+            && polls(plane_busy(config.busy, 0, core_count()), &keeper.nic.driver),
     };
     set(keeper, opened, wanted)?;
     let queues = keeper.queues().context("the queues can't be counted")?;
@@ -359,7 +360,7 @@ fn open_workers(
     for queue in 0..queues {
         let number = queue % count;
         let worker = &mut workers[number as usize];
-        let busy_poll = polls(worker.busy);
+        let busy_poll = polls(worker.busy, &keeper.nic.driver);
         match keeper.open_queue(queue, &config, busy_poll) {
             Ok(port) => {
                 let mode = port.mode().clone();
@@ -485,9 +486,14 @@ fn plane_busy(busy: Busy, number: usize, cores: usize) -> plane::Busy {
     }
 }
 
-/// Whether a worker drives its queues itself: only then may the interface defer its interrupts.
-fn polls(busy: plane::Busy) -> bool {
-    busy != plane::Busy::Never
+/// Whether a worker drives its queues itself: only then may the interface defer its interrupts. A
+/// device that has none is driven when that is asked for.
+fn polls(busy: plane::Busy, driver: &str) -> bool {
+    match busy {
+        plane::Busy::Never => false,
+        plane::Busy::Auto => interrupts(driver),
+        plane::Busy::Always => true,
+    }
 }
 
 pub(super) fn queue_status(queue: u32, served_by: ServedBy) -> QueueStatus {
@@ -514,9 +520,20 @@ mod tests {
     #[test]
     fn nobody_polls_where_one_core_has_to_do_for_all() {
         for busy in [Busy::Auto, Busy::Always, Busy::Never] {
-            assert!(!polls(plane_busy(busy, 0, 1)), "{busy}");
-            assert_eq!(polls(plane_busy(busy, 0, 2)), busy != Busy::Never);
-            assert!(!polls(plane_busy(busy, 1, 2)), "{busy}");
+            assert!(!polls(plane_busy(busy, 0, 1), "ice"), "{busy}");
+            assert_eq!(polls(plane_busy(busy, 0, 2), "ice"), busy != Busy::Never);
+            assert!(!polls(plane_busy(busy, 1, 2), "ice"), "{busy}");
+        }
+    }
+
+    #[test]
+    fn a_device_in_software_is_polled_on_demand_only() {
+        for (busy, polled) in [
+            (Busy::Auto, false),
+            (Busy::Always, true),
+            (Busy::Never, false),
+        ] {
+            assert_eq!(polls(plane_busy(busy, 0, 2), "veth"), polled, "{busy}");
         }
     }
 }

@@ -16,9 +16,16 @@ pub fn resets_link(driver: &str) -> Option<bool> {
     }
 }
 
+/// Whether a device of this driver interrupts for what it receives, so that a worker who polls it
+/// spares the machine something. A veth or tap device does not: whoever sends does the receiver's
+/// work, on his own core, and polling would only move that work to the worker's.
+pub fn interrupts(driver: &str) -> bool {
+    !matches!(driver, "veth" | "tun")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::resets_link;
+    use super::{interrupts, resets_link};
 
     #[test]
     fn what_is_not_known_is_not_guessed() {
@@ -26,5 +33,11 @@ mod tests {
         assert_eq!(resets_link("veth"), Some(false));
         assert_eq!(resets_link("some_new_nic"), None);
         assert_eq!(resets_link(""), None);
+    }
+
+    #[test]
+    fn a_device_in_software_does_not_interrupt() {
+        assert!(!interrupts("veth") && !interrupts("tun"));
+        assert!(interrupts("ice") && interrupts("some_new_nic"));
     }
 }

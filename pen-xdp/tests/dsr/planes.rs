@@ -250,7 +250,7 @@ fn workers_that_fail_half_way_leave_every_queue_to_the_program() {
     let pen = Pen::launch(
         &lab,
         (0, "eth0"),
-        "plane = \"auto\"\nworkers = 2\n",
+        "plane = \"auto\"\nbusy = \"always\"\nworkers = 2\n",
         &services,
     );
     let end = std::time::Instant::now() + crate::rig::START;

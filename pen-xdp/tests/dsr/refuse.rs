@@ -199,7 +199,7 @@ fn a_second_daemon_does_not_disturb_the_first() {
         .map(|index| lab::Peer::udp(&lab, index, 5353).unwrap())
         .collect();
     let services = service(&lab, &["5353/udp"], 2);
-    let pen = Pen::start(&lab, "plane = \"af_xdp\"\n", &services);
+    let pen = Pen::start(&lab, "plane = \"af_xdp\"\nbusy = \"always\"\n", &services);
     let before = belongings(&lab);
     let generation = pen.status().generation;
     let vip = lab.vips().next().unwrap();

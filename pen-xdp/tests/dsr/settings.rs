@@ -45,7 +45,7 @@ fn after_a_kill_the_operators_settings_come_back() {
             let machine = lab.balancer();
             set_by_operator(machine);
             let before = settings(machine);
-            let top = format!("plane = \"af_xdp\"\nxdp_mode = \"{mode}\"\n");
+            let top = format!("plane = \"af_xdp\"\nbusy = \"always\"\nxdp_mode = \"{mode}\"\n");
             // A tagged service wants the tag in the frame: one setting more.
             let services = service(&lab, &["80/tcp"], 1)
                 .replace("name = \"web\"\nlisten", "name = \"web\"\nvlan = 7\nlisten");

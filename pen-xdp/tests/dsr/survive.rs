@@ -154,7 +154,7 @@ fn a_restart_leaves_the_settings_that_the_program_needs() {
     }
     let lab = Lab::builder().backends(1).build().unwrap();
     let services = service(&lab, SERVICE, 1);
-    let top = "plane = \"af_xdp\"\n";
+    let top = "plane = \"af_xdp\"\nbusy = \"always\"\n";
     let mut pen = Pen::start(&lab, top, &services);
     pen.process
         .stop(Signal::Kill, Duration::from_secs(5))
