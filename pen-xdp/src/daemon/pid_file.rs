@@ -5,10 +5,16 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 
+/// How long a start waits for the daemon before it to end.
+const OVERLAP: Duration = Duration::from_millis(1500);
+/// Between two looks.
+const AGAIN: Duration = Duration::from_millis(25);
 /// Letters that are read of a file: more than any number of a process has.
 const NUMBER_MAX: u64 = 32;
 
@@ -16,12 +22,13 @@ const NUMBER_MAX: u64 = 32;
 pub struct PidFile<'a>(&'a Path);
 
 impl<'a> PidFile<'a> {
-    /// Looks whether the file may be written, before anything is started.
+    /// Looks whether the file may be written, before anything is started; waits a moment for a
+    /// daemon that is about to end, as the lock on the interface does.
     ///
     /// # Errors
     /// It names a daemon that is alive, or is no ordinary file.
     pub fn check(path: &Path) -> Result<()> {
-        check(path, is_daemon).with_context(|| format!("pid file {}", path.display()))
+        check(path, OVERLAP, is_daemon).with_context(|| format!("pid file {}", path.display()))
     }
 
     /// Writes this process's number.
@@ -49,9 +56,23 @@ impl Drop for PidFile<'_> {
     }
 }
 
-fn check(path: &Path, is_daemon: impl Fn(u32) -> bool) -> Result<()> {
+fn check(path: &Path, patience: Duration, is_daemon: impl Fn(u32) -> bool) -> Result<()> {
+    let end = Instant::now() + patience;
+    while let Some(pid) = living(path, &is_daemon)? {
+        if Instant::now() >= end {
+            bail!(
+                "it is that of process {pid}, which is alive; stop that one, or name another file"
+            );
+        }
+        thread::sleep(AGAIN);
+    }
+    Ok(())
+}
+
+/// The daemon, other than this one, that the file is of.
+fn living(path: &Path, is_daemon: impl Fn(u32) -> bool) -> Result<Option<u32>> {
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
         // A link would have us write where it leads, whoever made it.
         Ok(found) if !found.is_file() => {
@@ -59,12 +80,12 @@ fn check(path: &Path, is_daemon: impl Fn(u32) -> bool) -> Result<()> {
         }
         Ok(_) => {}
     }
-    match named(path)? {
-        Some(pid) if pid != std::process::id() && is_daemon(pid) => bail!(
-            "it is that of process {pid}, which is alive; stop that one, or name another file"
-        ),
-        // A dead daemon's, or of a number that some other program has now.
-        Some(_) | None => Ok(()),
+    // A dead daemon's number may be some other program's by now.
+    match named(path) {
+        Ok(pid) => Ok(pid.filter(|&pid| pid != std::process::id() && is_daemon(pid))),
+        // Its daemon has ended between the two looks.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -133,18 +154,41 @@ mod tests {
         let folder = scratch("living");
         let path = folder.join("pid");
         fs::write(&path, "4711\n").unwrap();
-        let refused = check(&path, |pid| pid == 4711).unwrap_err().to_string();
+        let refused = check(&path, Duration::ZERO, |pid| pid == 4711)
+            .unwrap_err()
+            .to_string();
         assert!(
             refused.contains("process 4711, which is alive"),
             "{refused}"
         );
-        assert!(check(&path, |_| false).is_ok(), "it is dead");
+        assert!(
+            check(&path, Duration::ZERO, |_| false).is_ok(),
+            "it is dead"
+        );
         fs::write(&path, std::process::id().to_string()).unwrap();
-        assert!(check(&path, |_| true).is_ok(), "it is this one");
+        assert!(
+            check(&path, Duration::ZERO, |_| true).is_ok(),
+            "it is this one"
+        );
         for nothing in ["", "x", "99999999999999999999999999999999999999"] {
             fs::write(&path, nothing).unwrap();
-            assert!(check(&path, |_| true).is_ok(), "{nothing:?}");
+            assert!(
+                check(&path, Duration::ZERO, |_| true).is_ok(),
+                "{nothing:?}"
+            );
         }
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_is_about_to_end_is_waited_for() {
+        let folder = scratch("ending");
+        let path = folder.join("pid");
+        fs::write(&path, "4711").unwrap();
+        let looks = std::cell::Cell::new(0);
+        let ends_soon = |_| looks.replace(looks.get() + 1) < 2;
+        assert!(check(&path, Duration::from_secs(60), ends_soon).is_ok());
+        assert_eq!(looks.get(), 3);
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -153,9 +197,9 @@ mod tests {
         assert!(is_daemon(std::process::id()));
         let mut other = Command::new("sleep").arg("60").spawn().unwrap();
         // The number is the child's at once, its name when it has become the other program.
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while is_daemon(other.id()) && std::time::Instant::now() < deadline {
-            std::thread::yield_now();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while is_daemon(other.id()) && Instant::now() < deadline {
+            thread::yield_now();
         }
         assert!(!is_daemon(other.id()));
         other.kill().unwrap();
