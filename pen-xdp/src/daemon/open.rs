@@ -51,6 +51,17 @@ pub struct Opened {
     pub readers: Arc<Readers>,
 }
 
+impl Opened {
+    /// Says what came of a plane.
+    fn rung(&mut self, plane: Plane, taken: bool, why: &str) {
+        self.rungs.push(Rung {
+            plane,
+            taken,
+            why: why.to_owned(),
+        });
+    }
+}
+
 /// Opens the configured plane, or the best one that there is.
 ///
 /// # Errors
@@ -251,11 +262,7 @@ fn climb(
             } else {
                 "as configured"
             };
-            opened.rungs.push(Rung {
-                plane: Plane::AfXdp,
-                taken: true,
-                why: why.to_owned(),
-            });
+            opened.rung(Plane::AfXdp, true, why);
             Ok(())
         }
         Err(error) if config.plane == Plane::Auto => {
@@ -273,17 +280,8 @@ fn climb(
             })?;
             let why = format!("{error:#}");
             tracing::warn!("no AF_XDP workers, the program forwards by itself: {why}");
-            opened.rungs.push(Rung {
-                plane: Plane::AfXdp,
-                taken: false,
-                why,
-            });
-            let why = "the program is attached".to_owned();
-            opened.rungs.push(Rung {
-                plane: Plane::Xdp,
-                taken: true,
-                why,
-            });
+            opened.rung(Plane::AfXdp, false, &why);
+            opened.rung(Plane::Xdp, true, "the program is attached");
             Ok(())
         }
         Err(error) => Err(error.context("plane = af_xdp")),
@@ -305,18 +303,10 @@ fn without_workers(wanted: Plane, opened: &mut Opened) {
         Plane::AfXdp | Plane::Xdp | Plane::AfPacket => "as configured",
     };
     if wanted == Plane::Auto {
-        let why = "left out: workers need native XDP to be worth their core".to_owned();
-        opened.rungs.push(Rung {
-            plane: Plane::AfXdp,
-            taken: false,
-            why,
-        });
+        let why = "left out: workers need native XDP to be worth their core";
+        opened.rung(Plane::AfXdp, false, why);
     }
-    opened.rungs.push(Rung {
-        plane: Plane::Xdp,
-        taken: true,
-        why: why.to_owned(),
-    });
+    opened.rung(Plane::Xdp, true, why);
 }
 
 /// Gives every queue to the program. Workers that failed half way may have sockets in its map
