@@ -212,10 +212,11 @@ fn a_second_daemon_does_not_disturb_the_first() {
     };
     let running = load.spawn(lab.client()).unwrap();
     running.wait_for_line("started", crate::rig::START).unwrap();
-    // With another control socket and other back ends: nothing but the interface is the same.
+    // With other files and other back ends: nothing but the interface is the same.
     let config = lab.folder().join("pen0/pen.toml");
     let other = fs::read_to_string(&config).unwrap();
     let other = other.replace("pen0/control", "pen0/control2");
+    let other = other.replace("pen0/pid", "pen0/pid2");
     let other = other.replace(&Station::backend(1).v4().to_string(), "10.77.0.99");
     let second = lab.folder().join("second.toml");
     fs::write(&second, other).unwrap();

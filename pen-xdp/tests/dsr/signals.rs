@@ -36,7 +36,9 @@ fn told_to_stop_while_it_starts_it_leaves_nothing() {
     for signal in [Signal::Term, Signal::Int] {
         let mut pen = Pen::launch(&lab, (0, "eth0"), "plane = \"xdp\"\n", &services);
         let end = Instant::now() + START;
-        while !pen.control.exists() {
+        // The socket has this name until it is answered.
+        let starting = pen.control.with_extension("starting");
+        while !starting.exists() {
             assert!(Instant::now() < end, "{}", pen.process.output());
             thread::sleep(Duration::from_millis(5));
         }
