@@ -1,6 +1,6 @@
 //! Choosing the plane: what is tried, in which order, and what came of it.
 
-use std::{os::fd::AsFd, sync::Arc, thread};
+use std::{ops::Range, os::fd::AsFd, sync::Arc, thread};
 
 use anyhow::{Context, Result, anyhow, bail};
 use crossbeam::channel::Sender;
@@ -21,7 +21,10 @@ use crate::{
     keeper::Keeper,
     mapped::{Mapped, MappedMemory, Shape},
     nic::{HookMode, Wanted, interrupts},
-    plane::{self, Event, Port, Queue, WorkerConfig, Workers, af_xdp::PACKET_MAX},
+    plane::{
+        self, Event, Port, Queue, WorkerConfig, Workers,
+        af_xdp::{Mode, PACKET_MAX},
+    },
 };
 
 /// Bytes of an Ethernet header with one VLAN tag more than the MTU leaves room for.
@@ -52,6 +55,41 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// Says what becomes of queues that the driver added for the program.
+    fn appeared(&mut self, queues: Range<u32>) {
+        for queue in queues {
+            self.degraded.push(Degraded {
+                what: format!("queue {queue}"),
+                why: "it appeared when the program was attached and may not be able to send from \
+                      a socket, so the program serves it"
+                    .into(),
+            });
+        }
+    }
+
+    /// Says that worker `number`, on its core, has the queue, and what its socket lacks.
+    fn served(&mut self, queue: u32, (number, core): (u32, Option<usize>), mode: Mode) {
+        if let Some(status) = self.queues.get_mut(queue as usize) {
+            *status = QueueStatus {
+                served_by: ServedBy::Worker,
+                worker: Some(number),
+                core: core.and_then(|core| u32::try_from(core).ok()),
+                zero_copy: mode.zero_copy,
+                multi_buffer: mode.multi_buffer,
+                need_wakeup: true,
+                busy_poll: mode.busy_poll,
+                tx_budget: mode.send_budget,
+                ..status.clone()
+            };
+        }
+        for plane::af_xdp::Degraded { what, why } in mode.degraded {
+            // Refused together with zero copy, and had without it.
+            if what != "multi-buffer" || !mode.multi_buffer {
+                note_degraded(&mut self.degraded, what, why);
+            }
+        }
+    }
+
     /// Says what came of a plane.
     fn rung(&mut self, plane: Plane, taken: bool, why: &str) {
         self.rungs.push(Rung {
@@ -241,14 +279,7 @@ fn climb(
     opened.queues = (0..queues.0)
         .map(|queue| queue_status(queue, ServedBy::Program))
         .collect();
-    for queue in queues_before..queues.0 {
-        opened.degraded.push(Degraded {
-            what: format!("queue {queue}"),
-            why: "it appeared when the program was attached and may not be able to send from a \
-                  socket, so the program serves it"
-                .into(),
-        });
-    }
+    opened.appeared(queues_before..queues.0);
     if !workers_wanted {
         without_workers(config.plane, opened);
         return Ok(());
@@ -357,26 +388,7 @@ fn open_workers(
                 whole &= mode.multi_buffer;
                 let socket = port.descriptor().context("the socket has no descriptor")?;
                 sockets.push((queue, socket.try_clone_to_owned()?));
-                if let Some(status) = opened.queues.get_mut(queue as usize) {
-                    *status = QueueStatus {
-                        served_by: ServedBy::Worker,
-                        worker: Some(number),
-                        core: worker.core.and_then(|core| u32::try_from(core).ok()),
-                        zero_copy: mode.zero_copy,
-                        multi_buffer: mode.multi_buffer,
-                        need_wakeup: true,
-                        busy_poll: mode.busy_poll,
-                        tx_budget: mode.send_budget,
-                        ..status.clone()
-                    };
-                }
-                for plane::af_xdp::Degraded { what, why } in mode.degraded {
-                    // Refused together with zero copy, and had without it.
-                    if what == "multi-buffer" && mode.multi_buffer {
-                        continue;
-                    }
-                    note_degraded(&mut opened.degraded, what, why);
-                }
+                opened.served(queue, (number, worker.core), mode);
                 let row = cpus + number;
                 let memory =
                     MappedMemory::new(Arc::clone(&opened.memory), row, config.finish_checksums);

@@ -88,21 +88,7 @@ fn main() -> Result<ExitCode> {
 
 fn run(options: &Options) -> Result<ExitCode> {
     check_prerequisites()?;
-    let effort = if options.quick {
-        Effort {
-            pairs: 1,
-            requests: 500,
-            seconds: 1,
-            repeat: 10_000,
-        }
-    } else {
-        Effort {
-            pairs: options.pairs.max(1),
-            requests: 10_000,
-            seconds: 2,
-            repeat: 1_000_000,
-        }
-    };
+    let effort = effort(options);
     let wanted = |name: &str| options.only.as_ref().is_none_or(|part| name.contains(part));
     let machine = Machine::this()?;
     let mut rig = Rig {
@@ -149,6 +135,28 @@ fn run(options: &Options) -> Result<ExitCode> {
             })
             .collect(),
     };
+    finish(options, &results)
+}
+
+fn effort(options: &Options) -> Effort {
+    if options.quick {
+        return Effort {
+            pairs: 1,
+            requests: 500,
+            seconds: 1,
+            repeat: 10_000,
+        };
+    }
+    Effort {
+        pairs: options.pairs.max(1),
+        requests: 10_000,
+        seconds: 2,
+        repeat: 1_000_000,
+    }
+}
+
+/// Shows and writes what was measured.
+fn finish(options: &Options, results: &Results) -> Result<ExitCode> {
     println!("{}", results.table());
     let missing = results
         .figures
@@ -233,9 +241,12 @@ fn follow_pen(rig: &mut Rig, forwarder: &Forwarder, facts: &mut Vec<String>) -> 
         .iter()
         .map(|(name, value)| format!("{name} {value}"))
         .collect();
+    let settings = match settings.join(", ") {
+        none if none.is_empty() => none,
+        some => format!(" ({some})"),
+    };
     facts.push(format!(
-        "Pen's workers {how} ({}); the bare AF_XDP forwarder does as they do.",
-        settings.join(", ")
+        "Pen's workers {how}{settings}; the bare AF_XDP forwarder does as they do."
     ));
     Ok(())
 }
