@@ -3,7 +3,7 @@
 //! The trait copies and lends nothing: a copy at a checked offset is what the kernel's verifier
 //! can follow, and it leaves no question of aliasing for memory that a device may write.
 
-use crate::packet::Chain;
+use crate::chain::Chain;
 
 /// How far into a frame headers are read, bytes. The XDP program masks offsets with it so that
 /// the verifier knows a bound; every host keeps to it so that all decide alike.

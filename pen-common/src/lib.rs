@@ -6,6 +6,7 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![warn(missing_docs)]
 
+pub mod chain;
 pub mod checksum;
 #[cfg(feature = "std")]
 pub mod config;

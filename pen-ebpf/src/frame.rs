@@ -11,9 +11,9 @@ use aya_ebpf::{
     helpers::{bpf_csum_diff, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
 };
 use pen_common::{
+    chain::Chain,
     checksum::fold,
     frame::{Frame, REACH},
-    packet::Chain,
 };
 
 use crate::maps::{SCRATCH, SUM_CHUNK};
