@@ -4,7 +4,10 @@ use std::{net::SocketAddr, thread, time::Duration};
 
 use lab::{Lab, Load, Peer, Station, link_counters};
 
-use crate::rig::{Pen, service};
+use crate::{
+    rig::{Pen, service},
+    wire::lost,
+};
 
 fn udp(lab: &Lab, count: u64, rate: u64) -> Load {
     let vip = lab.vips().next().unwrap();
@@ -155,13 +158,14 @@ fn frames_are_conserved() {
     let tally = load.run(lab.client()).unwrap();
     let after = link_counters(lab.backend(0), "eth0").unwrap();
     let forwarded = pen.count("forwarded");
-    assert_eq!(forwarded, tally.sent, "{tally:?}");
+    let status = pen.status();
+    // On a busy machine the worker may be late and a ring full: then each such frame is counted.
+    assert_eq!(forwarded + lost(&status), tally.sent, "{tally:?}");
     assert_eq!(pen.count("redirected"), tally.sent);
     assert!(
         after.rx_packets - before.rx_packets >= forwarded,
         "{after:?}"
     );
-    let status = pen.status();
     let frames = status.queues[0].frames.unwrap();
     assert!(frames.adds_up() && frames.in_hand == 0, "{frames:?}");
 }
