@@ -70,10 +70,7 @@ impl Announcer {
         })
     }
 
-    /// Sends each address's announcement once. To be called at start and after [`LinkUp`], and a
-    /// second time 2 seconds later: RFC 5227 section 2.3 announces twice.
-    ///
-    /// [`LinkUp`]: crate::watch::NetEvent::LinkUp
+    /// Sends each address's announcement once. The caller repeats it (RFC 5227, section 2.3).
     ///
     /// # Errors
     /// The last failure to send, for example with the link down; all have been tried.

@@ -47,10 +47,21 @@ use signals::Signals;
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
 const TICK: Duration = Duration::from_millis(100);
-/// The second announcement follows the first after this time (RFC 5227, section 2.3).
+/// An announcement follows the one before after this time (RFC 5227, section 2.3).
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
+/// How often each VIP is announced (RFC 5227, section 2.3).
+const ANNOUNCEMENTS: u32 = 2;
+/// The same after the link came up: the switch's port may come up later than ours, and what it is
+/// sent until then is lost. A Linux bridge takes up to a second.
+const ANNOUNCEMENTS_ON_LINK: u32 = 3;
 /// Requests that wait to be looked at.
 const REQUESTS: usize = 64;
+
+/// Announcements that are still to come.
+struct Again {
+    at: Instant,
+    times: u32,
+}
 
 /// A running daemon.
 pub struct Daemon {
@@ -73,7 +84,7 @@ pub struct Daemon {
     workers: Option<Workers>,
     events: Receiver<Event>,
     socket: Option<ControlSocket>,
-    announce_at: Option<Instant>,
+    announce_again: Option<Again>,
     change: Change,
     signals: Signals,
     /// Given back last of all.
@@ -176,20 +187,20 @@ impl Daemon {
                 let before = start::own_vips(&self.state);
                 self.observe(Command::LocalAddresses(self.watch.owned().all()));
                 if start::own_vips(&self.state) != before {
-                    self.announce();
+                    self.announce(ANNOUNCEMENTS);
                 }
             }
             NetEvent::LinkDown => tracing::warn!("{} is down", self.keeper.nic.name),
             NetEvent::LinkUp { mac, mtu } => {
                 tracing::info!("{} is up", self.keeper.nic.name);
                 self.link(mac, mtu);
-                self.announce();
+                self.announce(ANNOUNCEMENTS_ON_LINK);
             }
             NetEvent::LinkChanged { mac, mtu } => {
                 let moved = mac != self.keeper.nic.link.mac;
                 self.link(mac, mtu);
                 if moved {
-                    self.announce();
+                    self.announce(ANNOUNCEMENTS);
                 }
             }
             NetEvent::Queues { rx, tx } => self.queues_changed(rx, tx),
@@ -266,16 +277,20 @@ impl Daemon {
                 Event::Ended { worker } => tracing::warn!("worker {worker} has ended"),
             }
         }
-        if self.announce_at.is_some_and(|at| at <= Instant::now()) {
-            self.announce_at = None;
-            self.announce_once();
+        if let Some(Again { at, times }) = self.announce_again
+            && at <= Instant::now()
+        {
+            self.announce(times);
         }
     }
 
-    /// Announces what Pen answers for, now and once more a little later.
-    fn announce(&mut self) {
+    /// Announces what Pen answers for, so many times: now, and again a little later.
+    fn announce(&mut self, times: u32) {
         self.announce_once();
-        self.announce_at = Some(Instant::now() + ANNOUNCE_AGAIN);
+        self.announce_again = (times > 1).then(|| Again {
+            at: Instant::now() + ANNOUNCE_AGAIN,
+            times: times - 1,
+        });
     }
 
     fn announce_once(&mut self) {

@@ -85,12 +85,12 @@ impl Daemon {
             workers: opened.workers,
             events,
             socket,
-            announce_at: None,
+            announce_again: None,
             change: Change::default(),
             signals,
             lock,
         };
-        daemon.announce();
+        daemon.announce(super::ANNOUNCEMENTS);
         // Whatever changed while the plane was opened.
         daemon.change.observe();
         daemon.change.epochs = daemon.workers.as_ref().map(crate::plane::Workers::epochs);

@@ -11,7 +11,7 @@ use pen_common::config::{Plane, XdpMode};
 
 use crate::rig::{Pen, service};
 
-/// Longer than the time after which Pen announces a second time.
+/// Longer than the time after which Pen announces a second time at its start.
 const ANNOUNCED_TWICE: Duration = Duration::from_secs(3);
 
 fn echoes(lab: &Lab) -> Vec<Peer> {
@@ -61,9 +61,10 @@ fn after_a_link_flap_the_vips_are_announced_and_served_again() {
         thread::sleep(Duration::from_millis(500));
         assert_eq!(capture.frames().unwrap().len(), 0, "{plane}");
         lab.balancer().ip("link set eth0 up").unwrap();
+        // Two of the three announcements: the bridge's port may come up after the first.
         let frames = capture.wait_for(6, Duration::from_secs(10)).unwrap();
         for vip in lab.vips() {
-            // Both forms of ARP, or one advertisement; each of them twice.
+            // Both forms of ARP, or one advertisement; each of them twice at least.
             let wanted = if vip.is_ipv4() { 4 } else { 2 };
             let seen = frames.iter().filter(|frame| announces(frame, vip)).count();
             assert!(seen >= wanted, "{plane} {vip}: {seen} in {frames:?}");
