@@ -37,6 +37,9 @@ const BATCH: usize = 32;
 const WARM_UP: Duration = Duration::from_millis(100);
 /// Nothing came back for so long: what is under way is lost.
 const LOST_AFTER: Duration = Duration::from_millis(20);
+/// Frames to a back end's MAC that were never offered, at most: ARP answers. More of them means
+/// that somebody else sends, or that frames come back twice.
+const STRAY_MAX: u64 = 16;
 
 /// What to offer, on which interface.
 #[derive(Args, Debug)]
@@ -266,12 +269,13 @@ impl Loop {
         self.run_until(start + Duration::from_millis(milliseconds))?;
         let (seconds, delivered) = (start.elapsed().as_secs_f64(), self.delivered - first);
         let busy = busy_seconds()? - busy;
-        let end = Instant::now() + LOST_AFTER;
-        while self.delivered < self.sent && Instant::now() < end {
-            self.sender.push()?;
-            self.look()?;
-        }
+        self.drain()?;
         let (sent_in_all, lost) = (self.sent, self.sent.saturating_sub(self.delivered));
+        ensure!(
+            self.delivered <= sent_in_all + STRAY_MAX,
+            "{} frames came back of {sent_in_all}",
+            self.delivered
+        );
         Ok(Outcome {
             seconds,
             delivered,
@@ -297,6 +301,21 @@ impl Loop {
                 self.sender.push()?;
             }
         }
+    }
+
+    /// Waits until everything is back or nothing comes any more, so that the next forwarder has the
+    /// machine to itself.
+    fn drain(&mut self) -> Result<()> {
+        let mut end = Instant::now() + LOST_AFTER;
+        while self.delivered < self.sent && Instant::now() < end {
+            self.sender.push()?;
+            let before = self.delivered;
+            let now = self.look()?;
+            if self.delivered > before {
+                end = now + LOST_AFTER;
+            }
+        }
+        Ok(())
     }
 
     /// Reads the counter, and gives up what is under way when it stands still.
