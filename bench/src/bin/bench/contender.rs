@@ -14,13 +14,22 @@ use crate::pen::{Pen, Setup};
 use crate::traffic::{PORT, Traffic, vip};
 use crate::wire::Wire;
 
-/// Frames under way at most: below the 256 that a veth end with a program holds.
+/// Frames under way at most in a closed loop: below the 256 that a veth end with a program holds.
 const WINDOW: usize = 240;
 /// Most frames that may be lost of a run that counts.
 pub(crate) const LOSS_MAX: f64 = 0.001;
 const START_LIMIT: Duration = Duration::from_secs(5);
 /// Slots for 4,096 back ends: the prime above a hundred each.
 const TABLE_SIZE_MANY: u32 = 409_609;
+
+/// How many frames are offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Offer {
+    /// As many as come back: no more than [`WINDOW`] are under way.
+    Lossless,
+    /// As many as the generator can send.
+    All,
+}
 
 /// One forwarder that can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -269,7 +278,7 @@ impl Rig {
     /// It delivers nothing within 5 s.
     pub(crate) fn warm_up(&self, forwarder: &Forwarder) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
-        while let Err(error) = self.offer(forwarder, 50) {
+        while let Err(error) = self.generate(forwarder, Offer::Lossless, 50) {
             ensure!(Instant::now() < deadline, "{error:#}");
         }
         match &forwarder.running {
@@ -278,46 +287,50 @@ impl Rig {
         }
     }
 
-    /// Offers frames to a forwarder and says what came back.
+    /// Offers frames to a forwarder for the length of a run and says what came back.
     ///
     /// # Errors
     /// Nothing came back, or Pen's counters say that frames took another way than the one measured.
-    pub(crate) fn measure(&self, forwarder: &Forwarder) -> Result<Outcome> {
+    pub(crate) fn measure(&self, forwarder: &Forwarder, offer: Offer) -> Result<Outcome> {
+        let generate = || self.generate(forwarder, offer, self.milliseconds);
         match &forwarder.running {
             Running::Pen(pen) => {
                 let before = pen.counts()?;
-                let outcome = self.offer(forwarder, self.milliseconds)?;
+                let outcome = generate()?;
                 pen.prove_plane(before, outcome.delivered)?;
                 Ok(outcome)
             }
             Running::Spinning(process) => {
                 process.signal(Signal::Cont)?;
-                let outcome = self.offer(forwarder, self.milliseconds);
+                let outcome = generate();
                 process.signal(Signal::Stop)?;
                 outcome
             }
             Running::Other(process) => {
                 let output = || format!("it has ended:\n{}", process.output());
                 ensure!(process.is_running(), output());
-                self.offer(forwarder, self.milliseconds)
+                generate()
             }
         }
     }
 
-    fn offer(&self, forwarder: &Forwarder, milliseconds: u64) -> Result<Outcome> {
+    fn generate(&self, forwarder: &Forwarder, offer: Offer, milliseconds: u64) -> Result<Outcome> {
         let Traffic { flows, vips } = forwarder.contender.traffic();
         let wire = &forwarder.wire;
-        let words = [
+        let mut words = vec![
             "generate".to_owned(),
             format!("--interface={}", wire.name()),
             format!("--to={}", wire.balancer_mac()),
             format!("--milliseconds={milliseconds}"),
             format!("--flows={flows}"),
             format!("--vips={vips}"),
-            format!("--window={WINDOW}"),
             format!("--core={}", 1 - self.core.min(1)),
             format!("--object={}", self.object.display()),
         ];
+        match offer {
+            Offer::Lossless => words.push(format!("--window={WINDOW}")),
+            Offer::All => {}
+        }
         let output = self.lab.client().run_ok(&self.own, words)?;
         let outcome: Outcome = serde_json::from_str(&output.stdout)
             .with_context(|| format!("reading {:?}", output.text()))?;

@@ -1,10 +1,16 @@
 //! The generator: offers frames on one end of a wire over AF_XDP and counts what comes back for
 //! back ends.
 //!
-//! It is a closed loop: no more than `window` frames are ever under way, fewer than any ring or
-//! buffer between here and the sink holds. So the rate that comes out is the forwarder's rate
-//! without loss, found in one run and without a search, and a frame that is lost is a fault to be
-//! told, not the usual way to find the limit.
+//! **Closed loop**: no more than `window` frames are ever under way, fewer than any ring or buffer
+//! between here and the sink holds. So the rate that comes out is the forwarder's rate without
+//! loss, found in one run and without a search, and a frame that is lost is a fault to be told, not
+//! the usual way to find the limit. But the generator waits, and on veth the receive work of
+//! whoever forwards is done on the sender's core: whoever is slower than the generator has it for
+//! nothing.
+//!
+//! **Open loop**: without a window it sends as fast as it can, and what a forwarder has no room for
+//! is lost, after the work of receiving it was done. What comes out is what a forwarder delivers
+//! under more load than it can take, and the loss belongs to the figure.
 #![allow(
     unsafe_code,
     reason = "xsk-rs marks its ring operations unsafe: they trust the caller with frame ownership"
@@ -37,6 +43,9 @@ const BATCH: usize = 32;
 const WARM_UP: Duration = Duration::from_millis(100);
 /// Nothing came back for so long: what is under way is lost.
 const LOST_AFTER: Duration = Duration::from_millis(20);
+/// Frames to a back end's MAC that were never offered, at most: ARP answers. More of them means
+/// that somebody else sends, or that frames come back twice.
+const STRAY_MAX: u64 = 16;
 
 /// What to offer, on which interface.
 #[derive(Args, Debug)]
@@ -52,9 +61,9 @@ pub(crate) struct Options {
     flows: usize,
     #[arg(long, default_value_t = 1)]
     vips: usize,
-    /// Frames under way at most
+    /// Frames under way at most; as many as can be sent if left out
     #[arg(long)]
-    window: usize,
+    window: Option<usize>,
     #[arg(long)]
     core: usize,
     /// The eBPF object with the program `sink`
@@ -67,6 +76,8 @@ pub(crate) struct Options {
 pub(crate) struct Outcome {
     /// Length of the measured part, seconds.
     pub(crate) seconds: f64,
+    /// Frames that the kernel took in that time.
+    pub(crate) offered: u64,
     /// Frames that came back for a back end in that time.
     pub(crate) delivered: u64,
     /// CPU-seconds that all cores together were busy in that time.
@@ -78,7 +89,12 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Frames a second.
+    /// Frames offered a second.
+    pub(crate) fn offered_rate(&self) -> f64 {
+        self.offered as f64 / self.seconds
+    }
+
+    /// Frames delivered a second.
     pub(crate) fn rate(&self) -> f64 {
         self.delivered as f64 / self.seconds
     }
@@ -88,7 +104,8 @@ impl Outcome {
         self.delivered as f64 / self.busy
     }
 
-    /// Share of the frames that was lost.
+    /// Share of the frames of the whole run that never came back; those that wait in a queue at
+    /// the end of the measured time are not among them.
     pub(crate) fn loss(&self) -> f64 {
         self.lost as f64 / self.sent_in_all.max(1) as f64
     }
@@ -188,6 +205,11 @@ impl Sender {
         })
     }
 
+    /// Frames that the kernel has yet to send, or has sent without our having seen it.
+    fn posted(&self) -> u64 {
+        u64::from(FRAMES) - self.free.len() as u64
+    }
+
     /// Sends up to [`BATCH`] frames and says how many.
     fn send(&mut self, count: usize) -> Result<usize> {
         let first = self.free.len() - count.min(BATCH).min(self.free.len());
@@ -238,7 +260,8 @@ impl Sender {
 struct Loop {
     sender: Sender,
     sink: Sink,
-    window: usize,
+    /// Frames under way at most; nothing means an open loop.
+    window: Option<usize>,
     sent: u64,
     /// Delivered, or given up as lost.
     settled: u64,
@@ -247,7 +270,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(sender: Sender, sink: Sink, window: usize) -> Self {
+    fn new(sender: Sender, sink: Sink, window: Option<usize>) -> Self {
         let progress = Instant::now();
         Self {
             sender,
@@ -262,18 +285,22 @@ impl Loop {
 
     fn run(&mut self, milliseconds: u64) -> Result<Outcome> {
         self.run_until(Instant::now() + WARM_UP)?;
-        let (start, first, busy) = (Instant::now(), self.delivered, busy_seconds()?);
+        let (start, busy) = (Instant::now(), busy_seconds()?);
+        let (taken, delivered) = (self.taken(), self.delivered);
         self.run_until(start + Duration::from_millis(milliseconds))?;
-        let (seconds, delivered) = (start.elapsed().as_secs_f64(), self.delivered - first);
+        let (seconds, offered) = (start.elapsed().as_secs_f64(), self.taken() - taken);
+        let delivered = self.delivered - delivered;
         let busy = busy_seconds()? - busy;
-        let end = Instant::now() + LOST_AFTER;
-        while self.delivered < self.sent && Instant::now() < end {
-            self.sender.push()?;
-            self.look()?;
-        }
+        self.drain()?;
         let (sent_in_all, lost) = (self.sent, self.sent.saturating_sub(self.delivered));
+        ensure!(
+            self.delivered <= sent_in_all + STRAY_MAX,
+            "{} frames came back of {sent_in_all}",
+            self.delivered
+        );
         Ok(Outcome {
             seconds,
+            offered,
             delivered,
             busy,
             sent_in_all,
@@ -282,13 +309,31 @@ impl Loop {
     }
 
     fn run_until(&mut self, end: Instant) -> Result<()> {
+        match self.window {
+            Some(window) => self.keep_under_way(window, end),
+            None => self.send_all(end),
+        }
+    }
+
+    /// The open loop: does nothing but send until the end.
+    fn send_all(&mut self, end: Instant) -> Result<()> {
+        while Instant::now() < end {
+            self.sender.reclaim();
+            self.sent += self.sender.send(BATCH)? as u64;
+        }
+        self.sender.reclaim();
+        self.look().map(drop)
+    }
+
+    /// The closed loop.
+    fn keep_under_way(&mut self, window: usize, end: Instant) -> Result<()> {
         loop {
             let now = self.look()?;
             if now > end {
                 return Ok(());
             }
             let under_way = (self.sent - self.settled) as usize;
-            let room = self.window.saturating_sub(under_way);
+            let room = window.saturating_sub(under_way);
             self.sender.reclaim();
             if room >= BATCH {
                 self.sent += self.sender.send(room)? as u64;
@@ -297,6 +342,26 @@ impl Loop {
                 self.sender.push()?;
             }
         }
+    }
+
+    /// Frames that the kernel took.
+    fn taken(&self) -> u64 {
+        self.sent - self.sender.posted()
+    }
+
+    /// Waits until everything is back or nothing comes any more, so that the next forwarder has the
+    /// machine to itself.
+    fn drain(&mut self) -> Result<()> {
+        let mut end = Instant::now() + LOST_AFTER;
+        while self.delivered < self.sent && Instant::now() < end {
+            self.sender.push()?;
+            let before = self.delivered;
+            let now = self.look()?;
+            if self.delivered > before {
+                end = now + LOST_AFTER;
+            }
+        }
+        Ok(())
     }
 
     /// Reads the counter, and gives up what is under way when it stands still.

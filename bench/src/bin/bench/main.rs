@@ -37,7 +37,7 @@ use crate::contender::{Contender, Forwarder, Polling, Rig};
 use crate::figures::{Bench, Effort, OTHERS, PAIRS};
 use crate::machine::Machine;
 use crate::pairs::Rates;
-use crate::result::{Rate, Results};
+use crate::result::Results;
 
 /// Forwarders get this core until Pen says where its worker is.
 const CORE: usize = 1;
@@ -119,21 +119,14 @@ fn run(options: &Options) -> Result<ExitCode> {
     let mut figures: Vec<_> = pairs.map(|pair| bench.ratio(pair, &mut rates)).collect();
     let others = OTHERS.iter().filter(|other| wanted(other.name));
     figures.extend(others.map(|other| bench.other(other)));
-    let rates = rates.table().into_iter();
     let results = Results {
         machine,
         pairs: effort.pairs,
         milliseconds: bench.rig.milliseconds,
         facts,
         figures,
-        rates: rates
-            .map(|(name, kpps, kpps_per_core, loss)| Rate {
-                name,
-                kpps,
-                kpps_per_core,
-                loss,
-            })
-            .collect(),
+        rates: rates.lossless(),
+        overloads: rates.overloads(),
     };
     finish(options, &results)
 }
