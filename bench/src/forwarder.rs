@@ -36,6 +36,9 @@ const BIND_PATIENCE: Duration = Duration::from_secs(1);
 /// Microseconds that a busy-polling system call may spin in the driver (as in the kernel's own
 /// AF_XDP documents).
 const BUSY_POLL_US: i32 = 20;
+/// How long it goes on looking before it sleeps: as long as Pen's workers, so that neither has the
+/// dearer wake-ups.
+const SPIN: Duration = Duration::from_micros(50);
 /// `SOL_XDP` option of kernel 6.17: frames sent by one wake-up, 32 unless set.
 const XDP_MAX_TX_SKB_BUDGET: i32 = 9;
 
@@ -216,13 +219,18 @@ pub fn serve(queues: &mut [Forwarder]) -> io::Result<()> {
             revents: 0,
         })
         .collect();
+    let mut last_work = Instant::now();
     loop {
         let mut forwarded = 0;
         for queue in &mut *queues {
             forwarded += queue.pass()?;
         }
+        if forwarded > 0 {
+            last_work = Instant::now();
+            continue;
+        }
         let (busy, sending) = (queues[0].busy, queues.iter().any(Forwarder::is_sending));
-        if forwarded == 0 && !busy && !sending {
+        if !busy && !sending && last_work.elapsed() >= SPIN {
             // SAFETY: the array and its length belong together and live over the call.
             unsafe { libc::poll(sockets.as_mut_ptr(), sockets.len() as libc::nfds_t, 1000) };
         }

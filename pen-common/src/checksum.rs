@@ -56,6 +56,15 @@ pub const fn fold(sum: u64) -> u16 {
     sum as u16
 }
 
+/// The same for a sum below 2^36, such as sixteen 32-bit words make, in fewer steps.
+#[inline(always)]
+pub const fn fold_few(sum: u64) -> u16 {
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    sum as u16
+}
+
 /// The checksum field after one covered word went from `old` to `new` (RFC 1624, equation 3).
 #[inline(always)]
 pub const fn update(field: u16, old: u16, new: u16) -> u16 {
@@ -69,22 +78,14 @@ pub const fn update(field: u16, old: u16, new: u16) -> u16 {
 /// looks like this once in 65,536; so on a hit the whole sum is taken before anything is changed.
 #[inline(always)]
 pub fn finish<F: Frame>(frame: &mut F, packet: &Packet) -> bool {
-    let Some(at) = packet.checksum_at() else {
-        return false;
-    };
-    let Some(field) = frame.word(at) else {
-        return false;
-    };
     let pseudo = packet.pseudo_sum();
-    if field != pseudo {
-        return false;
-    }
-    finish_whole(frame, packet, at, pseudo).is_some()
+    packet.checksum == u32::from(pseudo) && finish_whole(frame, packet, pseudo).is_some()
 }
 
 /// The rare half of [`finish`]: `None` if the sum was finished already.
 #[inline(always)]
-fn finish_whole<F: Frame>(frame: &mut F, packet: &Packet, at: usize, pseudo: u16) -> Option<()> {
+fn finish_whole<F: Frame>(frame: &mut F, packet: &Packet, pseudo: u16) -> Option<()> {
+    let at = packet.checksum_at()?;
     let l4 = frame.sum(packet.l4 as usize, packet.l4_len as usize)?;
     if fold(u64::from(l4) + u64::from(pseudo)) == 0xffff {
         return None;

@@ -13,7 +13,9 @@ pub mod config;
 #[cfg(feature = "std")]
 pub mod control;
 pub mod flow;
+pub mod flow_table;
 pub mod frame;
+pub mod hash;
 #[cfg(feature = "std")]
 pub mod maglev;
 pub mod packet;

@@ -17,7 +17,7 @@ use alloc::{
 use core::cmp::Reverse;
 
 use crate::{
-    flow::HashKey,
+    hash::NameKey,
     tables::{BackendId, SLOTS_PER_WORD},
 };
 
@@ -44,7 +44,7 @@ pub struct Member<'a> {
 ///
 /// The result does not depend on the order of `members`. `size` must be prime, or a walk would
 /// not visit every slot.
-pub fn build(members: &[Member<'_>], size: u32, key: HashKey) -> Vec<BackendId> {
+pub fn build(members: &[Member<'_>], size: u32, key: NameKey) -> Vec<BackendId> {
     let mut slots = vec![0; size as usize];
     let mut walks: Vec<Walk<'_>> = members
         .iter()
@@ -138,7 +138,7 @@ const TIME: u64 = 1 << 40;
 const _: () = assert!(SIZE_MAX < 1 << 23);
 
 impl<'a> Walk<'a> {
-    fn new(member: &Member<'a>, size: u32, key: HashKey) -> Self {
+    fn new(member: &Member<'a>, size: u32, key: NameKey) -> Self {
         let hash = key.hash_bytes(member.name.as_bytes());
         let (high, low) = ((hash >> 32) as u32, hash as u32);
         Self {
@@ -171,7 +171,7 @@ impl<'a> Walk<'a> {
 mod tests {
     use super::*;
 
-    const KEY: HashKey = HashKey { k0: 1, k1: 2 };
+    const KEY: NameKey = NameKey { k0: 1, k1: 2 };
 
     fn table(names: &[String], weights: &dyn Fn(usize) -> u32, size: u32) -> Vec<BackendId> {
         let members: Vec<_> = names

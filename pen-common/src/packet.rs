@@ -5,7 +5,7 @@
 
 use crate::{
     chain::Chain,
-    checksum::fold,
+    checksum::fold_few,
     flow::{Address, Flow},
     frame::Frame,
     tables::{FragmentKey, Mac},
@@ -37,6 +37,10 @@ const ETHERNET_LEN: usize = 14;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 const TCP_LEN: u16 = 20;
+/// Not the value of any 16-bit field.
+pub const NO_CHECKSUM: u32 = u32::MAX;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
 const UDP_LEN: u16 = 8;
 const ICMP_LEN: usize = 8;
 
@@ -126,6 +130,10 @@ pub struct Packet {
     pub flow: Flow,
     /// Whole or part.
     pub fragment: Fragment,
+    /// Checksum field of a whole TCP or UDP packet; [`NO_CHECKSUM`] of another.
+    pub checksum: u32,
+    /// Whether it opens a TCP connection (RFC 9293, section 3.5): SYN without ACK.
+    pub opens: bool,
     /// Offset of the transport header.
     pub l4: u16,
     /// Bytes from there to the end of the packet, as the network header says.
@@ -220,6 +228,8 @@ impl Packet {
                 protocol,
             },
             fragment,
+            checksum: NO_CHECKSUM,
+            opens: false,
             l4: l3 as u16 + header_len,
             l4_len: total_len - header_len,
         })
@@ -271,6 +281,8 @@ impl Packet {
         Ok(Self {
             flow,
             fragment: chain.fragment,
+            checksum: NO_CHECKSUM,
+            opens: false,
             l4: (l3 + IPV6_LEN) as u16 + chain.used,
             l4_len: payload_len - chain.used,
         })
@@ -297,19 +309,24 @@ impl Packet {
             return Err(skip(Reason::Truncated));
         }
         let l4 = usize::from(self.l4);
-        let [s0, s1, d0, d1, len0, len1] =
-            frame.get::<6>(l4).ok_or_else(|| skip(Reason::Truncated))?;
+        let [s0, s1, d0, d1] = frame.get::<4>(l4).ok_or_else(|| skip(Reason::Truncated))?;
         self.flow.source_port = u16::from_be_bytes([s0, s1]);
         self.flow.destination_port = u16::from_be_bytes([d0, d1]);
         if !whole {
             return Ok(self);
         }
         let stated = if self.flow.protocol == UDP {
+            let [len0, len1, sum0, sum1] = frame
+                .get::<4>(l4 + 4)
+                .ok_or_else(|| skip(Reason::Truncated))?;
+            self.checksum = u32::from(u16::from_be_bytes([sum0, sum1]));
             u16::from_be_bytes([len0, len1])
         } else {
-            let [offset] = frame
-                .get::<1>(l4 + 12)
+            let [offset, flags, _, _, sum0, sum1] = frame
+                .get::<6>(l4 + 12)
                 .ok_or_else(|| skip(Reason::Truncated))?;
+            self.checksum = u32::from(u16::from_be_bytes([sum0, sum1]));
+            self.opens = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
             u16::from(offset >> 4) * 4
         };
         if stated < least || stated > self.l4_len {
@@ -384,12 +401,13 @@ impl Packet {
             protocol,
             ..
         } = self.flow;
-        let addresses = if source.is_v4() && destination.is_v4() {
+        // No packet mixes the families.
+        let addresses = if destination.is_v4() {
             source.v4_number() as u64 + destination.v4_number() as u64
         } else {
             half(source.high) + half(source.low) + half(destination.high) + half(destination.low)
         };
-        fold(addresses + protocol as u64 + self.l4_len as u64)
+        fold_few(addresses + protocol as u64 + self.l4_len as u64)
     }
 }
 

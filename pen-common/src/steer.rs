@@ -7,6 +7,7 @@
 use crate::{
     checksum,
     flow::{Address, Flow},
+    flow_table::FLOW_IDLE_S,
     frame::Frame,
     packet::{
         ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, Link, Packet, Part, Skip, TCP,
@@ -131,22 +132,12 @@ pub fn deliver<F: Frame, M: Memory>(
         to,
     } = delivery;
     let chosen = match *to {
-        To::Backend(id) => Some(id),
-        To::Service(Service { pool, by_source }) => {
-            let key = tables.head.key;
-            let hash = if by_source {
-                flow.source_hash(key)
-            } else {
-                flow.hash(key)
-            };
-            tables.slot(pool, hash)
-        }
+        To::Backend(id) => tables.backend(id).map(|mac| (id, mac)).ok_or(Reason::NoMac),
+        To::Service(service) => choose(packet, flow, service, tables),
     };
-    let Some(id) = chosen else {
-        return Verdict::Drop(Reason::NoBackend);
-    };
-    let Some(mac) = tables.backend(id) else {
-        return Verdict::Drop(Reason::NoMac);
+    let (id, mac) = match chosen {
+        Ok(chosen) => chosen,
+        Err(reason) => return Verdict::Drop(reason),
     };
     // Only the back end that this flow goes to can have sent it back; a back end of one pool may
     // well be a client of another.
@@ -165,6 +156,42 @@ pub fn deliver<F: Frame, M: Memory>(
         Some(()) => Verdict::Forward(id),
         None => Verdict::Drop(Reason::Truncated),
     }
+}
+
+/// The back end that the flow went to before, as long as that one can be reached; for a new flow the
+/// one that the slots say.
+#[inline(always)]
+fn choose<M: Memory>(
+    packet: &Packet,
+    flow: &Flow,
+    service: Service,
+    tables: &Tables<'_, M>,
+) -> Result<(BackendId, Mac), Reason> {
+    let hash = tables.hash(flow).ok_or(Reason::NoBackend)?;
+    // Of TCP the beginning of a flow can be seen, so its silence says nothing.
+    let idle_s = if flow.protocol == TCP {
+        u16::MAX
+    } else {
+        FLOW_IDLE_S
+    };
+    if !packet.opens
+        && let Some(id) = tables.recall(hash, idle_s)
+        && let Some(mac) = tables.backend(id)
+    {
+        return Ok((id, mac));
+    }
+    let by = if service.by_source {
+        tables.source_hash(flow).ok_or(Reason::NoBackend)?
+    } else {
+        hash
+    };
+    let id = tables.slot(service.pool, by).ok_or(Reason::NoBackend)?;
+    let mac = tables.backend(id).ok_or(Reason::NoMac)?;
+    // An ICMP error follows a flow and makes none.
+    if packet.flow.protocol == flow.protocol {
+        tables.record(hash, id);
+    }
+    Ok((id, mac))
 }
 
 #[inline(always)]

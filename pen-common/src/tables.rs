@@ -8,13 +8,15 @@
 //! ends). A frame reads it once, in [`Tables::read`], so no frame sees half a change.
 
 use crate::{
-    flow::{Address, Flow, HashKey},
+    flow::{Address, Flow},
+    flow_table,
+    hash::{HashKey, KEY_WORDS, KEY_WORDS_V4},
     verdict::Reason,
 };
 
 /// Raised when the meaning of a word below changes without its place changing: a new daemon
 /// adopts the memory of the one before only if both mean the same by it.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Number of a back end: 0 is nobody; stable as long as the back end keeps its name.
 pub type BackendId = u16;
@@ -46,8 +48,14 @@ pub const QUEUES_MAX: u32 = 256;
 /// A worker whose heartbeat is older than this, nanoseconds, is passed over by the program.
 pub const HEARTBEAT_NS_MAX: u64 = 200_000_000;
 /// Words of a bank's head.
-pub const HEAD_WORDS: usize = 8;
+pub const HEAD_WORDS: usize = 16;
+/// Where the key of the flow hash stands in it: what IPv4 needs of it is in the same cache line as
+/// the words before.
+pub const KEY_AT: usize = 3;
+/// Where the flow clock stands behind the root word.
+pub const FLOW_CLOCK_AT: usize = 4;
 
+const _: () = assert!(KEY_AT + KEY_WORDS <= HEAD_WORDS);
 const _: () = assert!(VIP_SLOTS.is_power_of_two() && VIPS_MAX * 16 <= VIP_SLOTS as usize);
 const _: () = assert!(FRAGMENTS.is_power_of_two() && FRAGMENT_WAYS.is_power_of_two());
 const _: () = assert!(BACKENDS_MAX - 1 <= BackendId::MAX as u32);
@@ -65,12 +73,20 @@ pub trait Memory {
     fn pool(&self, index: u32) -> Option<u64>;
     /// Word of [`SLOTS_PER_WORD`] slots.
     fn slots(&self, index: u32) -> Option<u64>;
-    /// Back end; both banks in a row.
+    /// Back end; both banks in a row, and behind them what `steer` does not read.
     fn backend(&self, index: u32) -> Option<u64>;
     /// Element of the fragment table.
     fn fragment(&self, index: u32) -> Option<u64>;
     /// Writes an element of the fragment table.
     fn set_fragment(&self, index: u32, entry: u64);
+    /// The first `N` words of a bank's key of the flow hash.
+    fn key<const N: usize>(&self, bank: u32) -> Option<[u64; N]>;
+    /// Element of the flow table.
+    fn flow(&self, index: u32) -> Option<u64>;
+    /// Writes an element of the flow table.
+    fn set_flow(&self, index: u32, entry: u64);
+    /// Seconds, as the daemon counts them: without one it stands still, and no flow ages.
+    fn flow_clock(&self) -> u64;
     /// A clock that the host shares with the others that use this memory, milliseconds.
     fn now_ms(&self) -> u64;
     /// Whether checksums left to hardware are to be finished here.
@@ -85,6 +101,24 @@ pub trait Memory {
         Self: Sized,
     {
         search.run(self)
+    }
+
+    /// [`flow_table::recall`]; a host may keep it in a function of its own.
+    #[inline(always)]
+    fn recall(&self, hash: u64, now_s: u64, idle_s: u16) -> BackendId
+    where
+        Self: Sized,
+    {
+        flow_table::recall(self, hash, now_s, idle_s)
+    }
+
+    /// [`flow_table::record`]; likewise.
+    #[inline(always)]
+    fn record(&self, hash: u64, now_s: u64, backend: BackendId)
+    where
+        Self: Sized,
+    {
+        flow_table::record(self, hash, now_s, backend);
     }
 }
 
@@ -144,8 +178,6 @@ pub struct Head {
     pub mac: Mac,
     /// Seed of the VIP index's hash.
     pub index_seed: u64,
-    /// Key of the flow hash.
-    pub key: HashKey,
     /// Longest frame that the program hands to a socket, bytes.
     pub redirect_len_max: u32,
 }
@@ -156,29 +188,20 @@ impl Head {
         let Self {
             mac,
             index_seed,
-            key,
             redirect_len_max,
         } = self;
-        [
-            mac.0,
-            index_seed,
-            key.k0,
-            key.k1,
-            redirect_len_max as u64,
-            0,
-            0,
-            0,
-        ]
+        let mut words = [0; HEAD_WORDS];
+        [words[0], words[1], words[2]] = [mac.0, index_seed, redirect_len_max as u64];
+        words
     }
 
     /// From words.
     #[inline(always)]
     pub const fn from_words(words: [u64; HEAD_WORDS]) -> Self {
-        let [mac, index_seed, k0, k1, redirect_len_max, ..] = words;
+        let [mac, index_seed, redirect_len_max, ..] = words;
         Self {
             mac: Mac(mac),
             index_seed,
-            key: HashKey { k0, k1 },
             redirect_len_max: redirect_len_max as u32,
         }
     }
@@ -364,7 +387,7 @@ pub struct FragmentKey {
 impl FragmentKey {
     /// Set of the table and tag within it.
     #[inline(always)]
-    fn place(&self, key: HashKey) -> (u32, u32) {
+    fn place<M: Memory>(&self, tables: &Tables<'_, M>) -> Option<(u32, u32)> {
         let flow = Flow {
             source: self.source,
             destination: self.destination,
@@ -372,9 +395,12 @@ impl FragmentKey {
             destination_port: self.id as u16,
             protocol: self.protocol,
         };
-        let tag = flow.hash(key);
-        let set = tag.wrapping_mul(0x9e37_79b1) >> 8;
-        ((set * FRAGMENT_WAYS) & (FRAGMENTS - 1), tag)
+        let hash = tables.hash(&flow)?;
+        let set = (hash >> 32) as u32;
+        Some((
+            set.wrapping_mul(FRAGMENT_WAYS) & (FRAGMENTS - 1),
+            hash as u32,
+        ))
     }
 }
 
@@ -443,14 +469,30 @@ impl<'a, M: Memory> Tables<'a, M> {
         })
     }
 
-    /// The back end of a pool for these hash bits; `None` if the pool has none.
+    /// [`Flow::hash`] with the bank's key, of which no more is read than needed.
     #[inline(always)]
-    pub fn slot(&self, pool: u16, hash: u32) -> Option<BackendId> {
+    pub fn hash(&self, flow: &Flow) -> Option<u64> {
+        Some(if flow.destination.is_v4() {
+            flow.hash_v4(self.memory.key::<KEY_WORDS_V4>(self.bank)?)
+        } else {
+            flow.hash_v6(self.memory.key::<KEY_WORDS>(self.bank)?)
+        })
+    }
+
+    /// [`Flow::source_hash`] with the bank's key.
+    #[inline(always)]
+    pub fn source_hash(&self, flow: &Flow) -> Option<u64> {
+        Some(flow.source_hash(&HashKey(self.memory.key(self.bank)?)))
+    }
+
+    /// The back end of a pool for this hash; `None` if the pool has none.
+    #[inline(always)]
+    pub fn slot(&self, pool: u16, hash: u64) -> Option<BackendId> {
         let pool = u32::from(pool) & (POOLS_MAX - 1);
         let entry = PoolEntry::from_word(self.memory.pool(self.bank * POOLS_MAX + pool)?);
-        // Multiplying scales 32 hash bits to the table without a division (Lemire, "Fast random
-        // integer generation in an interval"); an empty pool has size 0.
-        let slot = ((u64::from(hash) * u64::from(entry.size)) >> 32) as u32;
+        // Multiplying scales the upper 32 hash bits to the table without a division (Lemire, "Fast
+        // random integer generation in an interval"); an empty pool has size 0.
+        let slot = (((hash >> 32) * u64::from(entry.size)) >> 32) as u32;
         if entry.size == 0 {
             return None;
         }
@@ -473,10 +515,25 @@ impl<'a, M: Memory> Tables<'a, M> {
         }
     }
 
+    /// The back end that the flow with this hash went to at most `idle_s` seconds ago.
+    #[inline(always)]
+    pub fn recall(&self, hash: u64, idle_s: u16) -> Option<BackendId> {
+        match self.memory.recall(hash, self.memory.flow_clock(), idle_s) {
+            0 => None,
+            id => Some(id),
+        }
+    }
+
+    /// Remembers where the flow with this hash goes.
+    #[inline(always)]
+    pub fn record(&self, hash: u64, backend: BackendId) {
+        self.memory.record(hash, self.memory.flow_clock(), backend);
+    }
+
     /// Who got the first fragment of this datagram.
     #[inline(always)]
     pub fn fragment(&self, key: &FragmentKey) -> Option<FragmentOwner> {
-        let (set, tag) = key.place(self.head.key);
+        let (set, tag) = key.place(self)?;
         let now = self.memory.now_ms();
         let mut way = 0;
         while way < FRAGMENT_WAYS {
@@ -495,7 +552,9 @@ impl<'a, M: Memory> Tables<'a, M> {
     /// Remembers who gets a datagram's fragments; the oldest entry of the set gives way.
     #[inline(always)]
     pub fn remember(&self, key: &FragmentKey, owner: FragmentOwner) {
-        let (set, tag) = key.place(self.head.key);
+        let Some((set, tag)) = key.place(self) else {
+            return;
+        };
         let now = self.memory.now_ms();
         let owner = match owner {
             FragmentOwner::Backend(id) => u64::from(id),

@@ -139,11 +139,11 @@ fn slots_are_scaled_to_the_hash() {
     let tables = world.tables();
     let fifth = u64::from(u32::MAX) / 5;
     for slot in 0..5 {
-        let middle = (fifth * slot + fifth / 2) as u32;
-        assert_eq!(tables.slot(9, middle), Some(slot as u16 + 1));
+        let middle = fifth * slot + fifth / 2;
+        assert_eq!(tables.slot(9, middle << 32), Some(slot as u16 + 1));
     }
     assert_eq!(tables.slot(9, 0), Some(1));
-    assert_eq!(tables.slot(9, u32::MAX), Some(5));
+    assert_eq!(tables.slot(9, u64::MAX), Some(5));
     assert_eq!(tables.slot(8, 0), None);
     // Beyond the last pool the number wraps, and nothing is read past the end.
     assert_eq!(tables.slot(256 + 9, 0), Some(1));

@@ -163,7 +163,7 @@ fn vips(vips: &[VipStatus]) -> String {
 
 fn backends(pool: &PoolStatus) -> String {
     let mut table = Table::new(&[
-        ">#", "name", "address", "mac", ">weight", "state", ">share", ">frames", ">bytes",
+        ">#", "name", "address", "mac", ">weight", "state", ">share", ">flows", ">frames", ">bytes",
     ]);
     for backend in &pool.backends {
         // The address as a name needs no second column to say it.
@@ -180,6 +180,7 @@ fn backends(pool: &PoolStatus) -> String {
             backend.weight.to_string(),
             state(backend),
             share(backend.slots, pool.table_size),
+            backend.flows.to_string(),
             backend.frames.to_string(),
             bytes(backend.bytes),
         ]);

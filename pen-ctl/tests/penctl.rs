@@ -358,6 +358,7 @@ fn backend(index: usize, name: &str, slots: u32) -> BackendStatus {
         state: BackendState::Up,
         blacklist_left_s: None,
         slots,
+        flows: 1_200,
         frames: 1_234_567,
         bytes: 123_456_789,
     }
@@ -463,6 +464,7 @@ fn full_status() -> Status {
                 BackendStatus {
                     mac: None,
                     state: BackendState::NoMac,
+                    flows: 0,
                     frames: 0,
                     bytes: 0,
                     ..backend(1, "10.77.0.11", 0)
@@ -503,10 +505,10 @@ VIPs
   2001:db8::100 all ports  udp    12    web      web   flow  kernel
 
 Pool web (65537 slots)
-  #  name        address     mac                weight  state              share   frames      bytes
-  0  web1        10.77.0.11  02:00:00:00:00:11       1  up                66.7 %  1234567  117.7 MiB
-  1  10.77.0.11              unknown                 1  no-mac             0.0 %        0          0
-  2  web3        10.77.0.11  02:00:00:00:00:11       1  blacklisted 17 s   0.0 %  1234567  117.7 MiB
+  #  name        address     mac                weight  state              share  flows   frames      bytes
+  0  web1        10.77.0.11  02:00:00:00:00:11       1  up                66.7 %   1200  1234567  117.7 MiB
+  1  10.77.0.11              unknown                 1  no-mac             0.0 %      0        0          0
+  2  web3        10.77.0.11  02:00:00:00:00:11       1  blacklisted 17 s   0.0 %   1200  1234567  117.7 MiB
 
 Queues
   queue  served by          how   alive  receive  hand  send  total  features

@@ -24,7 +24,9 @@ use crate::{frame::XdpFrame, maps::MapMemory};
 #[xdp(frags)]
 #[inline(always)]
 pub fn steer(context: XdpContext) -> u32 {
-    let memory = MapMemory::new();
+    let Some(memory) = MapMemory::new() else {
+        return XDP_PASS;
+    };
     let Some(tables) = Tables::read(&memory) else {
         return XDP_PASS;
     };
@@ -39,16 +41,17 @@ pub fn steer(context: XdpContext) -> u32 {
         }
         Class::Done(verdict) => verdict,
     };
-    memory.count(verdict.reason());
-    match verdict {
+    let (reason, action) = match verdict {
         Verdict::Forward(id) => {
-            memory.count_traffic(id, frame.len());
-            XDP_TX
+            memory.count_forwarded(id, frame.len());
+            return XDP_TX;
         }
-        Verdict::Reply(_) => XDP_TX,
-        Verdict::Pass(_) => XDP_PASS,
-        Verdict::Drop(_) => XDP_DROP,
-    }
+        Verdict::Reply(reason) => (reason, XDP_TX),
+        Verdict::Pass(reason) => (reason, XDP_PASS),
+        Verdict::Drop(reason) => (reason, XDP_DROP),
+    };
+    memory.count(reason);
+    action
 }
 
 /// A fragment is steered where it arrives, and so is what a socket can't take whole.

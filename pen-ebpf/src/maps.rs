@@ -13,8 +13,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use pen_common::{
+    flow_table::{self, FLOWS},
     tables::{
-        BACKENDS_MAX, BackendId, FRAGMENTS, HEAD_WORDS, HEARTBEAT_NS_MAX, Memory, POOLS_MAX,
+        BACKENDS_MAX, BackendId, FRAGMENTS, FLOW_CLOCK_AT, HEAD_WORDS, HEARTBEAT_NS_MAX, KEY_AT, Memory, POOLS_MAX,
         QUEUES_MAX, Search, VIP_SLOTS,
     },
     verdict::{COUNTERS, Reason},
@@ -29,7 +30,7 @@ pub const SUM_CHUNK: usize = 512;
 
 /// Root word, then the heads of the two banks.
 #[btf_map]
-static ROOT: Array<[u64; HEAD_WORDS], 3, MMAPABLE> = Array::new();
+static ROOT: Array<[u64; 3 * HEAD_WORDS], 1, MMAPABLE> = Array::new();
 #[btf_map]
 static VIPS: Array<[u64; 4], { 2 * VIP_SLOTS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
@@ -37,9 +38,11 @@ static POOLS: Array<u64, { 2 * POOLS_MAX as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static SLOTS: Array<u64, SET_AT_LOAD, MMAPABLE> = Array::new();
 #[btf_map]
-static BACKENDS: Array<u64, { 2 * BACKENDS_MAX as usize }, MMAPABLE> = Array::new();
+static BACKENDS: Array<u64, { 3 * BACKENDS_MAX as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static FRAGMENTS_SEEN: Array<u64, { FRAGMENTS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static FLOWS_SEEN: Array<u64, { FLOWS as usize }, MMAPABLE> = Array::new();
 /// When each queue's worker was last seen alive, nanoseconds of CLOCK_MONOTONIC; 0 without one.
 #[btf_map]
 static HEARTBEATS: Array<u64, { QUEUES_MAX as usize }, MMAPABLE> = Array::new();
@@ -66,15 +69,37 @@ const _: () = assert!(COUNTERS.is_power_of_two());
 /// The program's view of the memory.
 pub struct MapMemory {
     row: u32,
+    /// The one element of `ROOT`, looked up once a frame.
+    root: *const u64,
 }
 
 impl MapMemory {
     /// On this CPU.
     #[inline(always)]
-    pub fn new() -> Self {
+    pub fn new() -> Option<Self> {
+        let root = ROOT.get_ptr(0)?.cast();
         // SAFETY: a helper without arguments.
         let cpu = unsafe { bpf_get_smp_processor_id() };
-        Self { row: cpu as u32 }
+        Some(Self {
+            row: cpu as u32,
+            root,
+        })
+    }
+
+    /// For a function that neither counts nor reads the root element: the verifier refuses a read
+    /// through nothing.
+    #[inline(always)]
+    const fn of_large_arrays() -> Self {
+        Self {
+            row: 0,
+            root: core::ptr::null(),
+        }
+    }
+
+    /// Words of the root element from `first` on.
+    #[inline(always)]
+    fn root_words<const N: usize>(&self, first: usize) -> Option<[u64; N]> {
+        read_all(Some(self.root.wrapping_add(first).cast()))
     }
 
     /// Counts a frame's fate.
@@ -82,15 +107,20 @@ impl MapMemory {
     pub fn count(&self, reason: Reason) {
         // The compiler knows that no reason lies outside and would leave the mask out; the
         // verifier need not know it: Linux 6.1's forgets what it saw of the reason.
-        let column = black_box(reason as usize) & (COUNTERS - 1);
+        self.count_in(black_box(reason as usize) & (COUNTERS - 1));
+    }
+
+    #[inline(always)]
+    fn count_in(&self, column: usize) {
         if let Some(counts) = COUNTS.get_ptr_mut(self.row) {
             add(counts.cast::<u64>().wrapping_add(column), 1);
         }
     }
 
-    /// Counts a frame of `len` bytes for a back end.
+    /// Counts a frame of `len` bytes that was forwarded to a back end.
     #[inline(always)]
-    pub fn count_traffic(&self, id: BackendId, len: usize) {
+    pub fn count_forwarded(&self, id: BackendId, len: usize) {
+        self.count_in(Reason::Forwarded as usize);
         let element = self.row * BACKENDS_MAX + u32::from(id);
         if let Some(traffic) = TRAFFIC.get_ptr_mut(element) {
             let frames = traffic.cast::<u64>();
@@ -133,8 +163,24 @@ extern "C" fn pen_find(high: u64, low: u64, tail: u64, base: u32, seed: u64) -> 
         base,
         seed,
     };
-    // Nothing is counted in a search, so the row does not matter.
-    search.run(&MapMemory { row: 0 })
+    search.run(&MapMemory::of_large_arrays())
+}
+
+/// [`flow_table::recall`] over the maps; exported for the same reason.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pen_recall(hash: u64, now_s: u64, idle_s: u64) -> u64 {
+    let memory = MapMemory::of_large_arrays();
+    u64::from(flow_table::recall(&memory, hash, now_s, idle_s as u16))
+}
+
+/// [`flow_table::record`] over the maps; exported for the same reason. The kernel wants a result.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pen_record(hash: u64, now_s: u64, backend: u64) -> u64 {
+    let memory = MapMemory::of_large_arrays();
+    flow_table::record(&memory, hash, now_s, backend as BackendId);
+    0
 }
 
 /// Adds to a counter that only this CPU writes.
@@ -163,12 +209,12 @@ fn read_all<const N: usize>(element: Option<*const [u64; N]>) -> Option<[u64; N]
 impl Memory for MapMemory {
     #[inline(always)]
     fn root(&self) -> u64 {
-        ROOT.get_ptr(0).map_or(0, |root| read(root.cast()))
+        read(self.root)
     }
 
     #[inline(always)]
     fn head(&self, bank: u32) -> Option<[u64; HEAD_WORDS]> {
-        read_all(ROOT.get_ptr(1 + bank))
+        self.root_words((1 + bank as usize) * HEAD_WORDS)
     }
 
     #[inline(always)]
@@ -205,6 +251,29 @@ impl Memory for MapMemory {
     }
 
     #[inline(always)]
+    fn key<const N: usize>(&self, bank: u32) -> Option<[u64; N]> {
+        self.root_words((1 + bank as usize) * HEAD_WORDS + KEY_AT)
+    }
+
+    #[inline(always)]
+    fn flow(&self, index: u32) -> Option<u64> {
+        FLOWS_SEEN.get_ptr(index).map(read)
+    }
+
+    #[inline(always)]
+    fn set_flow(&self, index: u32, entry: u64) {
+        if let Some(word) = FLOWS_SEEN.get_ptr_mut(index) {
+            // SAFETY: a look-up returned the word. Written at once, so readers see old or new.
+            unsafe { word.write_volatile(entry) };
+        }
+    }
+
+    #[inline(always)]
+    fn flow_clock(&self) -> u64 {
+        read(self.root.wrapping_add(FLOW_CLOCK_AT))
+    }
+
+    #[inline(always)]
     fn now_ms(&self) -> u64 {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_coarse_ns() };
@@ -233,5 +302,15 @@ impl Memory for MapMemory {
             seed,
         } = search;
         pen_find(high, low, tail, base, seed)
+    }
+
+    #[inline(always)]
+    fn recall(&self, hash: u64, now_s: u64, idle_s: u16) -> BackendId {
+        pen_recall(hash, now_s, u64::from(idle_s)) as BackendId
+    }
+
+    #[inline(always)]
+    fn record(&self, hash: u64, now_s: u64, backend: BackendId) {
+        pen_record(hash, now_s, u64::from(backend));
     }
 }

@@ -22,9 +22,11 @@ use std::{
 use crate::plane::Counting;
 use memmap2::{MmapOptions, MmapRaw};
 use pen_common::{
+    flow_table::{FLOWS, FlowEntry},
+    hash::HashKey,
     tables::{
-        BACKENDS_MAX, BackendId, FRAGMENTS, HEAD_WORDS, Head, Memory, POOLS_MAX, QUEUES_MAX,
-        VIP_SLOTS,
+        BACKENDS_MAX, BackendId, FRAGMENTS, HEAD_WORDS, Head, KEY_AT, Memory, POOLS_MAX,
+        QUEUES_MAX, VIP_SLOTS,
     },
     verdict::{COUNTERS, Reason},
 };
@@ -35,7 +37,9 @@ const WORKER_ROWS_MIN: u32 = 16;
 const NOTE: usize = 1;
 /// Words of that note.
 pub const NOTE_WORDS: usize = 3;
-const _: () = assert!(NOTE + NOTE_WORDS <= HEAD_WORDS);
+/// The flow clock, likewise.
+const FLOW_CLOCK: usize = pen_common::tables::FLOW_CLOCK_AT;
+const _: () = assert!(NOTE + NOTE_WORDS <= FLOW_CLOCK && FLOW_CLOCK < HEAD_WORDS);
 /// Words of a page, as the kernel hands them out at least.
 const PAGE_WORDS: usize = 512;
 
@@ -67,7 +71,7 @@ impl Shape {
 /// One array of the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Array {
-    /// Root word, then the heads of the banks.
+    /// Root word, then the heads of the banks, in one element.
     Root,
     /// VIP index.
     Vips,
@@ -79,6 +83,8 @@ pub enum Array {
     Backends,
     /// Fragment table.
     Fragments,
+    /// Flow table.
+    Flows,
     /// When each queue's worker was last alive.
     Heartbeats,
     /// Frames by reason.
@@ -89,13 +95,14 @@ pub enum Array {
 
 impl Array {
     /// All of them, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Root,
         Self::Vips,
         Self::Pools,
         Self::Slots,
         Self::Backends,
         Self::Fragments,
+        Self::Flows,
         Self::Heartbeats,
         Self::Counts,
         Self::Traffic,
@@ -110,6 +117,7 @@ impl Array {
             Self::Slots => "SLOTS",
             Self::Backends => "BACKENDS",
             Self::Fragments => "FRAGMENTS_SEEN",
+            Self::Flows => "FLOWS_SEEN",
             Self::Heartbeats => "HEARTBEATS",
             Self::Counts => "COUNTS",
             Self::Traffic => "TRAFFIC",
@@ -119,23 +127,29 @@ impl Array {
     /// Words of one element.
     pub const fn element_words(self) -> usize {
         match self {
-            Self::Root => HEAD_WORDS,
+            Self::Root => 3 * HEAD_WORDS,
             Self::Vips => 4,
             Self::Counts => COUNTERS,
             Self::Traffic => 2,
-            Self::Pools | Self::Slots | Self::Backends | Self::Fragments | Self::Heartbeats => 1,
+            Self::Pools
+            | Self::Slots
+            | Self::Backends
+            | Self::Fragments
+            | Self::Flows
+            | Self::Heartbeats => 1,
         }
     }
 
     /// Elements.
     pub const fn elements(self, shape: &Shape) -> u32 {
         match self {
-            Self::Root => 3,
+            Self::Root => 1,
             Self::Vips => 2 * VIP_SLOTS,
             Self::Pools => 2 * POOLS_MAX,
             Self::Slots => shape.slot_words,
-            Self::Backends => 2 * BACKENDS_MAX,
+            Self::Backends => 3 * BACKENDS_MAX,
             Self::Fragments => FRAGMENTS,
+            Self::Flows => FLOWS,
             Self::Heartbeats => QUEUES_MAX,
             Self::Counts => shape.rows,
             Self::Traffic => shape.rows * BACKENDS_MAX,
@@ -182,7 +196,10 @@ impl Words {
     }
 
     fn load_all<const N: usize>(&self, element: usize) -> Option<[u64; N]> {
-        let first = element.checked_mul(N)?;
+        self.load_from(element.checked_mul(N)?)
+    }
+
+    fn load_from<const N: usize>(&self, first: usize) -> Option<[u64; N]> {
         if first + N > self.len {
             return None;
         }
@@ -323,10 +340,12 @@ impl Mapped {
             .unwrap_or_default()
     }
 
-    /// Writes a bank's head.
-    pub fn write_head(&self, bank: u32, head: &Head) {
+    /// Writes a bank's head and the key of its flow hash.
+    pub fn write_head(&self, bank: u32, head: &Head, key: &HashKey) {
         let first = (1 + bank as usize) * HEAD_WORDS;
-        self.words(Array::Root).store_all(first, &head.to_words());
+        let words = self.words(Array::Root);
+        words.store_all(first, &head.to_words());
+        words.store_all(first + KEY_AT, &key.0);
     }
 
     /// Writes an element of the VIP index, both banks in a row.
@@ -350,9 +369,60 @@ impl Mapped {
         self.words(Array::Backends).store(index as usize, word);
     }
 
+    /// Whose number this is: a hash of the back end's name; 0 if it was never anybody's. Stands
+    /// behind the two banks of MAC addresses and is not read by `steer`.
+    pub fn identity(&self, id: BackendId) -> u64 {
+        let at = 2 * BACKENDS_MAX as usize + usize::from(id);
+        self.words(Array::Backends).load(at).unwrap_or_default()
+    }
+
+    /// Says whose number this is.
+    pub fn write_identity(&self, id: BackendId, name: u64) {
+        self.write_backend(2 * BACKENDS_MAX + u32::from(id), name);
+    }
+
+    /// The second by which flows age.
+    pub fn flow_clock(&self) -> u64 {
+        self.words(Array::Root).load(FLOW_CLOCK).unwrap_or_default()
+    }
+
+    /// Sets the second by which flows age.
+    pub fn set_flow_clock(&self, seconds: u64) {
+        self.words(Array::Root).store(FLOW_CLOCK, seconds);
+    }
+
+    /// The flows that are remembered.
+    pub fn flows(&self) -> impl Iterator<Item = FlowEntry> {
+        let now_s = self.flow_clock();
+        let words = self.words(Array::Flows);
+        (0..words.len).filter_map(move |at| FlowEntry::from_word(words.load(at)?, now_s))
+    }
+
+    /// Takes over the flows of a memory before this one, and whose they are.
+    pub fn take_flows_from(&self, before: &Self) {
+        let (to, from) = (self.words(Array::Flows), before.words(Array::Flows));
+        for at in 0..to.len {
+            to.store(at, from.load(at).unwrap_or_default());
+        }
+        for id in 0..BACKENDS_MAX as BackendId {
+            self.write_identity(id, before.identity(id));
+        }
+    }
+
+    /// Forgets the flows of some back ends.
+    pub fn forget_flows(&self, of: impl Fn(BackendId) -> bool) {
+        let words = self.words(Array::Flows);
+        for at in 0..words.len {
+            let entry = FlowEntry::from_word(words.load(at).unwrap_or_default(), 0);
+            if entry.is_some_and(|entry| of(entry.backend)) {
+                words.store(at, 0);
+            }
+        }
+    }
+
     /// Empties a bank that nobody reads.
     pub fn clear_bank(&self, bank: u32) {
-        self.write_head(bank, &Head::default());
+        self.write_head(bank, &Head::default(), &HashKey::default());
         for index in 0..VIP_SLOTS {
             self.write_vip(bank * VIP_SLOTS + index, [0; 4]);
         }
@@ -474,7 +544,8 @@ impl Memory for MappedMemory {
 
     #[inline]
     fn head(&self, bank: u32) -> Option<[u64; HEAD_WORDS]> {
-        self.mapped.words(Array::Root).load_all(1 + bank as usize)
+        let first = (1 + bank as usize) * HEAD_WORDS;
+        self.mapped.words(Array::Root).load_from(first)
     }
 
     #[inline]
@@ -507,6 +578,27 @@ impl Memory for MappedMemory {
         self.mapped
             .words(Array::Fragments)
             .store(index as usize, entry);
+    }
+
+    #[inline]
+    fn key<const N: usize>(&self, bank: u32) -> Option<[u64; N]> {
+        let first = (1 + bank as usize) * HEAD_WORDS + KEY_AT;
+        self.mapped.words(Array::Root).load_from(first)
+    }
+
+    #[inline]
+    fn flow(&self, index: u32) -> Option<u64> {
+        self.mapped.words(Array::Flows).load(index as usize)
+    }
+
+    #[inline]
+    fn set_flow(&self, index: u32, entry: u64) {
+        self.mapped.words(Array::Flows).store(index as usize, entry);
+    }
+
+    #[inline]
+    fn flow_clock(&self) -> u64 {
+        self.mapped.flow_clock()
     }
 
     #[inline]
@@ -544,12 +636,14 @@ mod tests {
             redirect_len_max: 1514,
             ..Head::default()
         };
-        mapped.write_head(1, &head);
+        let key = HashKey::from_seed(3);
+        mapped.write_head(1, &head, &key);
         mapped.write_vip(VIP_SLOTS + 3, [1, 2, 3, 4]);
         mapped.write_slots(510, &[8, 9]);
         mapped.store_root(5);
         assert_eq!(memory.root(), 5);
-        assert_eq!(memory.head(1), Some(head.to_words()));
+        assert_eq!(memory.head(1).map(Head::from_words), Some(head));
+        assert_eq!(memory.key(1), Some(key.0));
         assert_eq!(memory.head(0), Some([0; HEAD_WORDS]));
         assert_eq!(memory.vip(VIP_SLOTS + 3), Some([1, 2, 3, 4]));
         assert_eq!((memory.slots(510), memory.slots(511)), (Some(8), Some(9)));

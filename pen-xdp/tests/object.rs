@@ -190,7 +190,7 @@ impl Host for Libbpf {
 fn fill(memory: &Mapped, world: &World) {
     let words = world.words();
     for (bank, head) in (0..).zip(&words.root[1..]) {
-        memory.write_head(bank, &head_of(head));
+        memory.write_head(bank, &head_of(head), &World::key());
     }
     for (index, entry) in (0..).zip(&words.vips) {
         memory.write_vip(index, *entry);

@@ -261,6 +261,8 @@ pub struct BackendStatus {
     pub blacklist_left_s: Option<u32>,
     /// Slots of the pool's table that are its.
     pub slots: u32,
+    /// Flows of which a frame went to it in the last five minutes.
+    pub flows: u32,
     /// Frames forwarded to it.
     pub frames: u64,
     /// Bytes forwarded to it, whole frames.

@@ -6,13 +6,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::{
-    flow::{Address, HashKey},
+    flow::Address,
+    flow_table::FLOWS,
     frame::SliceFrame,
+    hash::{HashKey, KEY_WORDS},
     packet::{TCP, UDP},
     steer::steer,
     tables::{
-        BACKENDS_MAX, BackendId, FRAGMENTS, HEAD_WORDS, Head, Mac, Memory, POOLS_MAX, PoolEntry,
-        SLOTS_PER_WORD, Service, Tables, VIP_PROBES, VIP_SLOTS, Vip, VipEntry, VipKey,
+        BACKENDS_MAX, BackendId, FRAGMENTS, HEAD_WORDS, Head, KEY_AT, Mac, Memory, POOLS_MAX,
+        PoolEntry, SLOTS_PER_WORD, Service, Tables, VIP_PROBES, VIP_SLOTS, Vip, VipEntry, VipKey,
     },
     verdict::{COUNTERS, Reason, Verdict},
 };
@@ -127,6 +129,7 @@ pub struct Full;
 pub struct World {
     words: Words,
     fragments: Vec<AtomicU64>,
+    flows: Vec<AtomicU64>,
     now_ms: AtomicU64,
     finish: AtomicBool,
     notes: [AtomicU64; COUNTERS],
@@ -147,10 +150,6 @@ impl World {
         let head = |mac| Head {
             mac,
             index_seed: 0x5eed_5eed_5eed_5eed,
-            key: HashKey {
-                k0: 0x0706_0504_0302_0100,
-                k1: 0x0f0e_0d0c_0b0a_0908,
-            },
             redirect_len_max: 3_000,
         };
         let generation = 7;
@@ -158,6 +157,7 @@ impl World {
         root[0][0] = generation << 1 | u64::from(BANK);
         root[1] = head(Mac(POISON)).to_words();
         root[2] = head(net::PEN).to_words();
+        root[2][KEY_AT..KEY_AT + KEY_WORDS].copy_from_slice(&Self::key().0);
         let mut backends = vec![0; 2 * BACKENDS_MAX as usize];
         backends[..BACKENDS_MAX as usize].fill(POISON);
         Self {
@@ -170,10 +170,17 @@ impl World {
                 backends,
             },
             fragments: (0..FRAGMENTS).map(|_| AtomicU64::new(0)).collect(),
+            flows: (0..FLOWS).map(|_| AtomicU64::new(0)).collect(),
             now_ms: AtomicU64::new(1_000_000),
             finish: AtomicBool::new(false),
             notes: [const { AtomicU64::new(0) }; COUNTERS],
         }
+    }
+
+    /// The key of its flow hash.
+    pub fn key() -> HashKey {
+        // A seed under which the flows of CASES are spread over all three back ends of WEB.
+        HashKey::from_seed(3_000_475)
     }
 
     /// The network of [`net`].
@@ -397,6 +404,29 @@ impl Memory for World {
         if let Some(place) = self.fragments.get(index as usize) {
             place.store(entry, Relaxed);
         }
+    }
+
+    #[inline(always)]
+    fn key<const N: usize>(&self, bank: u32) -> Option<[u64; N]> {
+        let head = self.words.root.get(1 + bank as usize)?;
+        head.get(KEY_AT..KEY_AT + N)?.try_into().ok()
+    }
+
+    #[inline(always)]
+    fn flow(&self, index: u32) -> Option<u64> {
+        Some(self.flows.get(index as usize)?.load(Relaxed))
+    }
+
+    #[inline(always)]
+    fn set_flow(&self, index: u32, entry: u64) {
+        if let Some(place) = self.flows.get(index as usize) {
+            place.store(entry, Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    fn flow_clock(&self) -> u64 {
+        self.now_ms.load(Relaxed) / 1_000
     }
 
     #[inline(always)]

@@ -4,7 +4,10 @@
 //! in one array that both banks share: a changed pool gets a new region of it, an unchanged pool
 //! keeps its own, and a region is free again once nobody can still be reading it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use pen_common::{
     maglev,
@@ -104,6 +107,7 @@ impl Publisher {
             .store_root(snapshot.generation << 1 | u64::from(bank));
         self.bank = bank;
         self.generation = snapshot.generation;
+        self.identify(&snapshot.identities);
         self.regions.retired.append(&mut self.adopted);
         let before = std::mem::replace(&mut self.live, placed);
         for (name, old) in before {
@@ -118,6 +122,23 @@ impl Publisher {
             }
         }
         Ok(())
+    }
+
+    /// Writes down whose the numbers are. A number that was somebody else's, before a restart with
+    /// other back ends, must not bring that one's flows along.
+    fn identify(&self, identities: &BTreeMap<BackendId, u64>) {
+        let memory = &self.memory;
+        let was_others = |id: &BackendId, name: u64| ![0, name].contains(&memory.identity(*id));
+        let changed = identities
+            .iter()
+            .filter(|(id, name)| was_others(id, **name));
+        let changed: BTreeSet<BackendId> = changed.map(|(id, _)| *id).collect();
+        if !changed.is_empty() {
+            memory.forget_flows(|id| changed.contains(&id));
+        }
+        for (id, name) in identities {
+            memory.write_identity(*id, *name);
+        }
     }
 
     /// A back end's changed MAC address takes effect at once: one word, in both banks. Only for a
@@ -178,7 +199,7 @@ impl Publisher {
             memory.clear_bank(bank);
             Written::default()
         });
-        memory.write_head(bank, &snapshot.head);
+        memory.write_head(bank, &snapshot.head, &snapshot.key);
         let base = bank * VIP_SLOTS;
         for at in written
             .index
@@ -281,6 +302,7 @@ mod tests {
     };
     use pen_common::{
         config::{Change, TABLE_SIZE_DEFAULT},
+        flow_table::record,
         tables::{Memory, Tables},
     };
     use std::net::IpAddr;
@@ -309,8 +331,8 @@ mod tests {
     fn holders(memory: &Arc<Mapped>) -> BTreeMap<BackendId, Option<Mac>> {
         let memory = MappedMemory::new(Arc::clone(memory), 0, false);
         let tables = Tables::read(&memory).unwrap();
-        (0..=u32::MAX)
-            .step_by(1 << 14)
+        (0..=u64::MAX)
+            .step_by(1 << 46)
             .filter_map(|hash| tables.slot(0, hash))
             .map(|id| (id, tables.backend(id)))
             .collect()
@@ -402,6 +424,38 @@ mod tests {
         publisher.publish(&again).unwrap();
         assert_eq!(holders(&memory).len(), 2);
         assert!(slots() != seen);
+    }
+
+    #[test]
+    fn a_number_that_was_somebody_elses_does_not_bring_his_flows() {
+        let memory = mapped(4 * TABLE_BYTES);
+        let before = Snapshot::compile(&observed(3), None).unwrap();
+        Publisher::new(Arc::clone(&memory))
+            .publish(&before)
+            .unwrap();
+        let table = MappedMemory::new(Arc::clone(&memory), 0, false);
+        let ids: Vec<BackendId> = before.identities.keys().copied().collect();
+        for (hash, id) in (1..).zip(&ids) {
+            record(&table, hash, 0, *id);
+        }
+        let held = || -> BTreeSet<BackendId> { memory.flows().map(|flow| flow.backend).collect() };
+        assert_eq!(held(), ids.iter().copied().collect());
+        // The next daemon has the same back ends, but one whose name gets another's number.
+        let mut after = before.clone();
+        after.generation += 1;
+        *after.identities.get_mut(&ids[1]).unwrap() = 77;
+        after.identities.remove(&ids[2]);
+        Publisher::new(Arc::clone(&memory)).publish(&after).unwrap();
+        assert_eq!(held(), BTreeSet::from([ids[0], ids[2]]));
+        // The third is gone, and comes back as itself.
+        after.identities.insert(ids[2], before.identities[&ids[2]]);
+        after.generation += 1;
+        Publisher::new(Arc::clone(&memory)).publish(&after).unwrap();
+        assert_eq!(held(), BTreeSet::from([ids[0], ids[2]]));
+        let fresh = mapped(4 * TABLE_BYTES);
+        fresh.take_flows_from(&memory);
+        assert_eq!(fresh.flows().count(), 2);
+        assert_eq!(fresh.identity(ids[1]), 77);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! What `status`, `servers` and `counters` show of services, pools and reasons.
 
+use std::collections::HashMap;
+
 use pen_common::{
     config::Config,
     control::{
         BackendState, BackendStatus, Counter, Owner, PoolStatus, ServerStatus, Servers,
         ServersOfPool, VipStatus,
     },
+    flow_table::FLOW_IDLE_S,
     maglev,
     tables::BackendId,
     verdict::Reason,
@@ -56,6 +59,7 @@ impl Seen<'_> {
 
     /// The pools with their back ends.
     pub fn pools(&self) -> Vec<PoolStatus> {
+        let flows = self.flows();
         let pools = self.config().pools.iter().zip(&self.snapshot.pools);
         let status = pools.map(|(pool, table)| {
             let shares = maglev::shares(&table.slots);
@@ -79,6 +83,7 @@ impl Seen<'_> {
                         Standing::Serving | Standing::NoWeight | Standing::NoMac => None,
                     },
                     slots: shares.get(&id).map_or(0, |slots| *slots as u32),
+                    flows: flows.get(&id).copied().unwrap_or_default(),
                     frames,
                     bytes,
                 }
@@ -106,6 +111,7 @@ impl Seen<'_> {
                 Some(found.pool.as_str())
             }
         };
+        let flows = self.flows();
         let pools = config
             .pools
             .iter()
@@ -116,18 +122,21 @@ impl Seen<'_> {
                 .backends
                 .iter()
                 .enumerate()
-                .map(|(index, backend)| ServerStatus {
-                    index,
-                    name: backend.name.clone(),
-                    address: backend.address,
-                    port: backend.port,
-                    conn: 0,
-                    max: backend.max,
-                    hard: backend.hard,
-                    weight: backend.weight,
-                    prio: backend.prio,
-                    sx: self.bytes(self.state.id(&pool.name, &backend.name)),
-                    rx: 0,
+                .map(|(index, backend)| {
+                    let id = self.state.id(&pool.name, &backend.name);
+                    ServerStatus {
+                        index,
+                        name: backend.name.clone(),
+                        address: backend.address,
+                        port: backend.port,
+                        conn: flows.get(&id).copied().unwrap_or_default(),
+                        max: backend.max,
+                        hard: backend.hard,
+                        weight: backend.weight,
+                        prio: backend.prio,
+                        sx: self.memory.traffic(id).bytes,
+                        rx: 0,
+                    }
                 })
                 .collect(),
         });
@@ -136,8 +145,15 @@ impl Seen<'_> {
         })
     }
 
-    fn bytes(&self, id: BackendId) -> u64 {
-        self.memory.traffic(id).bytes
+    /// Flows of each back end that are not silent for longer than a UDP flow may be.
+    fn flows(&self) -> HashMap<BackendId, u32> {
+        let mut flows = HashMap::new();
+        for entry in self.memory.flows() {
+            if entry.age_s <= FLOW_IDLE_S {
+                *flows.entry(entry.backend).or_default() += 1;
+            }
+        }
+        flows
     }
 
     /// Every reason with its count.

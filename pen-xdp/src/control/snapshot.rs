@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use pen_common::{
     config::{HashBy, Pool, Protocol},
-    flow::{Address, HashKey},
+    flow::Address,
+    hash::{HashKey, NameKey},
     maglev::{self, Member},
     packet,
     tables::{
@@ -24,11 +25,15 @@ pub struct Snapshot {
     pub generation: u64,
     /// The few values that stand alone.
     pub head: Head,
+    /// Key of the flow hash.
+    pub key: HashKey,
     /// Elements of the VIP index that are not empty.
     pub index: BTreeMap<u32, VipEntry>,
     /// In the order of the configuration, which is also their number.
     pub pools: Vec<PoolTable>,
-    /// MAC addresses of the back ends that have one.
+    /// Whose each number is, see [`State::identities`].
+    pub identities: BTreeMap<BackendId, u64>,
+    /// MAC addresses of the back ends that have one and may be sent frames.
     pub backends: BTreeMap<BackendId, Mac>,
 }
 
@@ -56,12 +61,15 @@ impl Snapshot {
     pub fn compile(state: &State, before: Option<&Self>) -> Result<Self, IndexFull> {
         let entries = entries(state);
         let (index_seed, index) = index(&entries)?;
-        let key = state.key();
+        let key = NameKey::from_seed(state.config().seed);
         let pools = state.config().pools.iter();
         let mut backends = BTreeMap::new();
         for pool in pools.clone() {
             for backend in &pool.backends {
-                if let Some(mac) = state.mac_of(backend.address) {
+                // Without weight it keeps the flows that it has; blacklisted it is let go at once.
+                let standing = state.standing(&pool.name, backend);
+                let takes = matches!(standing, Standing::Serving | Standing::NoWeight);
+                if let Some(mac) = state.mac_of(backend.address).filter(|_| takes) {
                     backends.insert(state.id(&pool.name, &backend.name), mac);
                 }
             }
@@ -72,11 +80,12 @@ impl Snapshot {
             head: Head {
                 mac: state.mac(),
                 index_seed,
-                key,
                 redirect_len_max,
             },
+            key: HashKey::from_seed(state.config().seed),
             index,
             pools: pools.map(|pool| table(state, pool, key, before)).collect(),
+            identities: state.identities().collect(),
             backends,
         })
     }
@@ -85,12 +94,16 @@ impl Snapshot {
     pub fn differs(&self, other: &Self) -> bool {
         let Self {
             generation: _,
+            // They change with the pools.
+            identities: _,
             head,
+            key,
             index,
             pools,
             backends,
         } = self;
         *head != other.head
+            || *key != other.key
             || *index != other.index
             || *pools != other.pools
             || *backends != other.backends
@@ -151,8 +164,8 @@ fn index(entries: &[VipEntry]) -> Result<(u64, BTreeMap<u32, VipEntry>), IndexFu
         return Err(full);
     }
     (0..INDEX_SEEDS)
-        .find_map(|seed| Some((seed, place(entries, HashKey::from_seed(seed).k0)?)))
-        .map(|(seed, index)| (HashKey::from_seed(seed).k0, index))
+        .map(|number| NameKey::from_seed(number).hash_bytes(b"index"))
+        .find_map(|seed| Some((seed, place(entries, seed)?)))
         .ok_or(full)
 }
 
@@ -168,7 +181,7 @@ fn place(entries: &[VipEntry], seed: u64) -> Option<BTreeMap<u32, VipEntry>> {
     Some(index)
 }
 
-fn table(state: &State, pool: &Pool, key: HashKey, before: Option<&Snapshot>) -> PoolTable {
+fn table(state: &State, pool: &Pool, key: NameKey, before: Option<&Snapshot>) -> PoolTable {
     let members: Vec<_> = pool
         .backends
         .iter()
@@ -245,7 +258,11 @@ mod tests {
         state.apply(change(1, Change::Weight(0))).unwrap();
         state.apply(change(2, Change::Blacklist(9))).unwrap();
         let one = Snapshot::compile(&state, Some(&all)).unwrap();
-        assert_eq!(holders(&one), BTreeSet::from([state.id("web", "10.0.0.4")]));
+        let id = |host: u8| state.id("web", &format!("10.0.0.{host}"));
+        assert_eq!(holders(&one), BTreeSet::from([id(4)]));
+        // The one without weight may be sent what belongs to the flows that it has.
+        let sent: Vec<_> = one.backends.keys().copied().collect();
+        assert_eq!(BTreeSet::from_iter(sent), BTreeSet::from([id(2), id(4)]));
         assert_eq!(one.generation, 2);
     }
 

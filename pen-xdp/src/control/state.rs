@@ -9,7 +9,7 @@ use std::{
 
 use pen_common::{
     config::{Backend, Change, Config, HashBy, ServerRef},
-    flow::HashKey,
+    hash::NameKey,
     tables::{BACKENDS_MAX, BackendId, Mac},
 };
 
@@ -246,6 +246,13 @@ impl State {
             .unwrap_or_default()
     }
 
+    /// Every number in use, and the name behind it as a number: it tells the next daemon whose
+    /// flows it finds.
+    pub fn identities(&self) -> impl Iterator<Item = (BackendId, u64)> {
+        let ids = self.ids.iter();
+        ids.map(|((pool, backend), id)| (*id, identity(pool, backend)))
+    }
+
     /// The MAC address behind an address.
     pub fn mac_of(&self, address: IpAddr) -> Option<Mac> {
         self.neighbors.get(&address).copied()
@@ -264,11 +271,6 @@ impl State {
     /// Longest frame that the program hands to a socket, bytes.
     pub fn redirect_len_max(&self) -> u32 {
         self.redirect_len_max
-    }
-
-    /// Key of the flow hash.
-    pub fn key(&self) -> HashKey {
-        HashKey::from_seed(self.config.seed)
     }
 
     /// Whether a back end takes flows, and if not, why.
@@ -298,10 +300,14 @@ fn refuse_what_is_fixed(change: &Change) -> Result<(), Refusal> {
     }
 }
 
+/// A back end's name as a number, the same in every daemon; never 0.
+fn identity(pool: &str, backend: &str) -> u64 {
+    NameKey::from_seed(0).hash_bytes(format!("{pool}\n{backend}").as_bytes()) | 1
+}
+
 /// Numbers drawn from the names, so that a restarted daemon, or one with some other back ends,
 /// gives the same numbers to the same names as far as they don't collide.
 fn identities(config: &Config) -> BTreeMap<(String, String), BackendId> {
-    let key = HashKey::from_seed(0);
     let mut names: Vec<(String, String)> = config
         .pools
         .iter()
@@ -316,7 +322,7 @@ fn identities(config: &Config) -> BTreeMap<(String, String), BackendId> {
     let mut ids = BTreeMap::new();
     let places = u64::from(BACKENDS_MAX - 1);
     for name in names {
-        let hash = key.hash_bytes(format!("{}\n{}", name.0, name.1).as_bytes());
+        let hash = identity(&name.0, &name.1);
         let free = (0..places)
             .map(|step| ((hash % places + step) % places + 1) as BackendId)
             .find(|id| taken.insert(*id));

@@ -264,7 +264,9 @@ impl Daemon {
     }
 
     fn tick(&mut self) {
-        self.observe(Command::Clock(coarse_ns() / 1_000_000));
+        let now_ms = coarse_ns() / 1_000_000;
+        self.memory.set_flow_clock(now_ms / 1_000);
+        self.observe(Command::Clock(now_ms));
         for event in self.events.try_iter().take(REQUESTS) {
             match event {
                 Event::NoMac { queue } => {

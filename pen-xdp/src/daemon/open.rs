@@ -24,6 +24,7 @@ use crate::{
     plane::{
         self, Event, Port, Queue, WorkerConfig, Workers,
         af_xdp::{Mode, PACKET_MAX},
+        coarse_ns,
     },
 };
 
@@ -124,6 +125,7 @@ struct Filled {
 
 /// Generations go on from `before`, which a memory before this one may have come to.
 fn fill(memory: Arc<Mapped>, state: &State, before: u64) -> Result<Filled> {
+    memory.set_flow_clock(coarse_ns() / 1_000_000_000);
     let mut publisher = Publisher::new(Arc::clone(&memory));
     let mut snapshot = Snapshot::compile(state, None)?;
     snapshot.generation = publisher.generation().max(before) + 1;
@@ -148,12 +150,13 @@ fn fill_program(
     // The daemon before may have died between a publication and the end of its readers.
     readers.wait(|| true)?;
     let (generation, note) = (memory.root() >> 1, memory.note());
-    match fill(memory, state, generation) {
+    match fill(Arc::clone(&memory), state, generation) {
         Err(error) if keeper.adopted() && error.is::<TableMemoryFull>() => {
             tracing::info!("the tables do not fit beside those in force: new memory, new counters");
-            let memory = keeper.open_fresh_program(bytes, queues)?;
-            memory.leave_note(note);
-            fill(memory, state, generation)
+            let fresh = keeper.open_fresh_program(bytes, queues)?;
+            fresh.leave_note(note);
+            fresh.take_flows_from(&memory);
+            fill(fresh, state, generation)
         }
         other => other,
     }

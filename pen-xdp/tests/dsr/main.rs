@@ -10,6 +10,7 @@
 mod announce;
 mod background;
 mod change;
+mod drain;
 mod errors;
 mod foreign;
 mod fragments;

@@ -20,9 +20,8 @@ pub(crate) const BACKENDS: u8 = 3;
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 80);
 /// The service's; there is none at the next port.
 pub(crate) const PORT: u16 = 53;
-/// Clients, which the sink tells apart.
+/// A client; the sink tells even addresses from odd ones.
 pub(crate) const EVEN: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
-pub(crate) const ODD: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 3);
 /// Flows of a client, spread over the back ends.
 const FLOWS: u16 = 250;
 /// Losses are read by the workers four times a second.

@@ -23,7 +23,7 @@ pub(crate) fn mapped(world: &World) -> Arc<Mapped> {
     let shape = Shape::new(slots.len() as u64 * 8, 0, WORKERS);
     let mapped = Mapped::of_process(shape).unwrap();
     for (bank, head) in (0..).zip(&root[1..]) {
-        mapped.write_head(bank, &Head::from_words(*head));
+        mapped.write_head(bank, &Head::from_words(*head), &World::key());
     }
     for (index, words) in (0..2 * VIP_SLOTS).zip(vips) {
         mapped.write_vip(index, *words);
@@ -71,7 +71,7 @@ pub(crate) fn one_vip(own: Mac, vip: Ipv4Addr, backend: Mac) -> Arc<Mapped> {
     let [root, _, head] = world.words().root;
     assert_eq!(root[0] & 1, 1, "bank 1 is the live one");
     let head = Head::from_words(head);
-    mapped.write_head(1, &Head { mac: own, ..head });
+    mapped.write_head(1, &Head { mac: own, ..head }, &World::key());
     mapped
 }
 

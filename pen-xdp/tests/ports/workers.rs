@@ -293,6 +293,20 @@ impl Memory for Broken {
 
     fn set_fragment(&self, _index: u32, _entry: u64) {}
 
+    fn key<const N: usize>(&self, _bank: u32) -> Option<[u64; N]> {
+        None
+    }
+
+    fn flow(&self, _index: u32) -> Option<u64> {
+        None
+    }
+
+    fn set_flow(&self, _index: u32, _entry: u64) {}
+
+    fn flow_clock(&self) -> u64 {
+        0
+    }
+
     fn now_ms(&self) -> u64 {
         0
     }

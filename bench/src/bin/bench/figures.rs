@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use pen_common::flow::HashKey;
+use pen_common::hash::NameKey;
 use pen_common::maglev::{self, Member};
 
 use crate::contender::{Contender, Forwarder, Offer, Rig};
@@ -321,7 +321,7 @@ fn maglev_builds(count: usize) -> Vec<f64> {
             weight: 1,
         })
         .collect();
-    let key = HashKey { k0: 1, k1: 2 };
+    let key = NameKey::from_seed(1);
     (0..count)
         .map(|_| {
             let start = Instant::now();

@@ -1,8 +1,8 @@
 //! Whole TCP and UDP packets: which service, which back end, and what stays untouched.
 //!
-//! Where a table has several back ends, the expected one was computed by a separate SipHash-1-3
-//! from the paper, with the key of [`World::new`](crate::testing::World::new): slot =
-//! (hash * slots) >> 32.
+//! Where a table has several back ends, the expected one was computed by a separate program
+//! from the papers, with the key of [`World::key`](crate::testing::World::key): slot =
+//! ((hash >> 32) * slots) >> 32.
 
 use super::Case;
 use crate::{
