@@ -207,16 +207,16 @@ impl Packet {
         if l3 + usize::from(total_len) > frame.len() {
             return Err(skip(Reason::Truncated));
         }
-        let id = u32::from(u16::from_be_bytes([id0, id1]));
+        let id = || u32::from(u16::from_be_bytes([id0, id1]));
         let fragment = match u16::from_be_bytes([frag0, frag1]) & 0x3fff {
             0 => Fragment::WHOLE,
             0x2000 => Fragment {
                 part: Part::First,
-                id,
+                id: id(),
             },
             _ => Fragment {
                 part: Part::Later,
-                id,
+                id: id(),
             },
         };
         Ok(Self {

@@ -1,8 +1,8 @@
 //! The one decision: what becomes of a frame.
 //!
-//! [`classify`] says whose a frame is, and answers what is to be answered; [`deliver`] chooses the
-//! back end and rewrites. [`steer`] is the two in a row. The XDP program calls them apart, because
-//! between them it may hand the frame to a worker, which then calls [`steer`] on it.
+//! Whose is it? What is to be answered is answered in place; what is for a service is delivered: its
+//! back end is chosen and its MAC addresses rewritten. The XDP program may hand such a frame to a
+//! worker instead ([`steer_or`]), which then calls [`steer`] on it.
 
 use crate::{
     checksum,
@@ -21,22 +21,34 @@ use crate::{
 /// Decides and rewrites.
 #[inline(always)]
 pub fn steer<F: Frame, M: Memory>(frame: &mut F, tables: &Tables<'_, M>) -> Verdict {
-    match classify(frame, tables) {
-        Class::Deliver(delivery) => deliver(frame, tables, &delivery),
-        Class::Done(verdict) => verdict,
+    // There is always a verdict, as nobody else takes frames.
+    steer_or(frame, tables, &Nobody).unwrap_or(Verdict::Drop(Reason::NoBackend))
+}
+
+/// Who else may take a frame that is for a service. Not a closure, because of a closure the compiler
+/// can't be told to inline it wherever it is called.
+pub trait Other<F> {
+    /// Takes it, or says that it is to be delivered here.
+    fn takes(&self, frame: &F, delivery: &Delivery) -> bool;
+}
+
+struct Nobody;
+
+impl<F> Other<F> for Nobody {
+    #[inline(always)]
+    fn takes(&self, _: &F, _: &Delivery) -> bool {
+        false
     }
 }
 
-/// What [`classify`] found.
+/// What is to be done with a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// For a DSR service.
+enum Class {
     Deliver(Delivery),
-    /// Settled.
     Done(Verdict),
 }
 
-/// A frame for a DSR service, on its way to [`deliver`].
+/// A frame for a DSR service, to be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
     /// The packet.
@@ -67,37 +79,81 @@ impl Delivery {
     }
 }
 
-/// Whose frame is it? Answers ARP requests, neighbour solicitations and pings in place.
+/// As [`steer`], unless `other` takes the frame: `None` then.
+///
+/// The families go their ways apart to the end, though it is the same way: so the compiler knows for
+/// each what its addresses look like.
 #[inline(always)]
-pub fn classify<F: Frame, M: Memory>(frame: &mut F, tables: &Tables<'_, M>) -> Class {
+pub fn steer_or<F: Frame, M: Memory>(
+    frame: &mut F,
+    tables: &Tables<'_, M>,
+    other: &impl Other<F>,
+) -> Option<Verdict> {
     let Some(link) = Link::parse(frame) else {
-        return pass(Reason::TooShort);
+        return Some(Verdict::Pass(Reason::TooShort));
     };
     let ours = link.destination == tables.head.mac;
     if !ours && !link.is_group() {
-        return pass(Reason::NotOurMac);
+        return Some(Verdict::Pass(Reason::NotOurMac));
     }
-    let parsed = match link.ethertype {
-        ETHERTYPE_ARP => return Class::Done(arp(frame, &link, tables)),
-        ETHERTYPE_IPV4 if ours => Packet::parse_v4(frame, link.l3),
-        ETHERTYPE_IPV6 => Packet::parse_v6(frame, link.l3),
-        ETHERTYPE_IPV4 => return pass(Reason::NotOurMac),
-        _ => return pass(Reason::NotIp),
-    };
-    let packet = match parsed {
+    match link.ethertype {
+        ETHERTYPE_ARP => Some(arp(frame, &link, tables)),
+        ETHERTYPE_IPV4 if ours => {
+            let class = ip4(frame, &link, tables);
+            settle(frame, tables, &class, other)
+        }
+        ETHERTYPE_IPV6 => {
+            let class = ip6(frame, &link, ours, tables);
+            settle(frame, tables, &class, other)
+        }
+        ETHERTYPE_IPV4 => Some(Verdict::Pass(Reason::NotOurMac)),
+        _ => Some(Verdict::Pass(Reason::NotIp)),
+    }
+}
+
+#[inline(always)]
+fn settle<F: Frame, M: Memory>(
+    frame: &mut F,
+    tables: &Tables<'_, M>,
+    class: &Class,
+    other: &impl Other<F>,
+) -> Option<Verdict> {
+    match class {
+        Class::Deliver(delivery) if other.takes(frame, delivery) => None,
+        Class::Deliver(delivery) => Some(deliver(frame, tables, delivery)),
+        Class::Done(verdict) => Some(*verdict),
+    }
+}
+
+#[inline(always)]
+fn ip4<F: Frame, M: Memory>(frame: &mut F, link: &Link, tables: &Tables<'_, M>) -> Class {
+    match Packet::parse_v4(frame, link.l3) {
+        Ok(packet) => by_protocol(frame, link, &packet, tables),
+        Err(skip) => unusable(link, skip, tables),
+    }
+}
+
+#[inline(always)]
+fn ip6<F: Frame, M: Memory>(
+    frame: &mut F,
+    link: &Link,
+    ours: bool,
+    tables: &Tables<'_, M>,
+) -> Class {
+    let packet = match Packet::parse_v6(frame, link.l3) {
         Ok(packet) => packet,
-        Err(skip) => return unusable(&link, skip, tables),
+        Err(skip) => return unusable(link, skip, tables),
     };
     if packet.flow.protocol == ICMPV6
         && usize::from(packet.l4) == link.l3 + 40
-        && let Some(verdict) = neighbor(frame, &link, &packet, tables)
+        && let Some(verdict) = neighbor(frame, link, &packet, tables)
     {
         return Class::Done(verdict);
     }
     if !ours {
         return pass(Reason::NotOurMac);
     }
-    by_protocol(frame, &link, &packet, tables)
+    by_protocol(frame, link, &packet, tables)
 }
 
 #[inline(always)]
@@ -120,7 +176,7 @@ fn by_protocol<F: Frame, M: Memory>(
 
 /// Chooses the back end and rewrites the MAC addresses; finishes a checksum left to hardware.
 #[inline(always)]
-pub fn deliver<F: Frame, M: Memory>(
+fn deliver<F: Frame, M: Memory>(
     frame: &mut F,
     tables: &Tables<'_, M>,
     delivery: &Delivery,

@@ -88,7 +88,10 @@ pub fn sink(context: XdpContext) -> u32 {
     };
     // SAFETY: `macs` has compared the twelve bytes with the frame's end.
     let [first, ..] = unsafe { macs.read_unaligned() };
-    let Some(delivered) = DELIVERED.get_ptr_mut(0).filter(|_| first & 0xffff == BACKEND_MAC) else {
+    let Some(delivered) = DELIVERED
+        .get_ptr_mut(0)
+        .filter(|_| first & 0xffff == BACKEND_MAC)
+    else {
         return XDP_PASS;
     };
     // SAFETY: the map's memory, always mapped.

@@ -52,10 +52,12 @@ impl XdpFrame {
         if offset > REACH {
             return None;
         }
+        // Volatile: the compiler must not conclude from one comparison that another is not needed.
+        // The verifier knows of each pointer only what was compared with that very one.
         // SAFETY: as in `queue`.
-        let data = unsafe { (*self.context).data } as usize;
+        let data = unsafe { (&raw const (*self.context).data).read_volatile() } as usize;
         // SAFETY: as in `queue`.
-        let end = unsafe { (*self.context).data_end } as usize;
+        let end = unsafe { (&raw const (*self.context).data_end).read_volatile() } as usize;
         let start = data + offset;
         (start + len <= end).then_some(start as *mut u8)
     }

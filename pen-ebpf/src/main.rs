@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use pen_common::{
     frame::Frame,
-    steer::{Class, Delivery, classify, deliver},
+    steer::{Delivery, Other, steer_or},
     tables::Tables,
     verdict::{Reason, Verdict},
 };
@@ -31,15 +31,13 @@ pub fn steer(context: XdpContext) -> u32 {
         return XDP_PASS;
     };
     let mut frame = XdpFrame::new(context.ctx);
-    let verdict = match classify(&mut frame, &tables) {
-        Class::Deliver(delivery) => {
-            if for_a_worker(&frame, &tables, &delivery) && memory.redirect(frame.queue()) {
-                memory.count(Reason::Redirected);
-                return XDP_REDIRECT;
-            }
-            deliver(&mut frame, &tables, &delivery)
-        }
-        Class::Done(verdict) => verdict,
+    let worker = Worker {
+        memory: &memory,
+        redirect_len_max: tables.head.redirect_len_max as usize,
+    };
+    let Some(verdict) = steer_or(&mut frame, &tables, &worker) else {
+        memory.count(Reason::Redirected);
+        return XDP_REDIRECT;
     };
     let (reason, action) = match verdict {
         Verdict::Forward(id) => {
@@ -54,10 +52,20 @@ pub fn steer(context: XdpContext) -> u32 {
     action
 }
 
-/// A fragment is steered where it arrives, and so is what a socket can't take whole.
-#[inline(always)]
-fn for_a_worker(frame: &XdpFrame, tables: &Tables<'_, MapMemory>, delivery: &Delivery) -> bool {
-    !delivery.is_fragment() && frame.len() <= tables.head.redirect_len_max as usize
+/// The worker of the frame's queue, if there is one.
+struct Worker<'a> {
+    memory: &'a MapMemory,
+    redirect_len_max: usize,
+}
+
+impl Other<XdpFrame> for Worker<'_> {
+    /// A fragment is steered where it arrives, and so is what a socket can't take whole.
+    #[inline(always)]
+    fn takes(&self, frame: &XdpFrame, delivery: &Delivery) -> bool {
+        !delivery.is_fragment()
+            && frame.len() <= self.redirect_len_max
+            && self.memory.redirect(frame.queue())
+    }
 }
 
 /// Leaves every frame alone.

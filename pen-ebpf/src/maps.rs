@@ -15,8 +15,8 @@ use aya_ebpf::{
 use pen_common::{
     flow_table::{self, FLOWS},
     tables::{
-        BACKENDS_MAX, BackendId, FRAGMENTS, FLOW_CLOCK_AT, HEAD_WORDS, HEARTBEAT_NS_MAX, KEY_AT, Memory, POOLS_MAX,
-        QUEUES_MAX, Search, VIP_SLOTS,
+        BACKENDS_MAX, BackendId, FLOW_CLOCK_AT, FRAGMENTS, HEAD_WORDS, HEARTBEAT_NS_MAX, KEY_AT,
+        Memory, POOLS_MAX, QUEUES_MAX, Search, VIP_SLOTS,
     },
     verdict::{COUNTERS, Reason},
 };

@@ -302,7 +302,7 @@ pub struct ServerStatus {
     pub address: IpAddr,
     /// Its port; 0 stands for the VIP's.
     pub port: u16,
-    /// Connections; DSR sees none end, so always 0 there.
+    /// Flows: in DSR those of which a frame was seen in the last five minutes, as no end is seen.
     pub conn: u32,
     /// Soft connection limit.
     pub max: u32,
