@@ -14,6 +14,7 @@ pub mod config;
 pub mod control;
 pub mod flow;
 pub mod flow_table;
+pub mod fragment_table;
 pub mod frame;
 pub mod hash;
 #[cfg(feature = "std")]

@@ -7,8 +7,9 @@ use crate::{
     chain::Chain,
     checksum::fold_few,
     flow::{Address, Flow},
+    fragment_table::FragmentKey,
     frame::Frame,
-    tables::{FragmentKey, Mac},
+    tables::Mac,
     verdict::Reason,
 };
 

@@ -8,13 +8,14 @@ use crate::{
     checksum,
     flow::{Address, Flow},
     flow_table::FLOW_IDLE_S,
+    fragment_table::FragmentOwner,
     frame::Frame,
     packet::{
         ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, Link, Packet, Part, Skip, TCP,
         UDP,
     },
     rewrite,
-    tables::{BackendId, FragmentOwner, Mac, Memory, Service, Tables, Vip, VipEntry, VipKey},
+    tables::{BackendId, Mac, Memory, Service, Tables, Vip, VipEntry, VipKey},
     verdict::{Reason, Verdict},
 };
 

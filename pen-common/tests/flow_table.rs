@@ -19,10 +19,11 @@ const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 
 fn to(world: &World, frame: &[u8]) -> u16 {
-    match world.steer(frame).0 {
-        Verdict::Forward(id) => id,
-        other => panic!("{other:?}"),
-    }
+    let verdict = world.steer(frame).0;
+    let Verdict::Forward(id) = verdict else {
+        panic!("{verdict:?}");
+    };
+    id
 }
 
 /// Ten flows of each kind: the frame that goes on, and the one that opens (TCP only).

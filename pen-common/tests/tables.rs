@@ -4,10 +4,8 @@ use std::collections::HashMap;
 
 use pen_common::{
     flow::Address,
-    tables::{
-        BACKENDS_MAX, FRAGMENT_MS_MAX, FRAGMENTS, FragmentKey, FragmentOwner, Mac, PoolEntry,
-        Service, Vip, VipEntry, VipKey,
-    },
+    fragment_table::{FRAGMENT_MS_MAX, FRAGMENTS, FragmentKey, FragmentOwner},
+    tables::{BACKENDS_MAX, Mac, PoolEntry, Service, Vip, VipEntry, VipKey},
     testing::{Full, World},
 };
 use proptest::prelude::*;

@@ -14,8 +14,9 @@ use aya_ebpf::{
 };
 use pen_common::{
     flow_table::{self, FLOWS},
+    fragment_table::FRAGMENTS,
     tables::{
-        BACKENDS_MAX, BackendId, FLOW_CLOCK_AT, FRAGMENTS, HEAD_WORDS, HEARTBEAT_NS_MAX, KEY_AT,
+        BACKENDS_MAX, BackendId, FLOW_CLOCK_AT, HEAD_WORDS, HEARTBEAT_NS_MAX, KEY_AT,
         Memory, POOLS_MAX, QUEUES_MAX, Search, VIP_SLOTS,
     },
     verdict::{COUNTERS, Reason},

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::{
     flow::Address,
     flow_table::FLOWS,
+    fragment_table::FRAGMENTS,
     frame::SliceFrame,
     hash::{HashKey, KEY_WORDS},
     packet::{TCP, UDP},
     steer::steer,
     tables::{
-        BACKENDS_MAX, BackendId, FRAGMENTS, HEAD_WORDS, Head, KEY_AT, Mac, Memory, POOLS_MAX,
-        PoolEntry, SLOTS_PER_WORD, Service, Tables, VIP_PROBES, VIP_SLOTS, Vip, VipEntry, VipKey,
+        BACKENDS_MAX, BackendId, HEAD_WORDS, Head, KEY_AT, Mac, Memory, POOLS_MAX, PoolEntry,
+        SLOTS_PER_WORD, Service, Tables, VIP_PROBES, VIP_SLOTS, Vip, VipEntry, VipKey,
     },
     verdict::{COUNTERS, Reason, Verdict},
 };

@@ -10,26 +10,25 @@
     reason = "words of a shared mapping are reached by pointers"
 )]
 
+mod flows;
+mod memory;
+
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::plane::Counting;
 use memmap2::{MmapOptions, MmapRaw};
 use pen_common::{
-    flow_table::{FLOWS, FlowEntry},
+    flow_table::FLOWS,
+    fragment_table::FRAGMENTS,
     hash::HashKey,
-    tables::{
-        BACKENDS_MAX, BackendId, FRAGMENTS, HEAD_WORDS, Head, KEY_AT, Memory, POOLS_MAX,
-        QUEUES_MAX, VIP_SLOTS,
-    },
+    tables::{BACKENDS_MAX, BackendId, HEAD_WORDS, Head, KEY_AT, POOLS_MAX, QUEUES_MAX, VIP_SLOTS},
     verdict::{COUNTERS, Reason},
 };
+
+pub use memory::MappedMemory;
 
 /// Least rows for workers.
 const WORKER_ROWS_MIN: u32 = 16;
@@ -369,57 +368,6 @@ impl Mapped {
         self.words(Array::Backends).store(index as usize, word);
     }
 
-    /// Whose number this is: a hash of the back end's name; 0 if it was never anybody's. Stands
-    /// behind the two banks of MAC addresses and is not read by `steer`.
-    pub fn identity(&self, id: BackendId) -> u64 {
-        let at = 2 * BACKENDS_MAX as usize + usize::from(id);
-        self.words(Array::Backends).load(at).unwrap_or_default()
-    }
-
-    /// Says whose number this is.
-    pub fn write_identity(&self, id: BackendId, name: u64) {
-        self.write_backend(2 * BACKENDS_MAX + u32::from(id), name);
-    }
-
-    /// The second by which flows age.
-    pub fn flow_clock(&self) -> u64 {
-        self.words(Array::Root).load(FLOW_CLOCK).unwrap_or_default()
-    }
-
-    /// Sets the second by which flows age.
-    pub fn set_flow_clock(&self, seconds: u64) {
-        self.words(Array::Root).store(FLOW_CLOCK, seconds);
-    }
-
-    /// The flows that are remembered.
-    pub fn flows(&self) -> impl Iterator<Item = FlowEntry> {
-        let now_s = self.flow_clock();
-        let words = self.words(Array::Flows);
-        (0..words.len).filter_map(move |at| FlowEntry::from_word(words.load(at)?, now_s))
-    }
-
-    /// Takes over the flows of a memory before this one, and whose they are.
-    pub fn take_flows_from(&self, before: &Self) {
-        let (to, from) = (self.words(Array::Flows), before.words(Array::Flows));
-        for at in 0..to.len {
-            to.store(at, from.load(at).unwrap_or_default());
-        }
-        for id in 0..BACKENDS_MAX as BackendId {
-            self.write_identity(id, before.identity(id));
-        }
-    }
-
-    /// Forgets the flows of some back ends.
-    pub fn forget_flows(&self, of: impl Fn(BackendId) -> bool) {
-        let words = self.words(Array::Flows);
-        for at in 0..words.len {
-            let entry = FlowEntry::from_word(words.load(at).unwrap_or_default(), 0);
-            if entry.is_some_and(|entry| of(entry.backend)) {
-                words.store(at, 0);
-            }
-        }
-    }
-
     /// Empties a bank that nobody reads.
     pub fn clear_bank(&self, bank: u32) {
         self.write_head(bank, &Head::default(), &HashKey::default());
@@ -475,153 +423,11 @@ impl Mapped {
     }
 }
 
-/// The memory as one worker sees it.
-#[derive(Clone)]
-pub struct MappedMemory {
-    mapped: Arc<Mapped>,
-    row: u32,
-    finish: bool,
-}
-
-impl MappedMemory {
-    /// Counts in `row`, which must be this worker's own; `finish` says whether checksums left to
-    /// hardware are finished here.
-    pub fn new(mapped: Arc<Mapped>, row: u32, finish: bool) -> Self {
-        Self {
-            mapped,
-            row,
-            finish,
-        }
-    }
-
-    /// The arrays.
-    pub fn mapped(&self) -> &Arc<Mapped> {
-        &self.mapped
-    }
-
-    /// Counts a frame's fate.
-    pub fn count(&self, reason: Reason) {
-        self.count_many(reason, 1);
-    }
-
-    /// Counts `frames` frames of the same fate.
-    pub fn count_many(&self, reason: Reason, frames: u64) {
-        let at = self.row as usize * COUNTERS + reason as usize;
-        self.mapped.words(Array::Counts).add(at, frames);
-    }
-
-    /// Counts a frame of `bytes` bytes for a back end.
-    pub fn count_traffic(&self, id: BackendId, bytes: usize) {
-        let element = self.row as usize * BACKENDS_MAX as usize + usize::from(id);
-        let words = self.mapped.words(Array::Traffic);
-        words.add(element * 2, 1);
-        words.add(element * 2 + 1, bytes as u64);
-    }
-}
-
-impl Counting for MappedMemory {
-    #[inline]
-    fn count(&self, reason: Reason) {
-        self.count_many(reason, 1);
-    }
-
-    #[inline]
-    fn traffic(&self, backend: BackendId, bytes: u64) {
-        self.count_traffic(backend, bytes as usize);
-    }
-
-    #[inline]
-    fn heartbeat(&self, queue: u32, now_ns: u64) {
-        self.mapped.store_heartbeat(queue, now_ns);
-    }
-}
-
-impl Memory for MappedMemory {
-    #[inline]
-    fn root(&self) -> u64 {
-        self.mapped.root()
-    }
-
-    #[inline]
-    fn head(&self, bank: u32) -> Option<[u64; HEAD_WORDS]> {
-        let first = (1 + bank as usize) * HEAD_WORDS;
-        self.mapped.words(Array::Root).load_from(first)
-    }
-
-    #[inline]
-    fn vip(&self, index: u32) -> Option<[u64; 4]> {
-        self.mapped.words(Array::Vips).load_all(index as usize)
-    }
-
-    #[inline]
-    fn pool(&self, index: u32) -> Option<u64> {
-        self.mapped.words(Array::Pools).load(index as usize)
-    }
-
-    #[inline]
-    fn slots(&self, index: u32) -> Option<u64> {
-        self.mapped.words(Array::Slots).load(index as usize)
-    }
-
-    #[inline]
-    fn backend(&self, index: u32) -> Option<u64> {
-        self.mapped.words(Array::Backends).load(index as usize)
-    }
-
-    #[inline]
-    fn fragment(&self, index: u32) -> Option<u64> {
-        self.mapped.words(Array::Fragments).load(index as usize)
-    }
-
-    #[inline]
-    fn set_fragment(&self, index: u32, entry: u64) {
-        self.mapped
-            .words(Array::Fragments)
-            .store(index as usize, entry);
-    }
-
-    #[inline]
-    fn key<const N: usize>(&self, bank: u32) -> Option<[u64; N]> {
-        let first = (1 + bank as usize) * HEAD_WORDS + KEY_AT;
-        self.mapped.words(Array::Root).load_from(first)
-    }
-
-    #[inline]
-    fn flow(&self, index: u32) -> Option<u64> {
-        self.mapped.words(Array::Flows).load(index as usize)
-    }
-
-    #[inline]
-    fn set_flow(&self, index: u32, entry: u64) {
-        self.mapped.words(Array::Flows).store(index as usize, entry);
-    }
-
-    #[inline]
-    fn flow_clock(&self) -> u64 {
-        self.mapped.flow_clock()
-    }
-
-    #[inline]
-    fn now_ms(&self) -> u64 {
-        now_ns() / 1_000_000
-    }
-
-    #[inline]
-    fn finish_checksums(&self) -> bool {
-        self.finish
-    }
-
-    #[inline]
-    fn note(&self, reason: Reason) {
-        self.count(reason);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use pen_common::tables::Mac;
-
     use super::*;
+    use pen_common::tables::{Mac, Memory};
+    use std::sync::Arc;
 
     fn shape() -> Shape {
         Shape::new(4096, 2, 2)
