@@ -42,6 +42,7 @@ ebpf:
 lint:
 	packaging/setup.sh build
 	$(CARGO) fmt --all --check
+	cd pen-ebpf && $(CARGO) fmt --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 

@@ -3,8 +3,12 @@
 //! Flows are hashed once a frame, also by the XDP program, whose machine multiplies well and has no
 //! rotation. Multiplying 64-bit keys with the flow's 32-bit words makes two flows that a sender
 //! chose without knowing the key collide no more often than chance (Lemire and Kaser, "Strongly
-//! universal string hashing is fast", section 3: multilinear-HM). A sender who sees who answers can
-//! find flows that meet at one back end whatever the hash: he tries as many as there are back ends.
+//! universal string hashing is fast", section 3: multilinear-HM).
+//!
+//! It is no more than that. Without a `seed` of one's own the key is known to everybody, and a sender
+//! who sees which back end answers him can find flows that meet at one, by trying as many as there
+//! are back ends; with more thought he may learn the key, which a pseudo-random function would not
+//! let him.
 
 use crate::flow::{Address, Flow};
 
@@ -13,8 +17,7 @@ pub const KEY_WORDS: usize = 11;
 /// The first of them, which are all that an IPv4 flow needs.
 pub const KEY_WORDS_V4: usize = 5;
 
-/// Key of the flow hash: derived from the configured seed, so that machines agree and clients
-/// can't aim at one back end.
+/// Key of the flow hash: derived from the configured seed, so that machines agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HashKey(pub [u64; KEY_WORDS]);
 

@@ -40,7 +40,9 @@ const IPV6_LEN: usize = 40;
 const TCP_LEN: u16 = 20;
 /// Not the value of any 16-bit field.
 pub const NO_CHECKSUM: u32 = u32::MAX;
+const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 const UDP_LEN: u16 = 8;
 const ICMP_LEN: usize = 8;
@@ -133,7 +135,8 @@ pub struct Packet {
     pub fragment: Fragment,
     /// Checksum field of a whole TCP or UDP packet; [`NO_CHECKSUM`] of another.
     pub checksum: u32,
-    /// Whether it opens a TCP connection (RFC 9293, section 3.5): SYN without ACK.
+    /// Whether it opens a TCP connection (RFC 9293, section 3.5): SYN alone. Not told of a first
+    /// fragment, which no sender makes of so short a packet.
     pub opens: bool,
     /// Offset of the transport header.
     pub l4: u16,
@@ -327,7 +330,7 @@ impl Packet {
                 .get::<6>(l4 + 12)
                 .ok_or_else(|| skip(Reason::Truncated))?;
             self.checksum = u32::from(u16::from_be_bytes([sum0, sum1]));
-            self.opens = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+            self.opens = flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK) == TCP_SYN;
             u16::from(offset >> 4) * 4
         };
         if stated < least || stated > self.l4_len {

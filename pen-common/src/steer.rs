@@ -7,7 +7,7 @@
 use crate::{
     checksum,
     flow::{Address, Flow},
-    flow_table::FLOW_IDLE_S,
+    flow_table::FlowFrame,
     fragment_table::FragmentOwner,
     frame::Frame,
     packet::{
@@ -189,7 +189,10 @@ fn deliver<F: Frame, M: Memory>(
         to,
     } = delivery;
     let chosen = match *to {
-        To::Backend(id) => tables.backend(id).map(|mac| (id, mac)).ok_or(Reason::NoMac),
+        To::Backend(id) => match tables.backend(id) {
+            Some(backend) => Ok((id, backend.mac)),
+            None => Err(Reason::NoMac),
+        },
         To::Service(service) => choose(packet, flow, service, tables),
     };
     let (id, mac) = match chosen {
@@ -225,17 +228,17 @@ fn choose<M: Memory>(
     tables: &Tables<'_, M>,
 ) -> Result<(BackendId, Mac), Reason> {
     let hash = tables.hash(flow).ok_or(Reason::NoBackend)?;
-    // Of TCP the beginning of a flow can be seen, so its silence says nothing.
-    let idle_s = if flow.protocol == TCP {
-        u16::MAX
-    } else {
-        FLOW_IDLE_S
+    let seen = match flow.protocol {
+        TCP if packet.opens => FlowFrame::Syn,
+        TCP => FlowFrame::Tcp,
+        _ => FlowFrame::Other,
     };
-    if !packet.opens
-        && let Some(id) = tables.recall(hash, idle_s)
-        && let Some(mac) = tables.backend(id)
+    // A back end of another pool is another flow's, or the service has another pool since.
+    if let Some(id) = tables.recall(hash, seen)
+        && let Some(backend) = tables.backend(id)
+        && backend.pool == service.pool
     {
-        return Ok((id, mac));
+        return Ok((id, backend.mac));
     }
     let by = if service.by_source {
         tables.source_hash(flow).ok_or(Reason::NoBackend)?
@@ -243,12 +246,12 @@ fn choose<M: Memory>(
         hash
     };
     let id = tables.slot(service.pool, by).ok_or(Reason::NoBackend)?;
-    let mac = tables.backend(id).ok_or(Reason::NoMac)?;
+    let backend = tables.backend(id).ok_or(Reason::NoMac)?;
     // An ICMP error follows a flow and makes none.
     if packet.flow.protocol == flow.protocol {
-        tables.record(hash, id);
+        tables.record(hash, id, seen);
     }
-    Ok((id, mac))
+    Ok((id, backend.mac))
 }
 
 #[inline(always)]

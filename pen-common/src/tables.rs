@@ -9,7 +9,7 @@
 
 use crate::{
     flow::{Address, Flow},
-    flow_table,
+    flow_table::{self, FlowFrame},
     hash::{HashKey, KEY_WORDS, KEY_WORDS_V4},
     verdict::Reason,
 };
@@ -97,20 +97,20 @@ pub trait Memory {
 
     /// [`flow_table::recall`]; a host may keep it in a function of its own.
     #[inline(always)]
-    fn recall(&self, hash: u64, now_s: u64, idle_s: u16) -> BackendId
+    fn recall(&self, hash: u64, now_s: u64, frame: FlowFrame) -> BackendId
     where
         Self: Sized,
     {
-        flow_table::recall(self, hash, now_s, idle_s)
+        flow_table::recall(self, hash, now_s, frame)
     }
 
     /// [`flow_table::record`]; likewise.
     #[inline(always)]
-    fn record(&self, hash: u64, now_s: u64, backend: BackendId)
+    fn record(&self, hash: u64, now_s: u64, seen: (BackendId, FlowFrame))
     where
         Self: Sized,
     {
-        flow_table::record(self, hash, now_s, backend);
+        flow_table::record(self, hash, now_s, seen);
     }
 }
 
@@ -223,6 +223,34 @@ impl core::fmt::Display for Mac {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let [a, b, c, d, e, g] = self.bytes();
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A back end as the tables have it. One that may not be sent to has no entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackendEntry {
+    /// Its MAC address.
+    pub mac: Mac,
+    /// The one pool that it is in.
+    pub pool: u16,
+}
+
+impl BackendEntry {
+    /// As one word, which is not 0.
+    pub const fn to_word(self) -> u64 {
+        ((self.pool as u64) << 48) | self.mac.0
+    }
+
+    /// From the word; `None` without a MAC address.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        match word & 0xffff_ffff_ffff {
+            0 => None,
+            mac => Some(Self {
+                mac: Mac(mac),
+                pool: (word >> 48) as u16,
+            }),
+        }
     }
 }
 
@@ -449,31 +477,27 @@ impl<'a, M: Memory> Tables<'a, M> {
         }
     }
 
-    /// The back end's MAC address; `None` while it is not known.
+    /// The back end; `None` while it may not be sent to.
     #[inline(always)]
-    pub fn backend(&self, id: BackendId) -> Option<Mac> {
-        match self
-            .memory
-            .backend(self.bank * BACKENDS_MAX + u32::from(id))?
-        {
-            0 => None,
-            word => Some(Mac(word)),
-        }
+    pub fn backend(&self, id: BackendId) -> Option<BackendEntry> {
+        let at = self.bank * BACKENDS_MAX + u32::from(id);
+        BackendEntry::from_word(self.memory.backend(at)?)
     }
 
-    /// The back end that the flow with this hash went to at most `idle_s` seconds ago.
+    /// The back end that the flow with this hash went to, if `frame` goes on with that flow.
     #[inline(always)]
-    pub fn recall(&self, hash: u64, idle_s: u16) -> Option<BackendId> {
-        match self.memory.recall(hash, self.memory.flow_clock(), idle_s) {
+    pub fn recall(&self, hash: u64, frame: FlowFrame) -> Option<BackendId> {
+        match self.memory.recall(hash, self.memory.flow_clock(), frame) {
             0 => None,
             id => Some(id),
         }
     }
 
-    /// Remembers where the flow with this hash goes.
+    /// Remembers where the flow with this hash goes, of which `frame` was seen.
     #[inline(always)]
-    pub fn record(&self, hash: u64, backend: BackendId) {
-        self.memory.record(hash, self.memory.flow_clock(), backend);
+    pub fn record(&self, hash: u64, backend: BackendId, frame: FlowFrame) {
+        let now_s = self.memory.flow_clock();
+        self.memory.record(hash, now_s, (backend, frame));
     }
 
     /// Whether checksums left to hardware are to be finished here.

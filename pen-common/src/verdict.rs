@@ -88,7 +88,7 @@ reasons! {
     Loop Drop "loop" "came back from ourselves or from the back end it was sent to",
     NoService Drop "no-service" "to a VIP of ours, but no service takes this port or protocol",
     NoBackend Drop "no-backend" "no back end of the pool takes new flows",
-    NoMac Drop "no-mac" "the back end's MAC address is not known",
+    NoMac Drop "no-mac" "the back end has no known MAC address, or is blacklisted",
     FragmentFirstMissing Drop "fragment-first-missing" "later fragment whose first one was not seen",
     Truncated Drop "truncated" "to a VIP, but its headers end early",
     BadHeader Drop "bad-header" "to a VIP, but its headers contradict themselves",

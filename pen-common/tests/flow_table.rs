@@ -1,12 +1,12 @@
 //! The flow table: flows stay where they are when the slots change, and new ones do not.
 
 use pen_common::{
-    flow_table::{FLOW_IDLE_S, FLOW_WAYS, FLOWS, FlowEntry, recall, record},
+    flow_table::{FLOW_IDLE_S, FLOW_WAYS, FLOWS, FlowEntry, FlowFrame, recall, record},
     tables::Mac,
     tables::Memory,
     testing::{
         World, bytes_at,
-        net::{CLIENT4, CLIENT6, ROUTER4, VIP4, VIP6, WEB, backend},
+        net::{CLIENT4, CLIENT6, ONE, ROUTER4, VIP4, VIP6, WEB, backend},
         v4, v6,
     },
     verdict::{Reason, Verdict},
@@ -73,11 +73,11 @@ fn a_flow_leaves_a_back_end_that_can_not_be_sent_to_and_stays_away() {
     let frame = v4(CLIENT4, VIP4).udp(50_000, 81, b"x").frame();
     world.set_pool(WEB, &[1]);
     assert_eq!(to(&world, &frame), 1);
-    world.set_backend(1, Mac(0));
+    world.set_backend(1, WEB, Mac(0));
     assert_eq!(world.steer(&frame).0, Verdict::Drop(Reason::NoMac));
     world.set_pool(WEB, &[2]);
     assert_eq!(to(&world, &frame), 2);
-    world.set_backend(1, backend(1));
+    world.set_backend(1, WEB, backend(1));
     world.set_pool(WEB, &[1]);
     assert_eq!(to(&world, &frame), 2);
 }
@@ -108,6 +108,53 @@ fn udp_is_a_new_flow_after_a_silence_and_tcp_is_not() {
         assert_eq!(to(&world, &udp), 2);
         assert_eq!(to(&world, &tcp), 1);
     }
+}
+
+/// Its answer may be slow: the back end that got the first SYN gets the next as well, until the
+/// connection stands. A SYN that is sent after that, or much later, is a new connection's.
+#[test]
+fn a_syn_that_is_sent_again_goes_where_it_went() {
+    let mut world = World::example();
+    let tcp = v4(CLIENT4, VIP4).tcp(50_000, 81, b"").frame();
+    let syn = bytes_at(tcp.clone(), FLAGS4, &[SYN]);
+    world.set_pool(WEB, &[1]);
+    assert_eq!(to(&world, &syn), 1);
+    world.set_pool(WEB, &[2]);
+    world.set_now_ms(1_000_000 + 60_000);
+    assert_eq!(to(&world, &syn), 1);
+    assert_eq!(to(&world, &tcp), 1);
+    // Nonsense opens nothing.
+    for flags in [0x03, 0x06] {
+        assert_eq!(to(&world, &bytes_at(tcp.clone(), FLAGS4, &[flags])), 1);
+    }
+    assert_eq!(to(&world, &syn), 2);
+    world.set_pool(WEB, &[3]);
+    world.set_now_ms(1_000_000 + 200_000);
+    assert_eq!(to(&world, &syn), 3);
+}
+
+/// A number that is another pool's by now, or a tag that is another flow's by chance.
+#[test]
+fn a_back_end_of_another_pool_is_not_followed() {
+    let mut world = World::example();
+    let udp = v4(CLIENT4, VIP4).udp(50_000, 81, b"x").frame();
+    world.set_pool(WEB, &[1]);
+    assert_eq!(to(&world, &udp), 1);
+    world.set_backend(1, ONE, backend(1));
+    world.set_pool(WEB, &[2]);
+    assert_eq!(to(&world, &udp), 2);
+}
+
+/// A worker that was held up reads a clock of before.
+#[test]
+fn an_entry_from_the_future_is_a_fresh_one() {
+    let world = World::new();
+    record(&world, 7, 1_001, (5, FlowFrame::Other));
+    assert_eq!(recall(&world, 7, 1_000, FlowFrame::Other), 5);
+    assert_eq!(
+        FlowEntry::from_word(world.flow(0).unwrap(), 1_000).map(|flow| flow.age_s),
+        Some(0)
+    );
 }
 
 #[test]
@@ -148,13 +195,13 @@ fn the_entry_that_is_longest_unseen_gives_way() {
     let hash = |tag: u64| 77 << 32 | tag;
     let ways = u64::from(FLOW_WAYS);
     for tag in 1..=ways {
-        record(&world, hash(tag), tag * 10, tag as u16);
+        record(&world, hash(tag), tag * 10, (tag as u16, FlowFrame::Tcp));
     }
-    assert_eq!(recall(&world, hash(1), 200, u16::MAX), 1);
-    record(&world, hash(100), 201, 100);
+    assert_eq!(recall(&world, hash(1), 200, FlowFrame::Tcp), 1);
+    record(&world, hash(100), 201, (100, FlowFrame::Tcp));
     for tag in (1..=ways).chain([100]) {
         let wanted = if tag == 2 { 0 } else { tag as u16 };
-        assert_eq!(recall(&world, hash(tag), 201, u16::MAX), wanted);
+        assert_eq!(recall(&world, hash(tag), 201, FlowFrame::Tcp), wanted);
     }
     // Another set was not touched, and the table is as full as that.
     let full = (0..FLOWS).filter_map(|at| FlowEntry::from_word(world.flow(at)?, 201));

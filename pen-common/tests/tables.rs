@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pen_common::{
     flow::Address,
     fragment_table::{FRAGMENT_MS_MAX, FRAGMENTS, FragmentKey, FragmentOwner},
-    tables::{BACKENDS_MAX, Mac, PoolEntry, Service, Vip, VipEntry, VipKey},
+    tables::{BACKENDS_MAX, BackendEntry, Mac, PoolEntry, Service, Vip, VipEntry, VipKey},
     testing::{Full, World},
 };
 use proptest::prelude::*;
@@ -151,8 +151,14 @@ fn slots_are_scaled_to_the_hash() {
 fn back_ends_have_a_mac_address_or_none() {
     let mut world = World::new();
     let last = (BACKENDS_MAX - 1) as u16;
-    world.set_backend(last, Mac(0xfeff_ffff_ffff));
-    assert_eq!(world.tables().backend(last), Some(Mac(0xfeff_ffff_ffff)));
+    let entry = BackendEntry {
+        mac: Mac(0xfeff_ffff_ffff),
+        pool: 255,
+    };
+    world.set_backend(last, entry.pool, entry.mac);
+    assert_eq!(world.tables().backend(last), Some(entry));
+    world.set_backend(2, 7, Mac(0));
+    assert_eq!(world.tables().backend(2), None);
     assert_eq!(world.tables().backend(1), None);
     assert_eq!(world.tables().backend(u16::MAX), None);
 }

@@ -13,11 +13,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use pen_common::{
-    flow_table::{self, FLOWS},
+    flow_table::{self, FLOWS, FlowFrame},
     fragment_table::FRAGMENTS,
     tables::{
-        BACKENDS_MAX, BackendId, FLOW_CLOCK_AT, HEAD_WORDS, HEARTBEAT_NS_MAX, KEY_AT,
-        Memory, POOLS_MAX, QUEUES_MAX, Search, VIP_SLOTS,
+        BACKENDS_MAX, BackendId, FLOW_CLOCK_AT, HEAD_WORDS, HEARTBEAT_NS_MAX, KEY_AT, Memory,
+        POOLS_MAX, QUEUES_MAX, Search, VIP_SLOTS,
     },
     verdict::{COUNTERS, Reason},
 };
@@ -29,7 +29,7 @@ const SET_AT_LOAD: usize = 1;
 /// Most that `bpf_csum_diff` takes at once, bytes.
 pub const SUM_CHUNK: usize = 512;
 
-/// Root word, then the heads of the two banks.
+/// Root word with the daemon's note and the flow clock, then the heads of the two banks.
 #[btf_map]
 static ROOT: Array<[u64; 3 * HEAD_WORDS], 1, MMAPABLE> = Array::new();
 #[btf_map]
@@ -170,18 +170,31 @@ extern "C" fn pen_find(high: u64, low: u64, tail: u64, base: u32, seed: u64) -> 
 /// [`flow_table::recall`] over the maps; exported for the same reason.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn pen_recall(hash: u64, now_s: u64, idle_s: u64) -> u64 {
+extern "C" fn pen_recall(hash: u64, now_s: u64, frame: u64) -> u64 {
     let memory = MapMemory::of_large_arrays();
-    u64::from(flow_table::recall(&memory, hash, now_s, idle_s as u16))
+    u64::from(flow_table::recall(&memory, hash, now_s, frame_of(frame)))
 }
 
 /// [`flow_table::record`] over the maps; exported for the same reason. The kernel wants a result.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn pen_record(hash: u64, now_s: u64, backend: u64) -> u64 {
+extern "C" fn pen_record(hash: u64, now_s: u64, backend: u64, frame: u64) -> u64 {
     let memory = MapMemory::of_large_arrays();
-    flow_table::record(&memory, hash, now_s, backend as BackendId);
+    let seen = (backend as BackendId, frame_of(frame));
+    flow_table::record(&memory, hash, now_s, seen);
     0
+}
+
+/// What was given as a number.
+#[inline(always)]
+const fn frame_of(number: u64) -> FlowFrame {
+    const SYN: u64 = FlowFrame::Syn as u64;
+    const TCP: u64 = FlowFrame::Tcp as u64;
+    match number {
+        SYN => FlowFrame::Syn,
+        TCP => FlowFrame::Tcp,
+        _ => FlowFrame::Other,
+    }
 }
 
 /// Adds to a counter that only this CPU writes.
@@ -306,12 +319,12 @@ impl Memory for MapMemory {
     }
 
     #[inline(always)]
-    fn recall(&self, hash: u64, now_s: u64, idle_s: u16) -> BackendId {
-        pen_recall(hash, now_s, u64::from(idle_s)) as BackendId
+    fn recall(&self, hash: u64, now_s: u64, frame: FlowFrame) -> BackendId {
+        pen_recall(hash, now_s, frame as u64) as BackendId
     }
 
     #[inline(always)]
-    fn record(&self, hash: u64, now_s: u64, backend: BackendId) {
-        pen_record(hash, now_s, u64::from(backend));
+    fn record(&self, hash: u64, now_s: u64, seen: (BackendId, FlowFrame)) {
+        pen_record(hash, now_s, u64::from(seen.0), seen.1 as u64);
     }
 }

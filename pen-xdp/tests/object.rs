@@ -21,7 +21,7 @@ use pen::{
 };
 use pen_common::{
     tables::HEAD_WORDS,
-    testing::{CASES, Case, World, random_frame},
+    testing::{CASES, Case, World, bytes_at, net, random_frame, v4, v6},
     verdict::{Reason, Verdict},
 };
 
@@ -310,6 +310,39 @@ fn random_frames_meet_the_same_fate_as_on_a_slice() {
 }
 
 /// A frame longer than one buffer of the kernel's: headers in the first, payload in several.
+/// The program remembers as the slice does: each frame goes where it went, slots changed or not.
+#[test]
+fn flows_stay_when_the_slots_change() {
+    if !ready("flows_stay_when_the_slots_change") {
+        return;
+    }
+    let mut world = World::example();
+    let mut host = Aya::load(&world, false);
+    let mut kept = 0;
+    for slots in [[1, 2, 3], [3, 3, 3], [2, 2, 3]] {
+        world.set_pool(net::WEB, &slots);
+        fill(host.memory(), &world);
+        for port in 1_000..1_100 {
+            let tcp = v4(net::CLIENT4, net::VIP4).tcp(port, 81, b"").frame();
+            let udp = v6(net::CLIENT6, net::VIP6).udp(port, 81, b"").frame();
+            // Every tenth TCP flow begins anew.
+            let flags = if port % 10 == 0 { 0x02 } else { 0x18 };
+            for frame in [bytes_at(tcp, 47, &[flags]), udp] {
+                let (verdict, out) = world.steer(&frame);
+                assert_eq!(host.run(&frame), (action(verdict), out), "{slots:?} {port}");
+                let Verdict::Forward(id) = verdict else {
+                    panic!("{verdict:?}");
+                };
+                kept += u32::from(!slots.contains(&id));
+            }
+        }
+    }
+    assert!(
+        kept > 100,
+        "{kept} frames stayed with a back end without slots"
+    );
+}
+
 #[test]
 fn a_jumbo_frame_is_finished_and_forwarded() {
     if !ready("a_jumbo_frame_is_finished_and_forwarded") {

@@ -14,8 +14,8 @@ use crate::{
     packet::{TCP, UDP},
     steer::steer,
     tables::{
-        BACKENDS_MAX, BackendId, HEAD_WORDS, Head, KEY_AT, Mac, Memory, POOLS_MAX, PoolEntry,
-        SLOTS_PER_WORD, Service, Tables, VIP_PROBES, VIP_SLOTS, Vip, VipEntry, VipKey,
+        BACKENDS_MAX, BackendEntry, BackendId, HEAD_WORDS, Head, KEY_AT, Mac, Memory, POOLS_MAX,
+        PoolEntry, SLOTS_PER_WORD, Service, Tables, VIP_PROBES, VIP_SLOTS, Vip, VipEntry, VipKey,
     },
     verdict::{COUNTERS, Reason, Verdict},
 };
@@ -188,7 +188,12 @@ impl World {
     pub fn example() -> Self {
         let mut world = Self::new();
         for id in [1, 2, 3, net::LAST_BACKEND] {
-            world.set_backend(id, net::backend(id));
+            let pool = if id == net::LAST_BACKEND {
+                net::LAST
+            } else {
+                net::WEB
+            };
+            world.set_backend(id, pool, net::backend(id));
         }
         for (pool, slots) in [
             (net::ONE, &[1][..]),
@@ -261,9 +266,10 @@ impl World {
         self.words.pools[BANK as usize * POOLS_MAX as usize + usize::from(pool)] = entry.to_word();
     }
 
-    /// Sets a back end's MAC address; `Mac(0)` for none.
-    pub fn set_backend(&mut self, id: BackendId, mac: Mac) {
-        self.words.backends[BANK as usize * BACKENDS_MAX as usize + usize::from(id)] = mac.0;
+    /// Sets a back end's pool, whose flows it may keep, and MAC address; `Mac(0)` for none.
+    pub fn set_backend(&mut self, id: BackendId, pool: u16, mac: Mac) {
+        let word = BackendEntry { mac, pool }.to_word();
+        self.words.backends[BANK as usize * BACKENDS_MAX as usize + usize::from(id)] = word;
     }
 
     /// Sets the clock, milliseconds.

@@ -12,7 +12,8 @@ use std::{
 use pen_common::{
     maglev,
     tables::{
-        BACKENDS_MAX, BackendId, Mac, POOLS_MAX, PoolEntry, SLOTS_PER_WORD, VIP_SLOTS, VipEntry,
+        BACKENDS_MAX, BackendEntry, BackendId, Mac, POOLS_MAX, PoolEntry, SLOTS_PER_WORD,
+        VIP_SLOTS, VipEntry,
     },
 };
 
@@ -58,7 +59,7 @@ struct Placed {
 struct Written {
     index: BTreeMap<u32, VipEntry>,
     pools: usize,
-    backends: BTreeMap<BackendId, Mac>,
+    backends: BTreeMap<BackendId, BackendEntry>,
 }
 
 impl Publisher {
@@ -103,11 +104,17 @@ impl Publisher {
         let placed = self.place(&snapshot.pools)?;
         let bank = 1 - self.bank;
         self.write_bank(bank, snapshot, &placed);
+        let renamed = self.renamed(&snapshot.identities);
+        self.forget(&renamed);
         self.memory
             .store_root(snapshot.generation << 1 | u64::from(bank));
         self.bank = bank;
         self.generation = snapshot.generation;
-        self.identify(&snapshot.identities);
+        // Again, because the program went on until here.
+        self.forget(&renamed);
+        for (id, name) in &snapshot.identities {
+            self.memory.write_identity(*id, *name);
+        }
         self.regions.retired.append(&mut self.adopted);
         let before = std::mem::replace(&mut self.live, placed);
         for (name, old) in before {
@@ -124,20 +131,21 @@ impl Publisher {
         Ok(())
     }
 
-    /// Writes down whose the numbers are. A number that was somebody else's, before a restart with
-    /// other back ends, must not bring that one's flows along.
-    fn identify(&self, identities: &BTreeMap<BackendId, u64>) {
-        let memory = &self.memory;
-        let was_others = |id: &BackendId, name: u64| ![0, name].contains(&memory.identity(*id));
-        let changed = identities
-            .iter()
-            .filter(|(id, name)| was_others(id, **name));
-        let changed: BTreeSet<BackendId> = changed.map(|(id, _)| *id).collect();
-        if !changed.is_empty() {
-            memory.forget_flows(|id| changed.contains(&id));
-        }
-        for (id, name) in identities {
-            memory.write_identity(*id, *name);
+    /// Numbers that were somebody else's, before a restart with other back ends.
+    fn renamed(&self, identities: &BTreeMap<BackendId, u64>) -> BTreeSet<BackendId> {
+        let was_others = |(id, name): &(&BackendId, &u64)| {
+            let was = self.memory.identity(**id);
+            was != 0 && was != **name
+        };
+        let renamed = identities.iter().filter(was_others);
+        renamed.map(|(id, _)| *id).collect()
+    }
+
+    /// Such a number must not bring the other one's flows along. What a reader of the bank before
+    /// may yet write of them stays within its pool: `steer` follows no flow into another.
+    fn forget(&self, renamed: &BTreeSet<BackendId>) {
+        if !renamed.is_empty() {
+            self.memory.forget_flows(|id| renamed.contains(&id));
         }
     }
 
@@ -147,9 +155,9 @@ impl Publisher {
         for bank in 0..2 {
             let written = self.written[bank as usize].as_mut();
             if let Some(was) = written.and_then(|written| written.backends.get_mut(&id)) {
-                *was = mac;
+                was.mac = mac;
                 self.memory
-                    .write_backend(bank * BACKENDS_MAX + u32::from(id), mac.0);
+                    .write_backend(bank * BACKENDS_MAX + u32::from(id), was.to_word());
             }
         }
     }
@@ -230,9 +238,9 @@ impl Publisher {
         {
             memory.write_backend(base + u32::from(*id), 0);
         }
-        for (id, mac) in &snapshot.backends {
-            if written.backends.get(id) != Some(mac) {
-                memory.write_backend(base + u32::from(*id), mac.0);
+        for (id, backend) in &snapshot.backends {
+            if written.backends.get(id) != Some(backend) {
+                memory.write_backend(base + u32::from(*id), backend.to_word());
             }
         }
         self.written[bank as usize] = Some(Written {
@@ -302,7 +310,7 @@ mod tests {
     };
     use pen_common::{
         config::{Change, TABLE_SIZE_DEFAULT},
-        flow_table::record,
+        flow_table::{FlowFrame, record},
         tables::{Memory, Tables},
     };
     use std::net::IpAddr;
@@ -334,7 +342,7 @@ mod tests {
         (0..=u64::MAX)
             .step_by(1 << 46)
             .filter_map(|hash| tables.slot(0, hash))
-            .map(|id| (id, tables.backend(id)))
+            .map(|id| (id, tables.backend(id).map(|backend| backend.mac)))
             .collect()
     }
 
@@ -436,7 +444,7 @@ mod tests {
         let table = MappedMemory::new(Arc::clone(&memory), 0, false);
         let ids: Vec<BackendId> = before.identities.keys().copied().collect();
         for (hash, id) in (1..).zip(&ids) {
-            record(&table, hash, 0, *id);
+            record(&table, hash, 0, (*id, FlowFrame::Tcp));
         }
         let held = || -> BTreeSet<BackendId> { memory.flows().map(|flow| flow.backend).collect() };
         assert_eq!(held(), ids.iter().copied().collect());

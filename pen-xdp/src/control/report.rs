@@ -1,7 +1,5 @@
 //! What `status`, `servers` and `counters` show of services, pools and reasons.
 
-use std::collections::HashMap;
-
 use pen_common::{
     config::Config,
     control::{
@@ -10,7 +8,7 @@ use pen_common::{
     },
     flow_table::FLOW_IDLE_S,
     maglev,
-    tables::BackendId,
+    tables::BACKENDS_MAX,
     verdict::Reason,
 };
 
@@ -83,7 +81,7 @@ impl Seen<'_> {
                         Standing::Serving | Standing::NoWeight | Standing::NoMac => None,
                     },
                     slots: shares.get(&id).map_or(0, |slots| *slots as u32),
-                    flows: flows.get(&id).copied().unwrap_or_default(),
+                    flows: flows.get(usize::from(id)).copied().unwrap_or_default(),
                     frames,
                     bytes,
                 }
@@ -129,7 +127,7 @@ impl Seen<'_> {
                         name: backend.name.clone(),
                         address: backend.address,
                         port: backend.port,
-                        conn: flows.get(&id).copied().unwrap_or_default(),
+                        conn: flows.get(usize::from(id)).copied().unwrap_or_default(),
                         max: backend.max,
                         hard: backend.hard,
                         weight: backend.weight,
@@ -146,11 +144,13 @@ impl Seen<'_> {
     }
 
     /// Flows of each back end that are not silent for longer than a UDP flow may be.
-    fn flows(&self) -> HashMap<BackendId, u32> {
-        let mut flows = HashMap::new();
+    fn flows(&self) -> Vec<u32> {
+        let mut flows = vec![0; BACKENDS_MAX as usize];
         for entry in self.memory.flows() {
-            if entry.age_s <= FLOW_IDLE_S {
-                *flows.entry(entry.backend).or_default() += 1;
+            if entry.age_s <= FLOW_IDLE_S
+                && let Some(count) = flows.get_mut(usize::from(entry.backend))
+            {
+                *count += 1;
             }
         }
         flows

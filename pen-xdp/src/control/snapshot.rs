@@ -9,7 +9,8 @@ use pen_common::{
     maglev::{self, Member},
     packet,
     tables::{
-        BackendId, Head, Mac, Service, VIP_PROBES, VIP_SLOTS, VIPS_MAX, Vip, VipEntry, VipKey,
+        BackendEntry, BackendId, Head, Service, VIP_PROBES, VIP_SLOTS, VIPS_MAX, Vip, VipEntry,
+        VipKey,
     },
 };
 
@@ -33,8 +34,8 @@ pub struct Snapshot {
     pub pools: Vec<PoolTable>,
     /// Whose each number is, see [`State::identities`].
     pub identities: BTreeMap<BackendId, u64>,
-    /// MAC addresses of the back ends that have one and may be sent frames.
-    pub backends: BTreeMap<BackendId, Mac>,
+    /// The back ends that may be sent frames.
+    pub backends: BTreeMap<BackendId, BackendEntry>,
 }
 
 /// One pool's Maglev table.
@@ -64,13 +65,18 @@ impl Snapshot {
         let key = NameKey::from_seed(state.config().seed);
         let pools = state.config().pools.iter();
         let mut backends = BTreeMap::new();
-        for pool in pools.clone() {
+        for (number, pool) in (0..).zip(pools.clone()) {
             for backend in &pool.backends {
-                // Without weight it keeps the flows that it has; blacklisted it is let go at once.
-                let standing = state.standing(&pool.name, backend);
-                let takes = matches!(standing, Standing::Serving | Standing::NoWeight);
-                if let Some(mac) = state.mac_of(backend.address).filter(|_| takes) {
-                    backends.insert(state.id(&pool.name, &backend.name), mac);
+                let mac = match state.standing(&pool.name, backend) {
+                    // Without weight it keeps the flows that it has.
+                    Standing::Serving | Standing::NoWeight => state.mac_of(backend.address),
+                    // So it does while it may only have been missed for a moment.
+                    Standing::NoMac => state.last_mac_of(backend.address),
+                    Standing::Blacklisted(_) => None,
+                };
+                if let Some(mac) = mac {
+                    let id = state.id(&pool.name, &backend.name);
+                    backends.insert(id, BackendEntry { mac, pool: number });
                 }
             }
         }
@@ -225,7 +231,7 @@ mod tests {
         Command,
         tests::{change, config},
     };
-    use pen_common::config::Change;
+    use pen_common::{config::Change, tables::Mac};
     use std::collections::BTreeSet;
 
     fn observed(count: u8) -> State {
@@ -260,9 +266,10 @@ mod tests {
         let one = Snapshot::compile(&state, Some(&all)).unwrap();
         let id = |host: u8| state.id("web", &format!("10.0.0.{host}"));
         assert_eq!(holders(&one), BTreeSet::from([id(4)]));
-        // The one without weight may be sent what belongs to the flows that it has.
+        // What belongs to the flows of before still goes to the one without weight, and for a
+        // moment to the one without MAC.
         let sent: Vec<_> = one.backends.keys().copied().collect();
-        assert_eq!(BTreeSet::from_iter(sent), BTreeSet::from([id(2), id(4)]));
+        assert_eq!(BTreeSet::from_iter(sent), BTreeSet::from([id(1), id(2), id(4)]));
         assert_eq!(one.generation, 2);
     }
 

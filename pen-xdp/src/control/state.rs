@@ -16,6 +16,11 @@ use pen_common::{
 /// Longest time that a back end can be blacklisted for, seconds: a year.
 pub const BLACKLIST_S_MAX: u32 = 365 * 24 * 3600;
 
+/// How long a back end whose MAC address is lost keeps its flows, milliseconds; while the link is
+/// down, and so long after. With the link the kernel loses all of them at once and finds them again
+/// one by one: flows that moved to the first one found would stay there.
+const LOST_MS: u64 = 5_000;
+
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -42,6 +47,8 @@ pub enum Command {
         /// `None` when it is not to be reached.
         mac: Option<Mac>,
     },
+    /// The link is up or down.
+    Carrier(bool),
     /// The addresses that the kernel has, on all interfaces.
     LocalAddresses(BTreeSet<IpAddr>),
     /// The interface's own MAC address, and the longest frame that a socket takes whole.
@@ -90,6 +97,9 @@ pub struct State {
     config: Config,
     ids: BTreeMap<(String, String), BackendId>,
     neighbors: HashMap<IpAddr, Mac>,
+    /// MAC addresses that the kernel lost, and until when they still serve the flows before.
+    lost: HashMap<IpAddr, (Mac, u64)>,
+    carrier: bool,
     local: BTreeSet<IpAddr>,
     mac: Mac,
     redirect_len_max: u32,
@@ -105,6 +115,8 @@ impl State {
             config,
             ids,
             neighbors: HashMap::new(),
+            lost: HashMap::new(),
+            carrier: true,
             local: BTreeSet::new(),
             mac: Mac::default(),
             redirect_len_max: 0,
@@ -139,10 +151,15 @@ impl State {
                 changes,
             } => self.change_server(service.as_deref(), &server, &changes),
             Command::RoundRobin { service, on } => self.round_robin(service.as_deref(), on),
-            Command::Neighbor { address, mac } => Ok(match mac {
-                Some(mac) => self.neighbors.insert(address, mac) != Some(mac),
-                None => self.neighbors.remove(&address).is_some(),
-            }),
+            Command::Neighbor { address, mac } => Ok(self.neighbor(address, mac)),
+            Command::Carrier(on) => {
+                self.carrier = on;
+                let until = self.now_ms + LOST_MS;
+                for (_, lost_until) in self.lost.values_mut() {
+                    *lost_until = until;
+                }
+                Ok(false)
+            }
             Command::LocalAddresses(local) => {
                 let changed = self.local != local;
                 self.local = local;
@@ -158,11 +175,25 @@ impl State {
             }
             Command::Clock(now_ms) => {
                 self.now_ms = now_ms;
-                let before = self.blacklisted_until_ms.len();
+                let before = (self.blacklisted_until_ms.len(), self.lost.len());
                 self.blacklisted_until_ms.retain(|_, until| *until > now_ms);
-                Ok(self.blacklisted_until_ms.len() != before)
+                let carrier = self.carrier;
+                self.lost
+                    .retain(|_, (_, until)| !carrier || *until > now_ms);
+                Ok((self.blacklisted_until_ms.len(), self.lost.len()) != before)
             }
         }
+    }
+
+    fn neighbor(&mut self, address: IpAddr, mac: Option<Mac>) -> bool {
+        let Some(mac) = mac else {
+            let was = self.neighbors.remove(&address);
+            self.lost
+                .extend(was.map(|mac| (address, (mac, self.now_ms + LOST_MS))));
+            return was.is_some();
+        };
+        self.lost.remove(&address);
+        self.neighbors.insert(address, mac) != Some(mac)
     }
 
     fn change_server(
@@ -256,6 +287,11 @@ impl State {
     /// The MAC address behind an address.
     pub fn mac_of(&self, address: IpAddr) -> Option<Mac> {
         self.neighbors.get(&address).copied()
+    }
+
+    /// The MAC address that was behind an address until a moment ago.
+    pub fn last_mac_of(&self, address: IpAddr) -> Option<Mac> {
+        self.lost.get(&address).map(|(mac, _)| *mac)
     }
 
     /// Whether the kernel of this host has the address.
@@ -409,6 +445,32 @@ pub(crate) mod tests {
         state.apply(ban).unwrap();
         assert_eq!(state.apply(change(0, Change::Blacklist(0))), Ok(true));
         assert_eq!(state.standing("web", &backend), Standing::Serving);
+    }
+
+    #[test]
+    fn a_lost_mac_serves_a_moment_longer_and_as_long_as_the_link_is_down() {
+        let mut state = State::new(config(1), 1_000);
+        let address = state.config().pools[0].backends[0].address;
+        let neighbor = |mac| Command::Neighbor { address, mac };
+        assert_eq!(state.apply(neighbor(Some(Mac(1)))), Ok(true));
+        assert_eq!(state.apply(neighbor(None)), Ok(true));
+        assert_eq!(
+            (state.mac_of(address), state.last_mac_of(address)),
+            (None, Some(Mac(1)))
+        );
+        assert_eq!(state.apply(Command::Clock(5_999)), Ok(false));
+        assert_eq!(state.apply(Command::Clock(6_000)), Ok(true));
+        assert_eq!(state.last_mac_of(address), None);
+        // The link goes for an hour.
+        state.apply(neighbor(Some(Mac(2)))).unwrap();
+        state.apply(neighbor(None)).unwrap();
+        state.apply(Command::Carrier(false)).unwrap();
+        assert_eq!(state.apply(Command::Clock(3_606_000)), Ok(false));
+        state.apply(Command::Carrier(true)).unwrap();
+        assert_eq!(state.apply(Command::Clock(3_610_999)), Ok(false));
+        assert_eq!(state.last_mac_of(address), Some(Mac(2)));
+        assert_eq!(state.apply(neighbor(Some(Mac(3)))), Ok(true));
+        assert_eq!(state.last_mac_of(address), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod change;
 pub mod check;
 mod conflict;
+mod flow_clock;
 pub mod log;
 pub mod open;
 pub mod pid_file;
@@ -43,6 +44,7 @@ use crate::{
     watch::{NetEvent, Watch},
 };
 use change::{Change, Waiting, grace_over};
+use flow_clock::FlowClock;
 use signals::Signals;
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
@@ -87,6 +89,7 @@ pub struct Daemon {
     announce_again: Option<Again>,
     change: Change,
     signals: Signals,
+    flow_clock: FlowClock,
     /// Given back last of all.
     lock: InterfaceLock,
 }
@@ -190,9 +193,14 @@ impl Daemon {
                     self.announce(ANNOUNCEMENTS);
                 }
             }
-            NetEvent::LinkDown => tracing::warn!("{} is down", self.keeper.nic.name),
+            NetEvent::LinkDown => {
+                tracing::warn!("{} is down", self.keeper.nic.name);
+                self.observe(Command::Carrier(false));
+                self.announce_again = None;
+            }
             NetEvent::LinkUp { mac, mtu } => {
                 tracing::info!("{} is up", self.keeper.nic.name);
+                self.observe(Command::Carrier(true));
                 self.link(mac, mtu);
                 self.announce(ANNOUNCEMENTS_ON_LINK);
             }
@@ -224,7 +232,7 @@ impl Daemon {
             for backend in pool.backends.iter().filter(|b| b.address == address) {
                 let id = self.state.id(&pool.name, &backend.name);
                 if let Some(was) = self.snapshot.backends.get_mut(&id) {
-                    *was = mac;
+                    was.mac = mac;
                     self.publisher.replace_mac(id, mac);
                 }
             }
@@ -265,7 +273,8 @@ impl Daemon {
 
     fn tick(&mut self) {
         let now_ms = coarse_ns() / 1_000_000;
-        self.memory.set_flow_clock(now_ms / 1_000);
+        self.flow_clock.go_on(now_ms);
+        self.memory.set_flow_clock(self.flow_clock.seconds());
         self.observe(Command::Clock(now_ms));
         for event in self.events.try_iter().take(REQUESTS) {
             match event {
@@ -279,9 +288,8 @@ impl Daemon {
                 Event::Ended { worker } => tracing::warn!("worker {worker} has ended"),
             }
         }
-        if let Some(Again { at, times }) = self.announce_again
-            && at <= Instant::now()
-        {
+        let due = |again: &mut Again| again.at <= Instant::now();
+        if let Some(Again { times, .. }) = self.announce_again.take_if(due) {
             self.announce(times);
         }
     }
@@ -289,6 +297,8 @@ impl Daemon {
     /// Announces what Pen answers for, so many times: now, and again a little later.
     fn announce(&mut self, times: u32) {
         self.announce_once();
+        let under_way = self.announce_again.take().map_or(0, |again| again.times);
+        let times = times.max(under_way);
         self.announce_again = (times > 1).then(|| Again {
             at: Instant::now() + ANNOUNCE_AGAIN,
             times: times - 1,

@@ -24,7 +24,6 @@ use crate::{
     plane::{
         self, Event, Port, Queue, WorkerConfig, Workers,
         af_xdp::{Mode, PACKET_MAX},
-        coarse_ns,
     },
 };
 
@@ -125,7 +124,6 @@ struct Filled {
 
 /// Generations go on from `before`, which a memory before this one may have come to.
 fn fill(memory: Arc<Mapped>, state: &State, before: u64) -> Result<Filled> {
-    memory.set_flow_clock(coarse_ns() / 1_000_000_000);
     let mut publisher = Publisher::new(Arc::clone(&memory));
     let mut snapshot = Snapshot::compile(state, None)?;
     snapshot.generation = publisher.generation().max(before) + 1;

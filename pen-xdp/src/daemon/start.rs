@@ -66,6 +66,8 @@ impl Daemon {
                 return Err(error);
             }
         };
+        let flow_clock =
+            super::FlowClock::from(opened.memory.flow_clock(), coarse_ns() / 1_000_000);
         let mut daemon = Self {
             started: Instant::now(),
             source,
@@ -88,6 +90,7 @@ impl Daemon {
             announce_again: None,
             change: Change::default(),
             signals,
+            flow_clock,
             lock,
         };
         daemon.announce(super::ANNOUNCEMENTS);

@@ -116,6 +116,13 @@ impl Steering {
             .map_err(|error| OpenError::other("the network namespace is not known", error))?;
         let found = adopt.then(|| pins.find_maps(&shape)).flatten();
         let adopted = found.is_some();
+        if adopt && !adopted && pins.link().exists() {
+            info!(
+                interface = place.ifname,
+                "the memory of the process before is of another version or too small: its flows \
+                 and counters are forgotten"
+            );
+        }
         let (shape, maps) = match found {
             Some(found) => found,
             None => (shape, new_maps(&pins, &shape, &place.bpffs)?),

@@ -37,8 +37,9 @@ impl Mapped {
         (0..words.len).filter_map(move |at| FlowEntry::from_word(words.load(at)?, now_s))
     }
 
-    /// Takes over the flows of a memory before this one, and whose they are.
+    /// Takes over the flows of a memory before this one, how old they are, and whose.
     pub fn take_flows_from(&self, before: &Self) {
+        self.set_flow_clock(before.flow_clock());
         let (to, from) = (self.words(Array::Flows), before.words(Array::Flows));
         for at in 0..to.len {
             to.store(at, from.load(at).unwrap_or_default());

@@ -70,7 +70,7 @@ impl Shape {
 /// One array of the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Array {
-    /// Root word, then the heads of the banks, in one element.
+    /// Root word with the note and the flow clock, then the heads of the banks, in one element.
     Root,
     /// VIP index.
     Vips,
@@ -78,7 +78,7 @@ pub enum Array {
     Pools,
     /// Slots of all pools.
     Slots,
-    /// MAC addresses of the back ends.
+    /// Back ends of the two banks, then whose each number is.
     Backends,
     /// Fragment table.
     Fragments,

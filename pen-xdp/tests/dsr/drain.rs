@@ -111,6 +111,10 @@ fn a_back_end_without_weight_keeps_its_flows_and_gets_no_new_ones() {
             assert!(tally.by_backend.contains_key("be0"), "{plane}: {tally:?}");
         }
         assert_eq!(pen.status().plane.actual, plane);
+        // Not a frame was left to the program, or given to a worker.
+        let forwarded = pen.count("forwarded");
+        let by_workers = if plane == Plane::AfXdp { forwarded } else { 0 };
+        assert_eq!(pen.count("redirected"), by_workers, "{plane}");
         pen.stop(&lab, lab.balancer());
     }
 }
@@ -142,7 +146,10 @@ fn flows_outlive_the_daemon() {
     let after = first(&next);
     assert_eq!((after.slots, after.id), (0, before.id));
     assert!(after.flows >= before.flows, "{before:?} {after:?}");
-    assert!(after.frames > before.frames, "the program had its flows");
+    let alone = next.count("forwarded") - next.count("redirected");
+    assert!(alone > 100, "{alone} frames by the program");
+    assert!(after.frames > before.frames, "its flows have left");
+    let redirected = next.count("redirected");
     assert_new_flows_avoid_it(&lab, "after a restart");
     for tally in finish(running) {
         // What stood in the killed workers' rings is lost; TCP sends it again.
@@ -150,9 +157,7 @@ fn flows_outlive_the_daemon() {
         assert!(tally.sent - tally.answered <= 64, "{tally:?}");
         assert!(tally.by_backend.contains_key("be0"), "{tally:?}");
     }
-    assert!(
-        first(&next).frames > after.frames,
-        "the workers have its flows"
-    );
+    assert!(next.count("redirected") > redirected + 1_000, "no workers");
+    assert!(first(&next).frames > after.frames, "its flows have left");
     next.stop(&lab, lab.balancer());
 }

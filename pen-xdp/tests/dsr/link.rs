@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{Capture, Lab, Load, Nic, Peer, Station};
+use lab::{Capture, Lab, Load, Nic, Peer, Process, Station};
 use pen_common::config::{Plane, XdpMode};
 
 use crate::rig::{Pen, service};
@@ -39,6 +39,27 @@ fn assert_traffic(lab: &Lab, what: &str) -> u64 {
     sent
 }
 
+/// Flows that go on over what happens, some of them at every back end.
+fn keep_asking(lab: &Lab) -> Vec<(Load, Process)> {
+    let loads = lab.vips().map(|vip| Load {
+        to: SocketAddr::new(vip, 5353),
+        flows: 20,
+        count: 2_000,
+        rate: 200,
+        tcp: false,
+    });
+    let running: Vec<_> = loads
+        .map(|load| (load, load.spawn(lab.client()).unwrap()))
+        .collect();
+    for (_, process) in &running {
+        process
+            .wait_for_line("started", Duration::from_secs(10))
+            .unwrap();
+    }
+    thread::sleep(Duration::from_millis(500));
+    running
+}
+
 #[test]
 fn after_a_link_flap_the_vips_are_announced_and_served_again() {
     if !lab::ready("after_a_link_flap_the_vips_are_announced_and_served_again") {
@@ -57,6 +78,7 @@ fn after_a_link_flap_the_vips_are_announced_and_served_again() {
             Station::balancer(0).mac()
         );
         let capture = Capture::start(lab.client(), "eth0", &filter).unwrap();
+        let flows = keep_asking(&lab);
         lab.balancer().ip("link set eth0 down").unwrap();
         thread::sleep(Duration::from_millis(500));
         assert_eq!(capture.frames().unwrap().len(), 0, "{plane}");
@@ -70,6 +92,11 @@ fn after_a_link_flap_the_vips_are_announced_and_served_again() {
             assert!(seen >= wanted, "{plane} {vip}: {seen} in {frames:?}");
         }
         wait_for_macs(&pen);
+        for (load, process) in flows {
+            let tally = load.finish(process).unwrap();
+            assert_eq!(tally.strayed, 0, "{plane}: {tally:?}");
+            assert!(tally.answered > tally.sent / 4, "{plane}: {tally:?}");
+        }
         let before = (pen.count("forwarded"), pen.count("redirected"));
         let sent = assert_traffic(&lab, "after");
         let after = (pen.count("forwarded"), pen.count("redirected"));

@@ -66,7 +66,7 @@ pub(crate) fn one_vip(own: Mac, vip: Ipv4Addr, backend: Mac) -> Arc<Mapped> {
         world.insert_vip(entry).unwrap();
     }
     world.set_pool(0, &[BACKEND; 16]);
-    world.set_backend(BACKEND, backend);
+    world.set_backend(BACKEND, 0, backend);
     let mapped = mapped(&world);
     let [root, _, head] = world.words().root;
     assert_eq!(root[0] & 1, 1, "bank 1 is the live one");
