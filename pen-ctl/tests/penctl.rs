@@ -533,7 +533,7 @@ fn the_status_is_one_readable_page() {
         (Some(0), String::new())
     );
     assert_eq!(out(&output), PAGE);
-    assert!(PAGE.lines().all(|line| line.chars().count() <= 104));
+    assert!(PAGE.lines().all(|line| line.chars().count() <= 110));
     let folder = Folder::new();
     let server = serve(&folder, reply(Value::Status(Box::new(full_status()))));
     let output = penctl(&folder, &["SOCK", "status", "--json"]);
