@@ -234,9 +234,8 @@ mod tests {
 
     /// A daemon that knows its process id, and the path of its socket.
     async fn ask(lines: &[&[u8]]) -> Vec<String> {
-        let directory = std::env::temp_dir().join(format!("pen-socket-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let path = directory.join(format!("{:p}", lines));
+        let name = format!("pen-socket-{}-{lines:p}", std::process::id());
+        let path = std::env::temp_dir().join(name);
         let mut socket = ControlSocket::reserve(&path).unwrap();
         socket.appear().unwrap();
         let (sender, mut receiver) = mpsc::channel::<Asked>(4);
