@@ -269,7 +269,10 @@ mod tests {
         // What belongs to the flows of before still goes to the one without weight, and for a
         // moment to the one without MAC.
         let sent: Vec<_> = one.backends.keys().copied().collect();
-        assert_eq!(BTreeSet::from_iter(sent), BTreeSet::from([id(1), id(2), id(4)]));
+        assert_eq!(
+            BTreeSet::from_iter(sent),
+            BTreeSet::from([id(1), id(2), id(4)])
+        );
         assert_eq!(one.generation, 2);
     }
 
