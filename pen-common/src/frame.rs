@@ -42,12 +42,6 @@ pub trait Frame {
     {
         Chain::to_word(Chain::walk(self, next, offset, len))
     }
-
-    /// The big-endian 16-bit word at `offset`.
-    #[inline(always)]
-    fn word(&self, offset: usize) -> Option<u16> {
-        self.get::<2>(offset).map(u16::from_be_bytes)
-    }
 }
 
 /// A frame in one byte buffer, with room behind it that [`Frame::resize`] may use.

@@ -163,18 +163,17 @@ fn vips(vips: &[VipStatus]) -> String {
 
 fn backends(pool: &PoolStatus) -> String {
     let mut table = Table::new(&[
-        ">#", "name", "address", "mac", ">weight", "state", ">share", ">flows", ">frames", ">bytes",
+        ">#", "back end", "mac", ">weight", "state", ">share", ">flows", ">frames", ">bytes",
     ]);
     for backend in &pool.backends {
-        // The address as a name needs no second column to say it.
+        // The address as a name is not said twice.
         let address = backend.address.to_string();
         table.row(vec![
             backend.index.to_string(),
-            backend.name.clone(),
             if address == backend.name {
-                String::new()
-            } else {
                 address
+            } else {
+                format!("{} {address}", backend.name)
             },
             backend.mac.clone().unwrap_or_else(|| "unknown".to_owned()),
             backend.weight.to_string(),

@@ -505,10 +505,10 @@ VIPs
   2001:db8::100 all ports  udp    12    web      web   flow  kernel
 
 Pool web (65537 slots)
-  #  name        address     mac                weight  state              share  flows   frames      bytes
-  0  web1        10.77.0.11  02:00:00:00:00:11       1  up                66.7 %   1200  1234567  117.7 MiB
-  1  10.77.0.11              unknown                 1  no-mac             0.0 %      0        0          0
-  2  web3        10.77.0.11  02:00:00:00:00:11       1  blacklisted 17 s   0.0 %   1200  1234567  117.7 MiB
+  #  back end         mac                weight  state              share  flows   frames      bytes
+  0  web1 10.77.0.11  02:00:00:00:00:11       1  up                66.7 %   1200  1234567  117.7 MiB
+  1  10.77.0.11       unknown                 1  no-mac             0.0 %      0        0          0
+  2  web3 10.77.0.11  02:00:00:00:00:11       1  blacklisted 17 s   0.0 %   1200  1234567  117.7 MiB
 
 Queues
   queue  served by          how   alive  receive  hand  send  total  features
@@ -533,7 +533,7 @@ fn the_status_is_one_readable_page() {
         (Some(0), String::new())
     );
     assert_eq!(out(&output), PAGE);
-    assert!(PAGE.lines().all(|line| line.chars().count() <= 110));
+    assert!(PAGE.lines().all(|line| line.chars().count() <= 100));
     let folder = Folder::new();
     let server = serve(&folder, reply(Value::Status(Box::new(full_status()))));
     let output = penctl(&folder, &["SOCK", "status", "--json"]);

@@ -10,9 +10,9 @@
 use std::os::fd::AsFd;
 
 use aya::{
-    Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Map, ProgramArray},
-    programs::{ProgramFd, TestRun, TestRunOptions, Xdp},
+    Ebpf, EbpfLoader,
+    maps::Map,
+    programs::{TestRun, TestRunOptions, Xdp},
 };
 use libbpf_rs::{MapCore, ObjectBuilder, ProgramInput};
 use pen::{
@@ -24,9 +24,6 @@ use pen_common::{
     testing::{CASES, Case, World, bytes_at, net, random_frame, v4, v6},
     verdict::{Reason, Verdict},
 };
-
-/// The programs for measurements.
-static BENCH: &[u8] = include_bytes_aligned!("../bpf/bench.o");
 
 /// Actions of XDP programs (include/uapi/linux/bpf.h).
 const XDP_DROP: u32 = 1;
@@ -433,51 +430,4 @@ fn the_verifier_has_an_easy_time() {
         info.size_jitted()
     );
     assert!(steps < 300_000, "{steps} instructions verified");
-}
-
-/// A wrapper that restores the frame and goes on into `program`, loaded from the bench object.
-fn ns_per_run(bench: &mut Ebpf, program: &ProgramFd, frame: &[u8]) -> u128 {
-    let under_test = bench.map_mut("UNDER_TEST").unwrap();
-    let mut under_test = ProgramArray::try_from(under_test).unwrap();
-    under_test.set(0, program, 0).unwrap();
-    let restore: &Xdp = bench.program("restore").unwrap().try_into().unwrap();
-    let result = restore.test_run(TestRunOptions {
-        data_in: Some(frame),
-        repeat: 200_000,
-        ..TestRunOptions::new()
-    });
-    let result = result.unwrap();
-    assert_eq!(result.return_value, XDP_TX);
-    result.duration.as_nanos()
-}
-
-/// What forwarding costs beside a bare swap of the MAC addresses.
-#[test]
-#[ignore = "a measurement: cargo test -p pen-xdp --test object -- --ignored --nocapture"]
-fn cost_of_a_forwarded_frame() {
-    let case = |name: &str| CASES.iter().find(|case| case.name == name).unwrap();
-    let host = Aya::load(&World::example(), true);
-    for name in ["tcp4", "tcp6"] {
-        let case = case(name);
-        let macs: [u8; 12] = case.frame[..12].try_into().unwrap();
-        let mut loader = EbpfLoader::new();
-        loader.override_global("MACS", &macs, true);
-        let mut bench = loader.load(BENCH).unwrap();
-        for name in ["restore", "swap"] {
-            let program: &mut Xdp = bench.program_mut(name).unwrap().try_into().unwrap();
-            program.load().unwrap();
-        }
-        let swap: &Xdp = bench.program("swap").unwrap().try_into().unwrap();
-        let swap = swap.fd().unwrap().try_clone().unwrap();
-        let mut ratios: Vec<_> = (0..9)
-            .map(|_| {
-                let swap = ns_per_run(&mut bench, &swap, &case.frame);
-                let steer = host.program("steer").fd().unwrap();
-                let steer = ns_per_run(&mut bench, steer, &case.frame);
-                (steer as f64 / swap as f64, steer, swap)
-            })
-            .collect();
-        ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
-        println!("{name}: {:?}", ratios[ratios.len() / 2]);
-    }
 }

@@ -2,10 +2,10 @@
 
 use pen_common::{
     flow_table::FlowEntry,
-    tables::{BACKENDS_MAX, BackendId},
+    tables::{BACKENDS_MAX, BackendId, FLOW_CLOCK_AT},
 };
 
-use super::{Array, FLOW_CLOCK, Mapped};
+use super::{Array, Mapped};
 
 impl Mapped {
     /// Whose number this is: a hash of the back end's name; 0 if it was never anybody's. Stands
@@ -22,12 +22,14 @@ impl Mapped {
 
     /// The second by which flows age.
     pub fn flow_clock(&self) -> u64 {
-        self.words(Array::Root).load(FLOW_CLOCK).unwrap_or_default()
+        self.words(Array::Root)
+            .load(FLOW_CLOCK_AT)
+            .unwrap_or_default()
     }
 
     /// Sets the second by which flows age.
     pub fn set_flow_clock(&self, seconds: u64) {
-        self.words(Array::Root).store(FLOW_CLOCK, seconds);
+        self.words(Array::Root).store(FLOW_CLOCK_AT, seconds);
     }
 
     /// The flows that are remembered.

@@ -24,7 +24,10 @@ use pen_common::{
     flow_table::FLOWS,
     fragment_table::FRAGMENTS,
     hash::HashKey,
-    tables::{BACKENDS_MAX, BackendId, HEAD_WORDS, Head, KEY_AT, POOLS_MAX, QUEUES_MAX, VIP_SLOTS},
+    tables::{
+        BACKENDS_MAX, BackendId, FLOW_CLOCK_AT, HEAD_WORDS, Head, KEY_AT, POOLS_MAX, QUEUES_MAX,
+        VIP_SLOTS,
+    },
     verdict::{COUNTERS, Reason},
 };
 
@@ -36,9 +39,7 @@ const WORKER_ROWS_MIN: u32 = 16;
 const NOTE: usize = 1;
 /// Words of that note.
 pub const NOTE_WORDS: usize = 3;
-/// The flow clock, likewise.
-const FLOW_CLOCK: usize = pen_common::tables::FLOW_CLOCK_AT;
-const _: () = assert!(NOTE + NOTE_WORDS <= FLOW_CLOCK && FLOW_CLOCK < HEAD_WORDS);
+const _: () = assert!(NOTE + NOTE_WORDS <= FLOW_CLOCK_AT && FLOW_CLOCK_AT < HEAD_WORDS);
 /// Words of a page, as the kernel hands them out at least.
 const PAGE_WORDS: usize = 512;
 

@@ -96,14 +96,18 @@ impl Results {
         )?;
         writeln!(out, "| figure | value | must reach | |\n|---|---|---|---|")?;
         for figure in &self.figures {
-            let note = if figure.note.is_empty() { "" } else { ": " };
+            let verdict = figure.verdict();
+            let between = if verdict.is_empty() || figure.note.is_empty() {
+                ""
+            } else {
+                ": "
+            };
             writeln!(
                 out,
-                "| {} | {} | {} | {}{note}{} |",
+                "| {} | {} | {} | {verdict}{between}{} |",
                 figure.name,
                 shown(figure),
                 target(figure),
-                figure.verdict(),
                 figure.note.replace('|', "\\|").replace('\n', " ")
             )?;
         }
