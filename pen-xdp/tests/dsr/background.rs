@@ -79,9 +79,10 @@ fn in_the_background_it_serves_when_the_command_returns() {
     };
     let own = pid.to_string();
     assert_eq!((group, session, &**terminal), (&own, &own, "0"));
+    let device = |path: &str| fs::metadata(path).map(|found| found.rdev()).unwrap();
     for stream in 0..3 {
-        let file = fs::read_link(format!("/proc/{pid}/fd/{stream}")).unwrap();
-        assert_eq!(file, Path::new("/dev/null"), "stream {stream}");
+        let open = device(&format!("/proc/{pid}/fd/{stream}"));
+        assert_eq!(open, device("/dev/null"), "stream {stream}");
     }
     let answer = ask(&lab.folder().join("control"), "status").value.unwrap();
     let status: Status = serde_json::from_value(answer).unwrap();
