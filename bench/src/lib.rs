@@ -51,7 +51,7 @@ pub use link::{BRIDGE, NIC, Nic, UNDERLAY};
 pub use load::{Load, Tally};
 pub use namespace::Namespace;
 pub use offload::Offloads;
-pub use pass::attach_foreign;
+pub use pass::{Passing, attach_foreign};
 pub use pcap::{read_pcap, write_pcap};
 pub use peer::{Peer, binary, neighbour, object, send_frames};
 pub use process::{Output, Process, Signal};

@@ -20,7 +20,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use libbpf_rs::libbpf_sys::{
     BPF_F_XDP_HAS_FRAGS, BPF_PROG_TYPE_XDP, XDP_FLAGS_DRV_MODE, bpf_insn, bpf_prog_load,
-    bpf_prog_load_opts, bpf_xdp_attach,
+    bpf_prog_load_opts, bpf_xdp_attach, bpf_xdp_detach,
 };
 
 use crate::namespace::Namespace;
@@ -72,6 +72,36 @@ pub fn attach_foreign(machine: &Namespace, interface: &str) -> Result<()> {
     attach(&machine.file(), &[interface.to_owned()])
 }
 
+/// The program that passes, on an interface until this is dropped.
+#[derive(Debug)]
+pub struct Passing<'a> {
+    machine: &'a Namespace,
+    interface: &'a str,
+}
+
+impl<'a> Passing<'a> {
+    /// Attaches it natively: a veth end takes live frames only with a program of its own.
+    ///
+    /// # Errors
+    /// The driver has no native mode, or another program is attached.
+    pub fn attach(machine: &'a Namespace, interface: &'a str) -> Result<Self> {
+        attach_foreign(machine, interface)?;
+        Ok(Self { machine, interface })
+    }
+}
+
+impl Drop for Passing<'_> {
+    fn drop(&mut self) {
+        // If it fails, the next attachment says that a program is there.
+        let _ = inside(&self.machine.file(), || {
+            let index = index_of(self.interface)?;
+            // SAFETY: plain values; no options.
+            check(unsafe { bpf_xdp_detach(index, XDP_FLAGS_DRV_MODE, std::ptr::null()) })?;
+            Ok(())
+        });
+    }
+}
+
 fn load() -> io::Result<OwnedFd> {
     let program = [
         bpf_insn {
@@ -111,15 +141,19 @@ pub(crate) fn load_program(name: &CStr, program: &[bpf_insn]) -> io::Result<Owne
 
 /// Attaches natively to an interface of the calling thread's namespace.
 pub(crate) fn attach_one(program: &OwnedFd, interface: &str) -> io::Result<()> {
-    let name = CString::new(interface)?;
-    // SAFETY: `name` is a C string that lives over the call.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    if index == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let (index, fd) = (index as i32, program.as_raw_fd());
+    let (index, fd) = (index_of(interface)?, program.as_raw_fd());
     // SAFETY: plain values; no options.
     check(unsafe { bpf_xdp_attach(index, fd, XDP_FLAGS_DRV_MODE, std::ptr::null()) }).map(drop)
+}
+
+/// Number of an interface of the calling thread's namespace.
+fn index_of(interface: &str) -> io::Result<i32> {
+    let name = CString::new(interface)?;
+    // SAFETY: `name` is a C string that lives over the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index as i32),
+    }
 }
 
 /// These functions answer a negative number; libbpf sets errno as well.

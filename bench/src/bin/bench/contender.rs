@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, Mac, Namespace, Process, Signal};
+use lab::{Lab, Mac, Namespace, Passing, Process, Signal};
 use pen_common::config::{Listener, Plane, Protocol, TABLE_SIZE_DEFAULT};
 
 use crate::debian::DebianPen;
@@ -22,13 +22,29 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 /// Slots for 4,096 back ends: the prime above a hundred each.
 const TABLE_SIZE_MANY: u32 = 409_609;
 
-/// How many frames are offered.
+/// How many frames are offered, and how they are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Offer {
-    /// As many as come back: no more than [`WINDOW`] are under way.
+    /// As many as come back, over AF_XDP: no more than [`WINDOW`] are under way.
     Lossless,
-    /// As many as the generator can send.
+    /// As many as the generator can send over AF_XDP.
     All,
+    /// As many as come back, by live frames.
+    Live,
+    /// As many as live frames can be.
+    LiveAll,
+}
+
+impl Offer {
+    /// Whether frames are sent inside the kernel.
+    pub(crate) const fn is_live(self) -> bool {
+        matches!(self, Self::Live | Self::LiveAll)
+    }
+
+    /// Whether no more frames are under way than rings hold.
+    pub(crate) const fn is_closed(self) -> bool {
+        matches!(self, Self::Lossless | Self::Live)
+    }
 }
 
 /// One forwarder that can be measured.
@@ -68,6 +84,15 @@ impl Contender {
             Self::Ring => "AF_PACKET TPACKET_V3 + sendmmsg",
             Self::DebianPen => "Debian's pen",
         }
+    }
+
+    /// Whether live frames need a program on its end of the wire that is not its own. It is there
+    /// only for them: it makes receiving dearer.
+    const fn has_no_program(self) -> bool {
+        matches!(
+            self,
+            Self::RecvSend | Self::Mmsg | Self::Ring | Self::DebianPen
+        )
     }
 
     const fn backends(self) -> usize {
@@ -327,9 +352,16 @@ impl Rig {
             format!("--core={}", 1 - self.core.min(1)),
             format!("--object={}", self.object.display()),
         ];
-        match offer {
-            Offer::Lossless => words.push(format!("--window={WINDOW}")),
-            Offer::All => {}
+        if offer.is_closed() {
+            words.push(format!("--window={WINDOW}"));
+        }
+        let mut _passing = None;
+        if offer.is_live() {
+            words.push("--live".into());
+            if forwarder.contender.has_no_program() {
+                let balancer = self.lab.balancer();
+                _passing = Some(Passing::attach(balancer, wire.name())?);
+            }
         }
         let output = self.lab.client().run_ok(&self.own, words)?;
         let outcome: Outcome = serde_json::from_str(&output.stdout)

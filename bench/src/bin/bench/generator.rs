@@ -1,5 +1,5 @@
-//! The generator: offers frames on one end of a wire over AF_XDP and counts what comes back for
-//! back ends.
+//! The generator: offers frames on one end of a wire, over AF_XDP or as live frames (`live.rs`), and
+//! counts what comes back for back ends.
 //!
 //! **Closed loop**: no more than `window` frames are ever under way, fewer than any ring or buffer
 //! between here and the sink holds. So the rate that comes out is the forwarder's rate without
@@ -18,14 +18,14 @@
 
 use std::io::Write;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use aya::Ebpf;
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, MapData};
 use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode;
+use aya::{Ebpf, EbpfLoader};
 use clap::Args;
 use lab::Mac;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,7 @@ use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig,
 use xsk_rs::{CompQueue, FrameDesc, Socket, TxQueue, Umem};
 
 use crate::busy::busy_seconds;
+use crate::live;
 use crate::traffic::{FRAME_BYTES, Traffic};
 
 /// Frames of the generator's UMEM; more than any window.
@@ -40,9 +41,9 @@ const FRAMES: u32 = 1024;
 /// Frames sent by one wake-up, as far as the kernel goes along: 32 before 6.17.
 const BATCH: usize = 32;
 /// Left out at the start of a run: caches warm up, workers wake up.
-const WARM_UP: Duration = Duration::from_millis(100);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(100);
 /// Nothing came back for so long: what is under way is lost.
-const LOST_AFTER: Duration = Duration::from_millis(20);
+pub(crate) const LOST_AFTER: Duration = Duration::from_millis(20);
 /// Frames to a back end's MAC that were never offered, at most: ARP answers. More of them means
 /// that somebody else sends, or that frames come back twice.
 const STRAY_MAX: u64 = 16;
@@ -51,7 +52,7 @@ const STRAY_MAX: u64 = 16;
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[arg(long)]
-    interface: String,
+    pub(crate) interface: String,
     /// The MAC that the frames are sent to
     #[arg(long)]
     to: Mac,
@@ -63,12 +64,15 @@ pub(crate) struct Options {
     vips: usize,
     /// Frames under way at most; as many as can be sent if left out
     #[arg(long)]
-    window: Option<usize>,
+    pub(crate) window: Option<usize>,
+    /// Send inside the kernel, as live frames of a test-run; one flow only
+    #[arg(long)]
+    live: bool,
     #[arg(long)]
     core: usize,
-    /// The eBPF object with the program `sink`
+    /// The eBPF object with the programs `sink` and `send`
     #[arg(long)]
-    object: PathBuf,
+    pub(crate) object: PathBuf,
 }
 
 /// What came of one run.
@@ -104,6 +108,17 @@ impl Outcome {
         self.delivered as f64 / self.busy
     }
 
+    /// With what was lost of the whole run, of which `delivered` frames came back.
+    pub(crate) fn settled(mut self, delivered: u64) -> Result<Self> {
+        let sent = self.sent_in_all;
+        ensure!(
+            delivered <= sent + STRAY_MAX,
+            "{delivered} frames came back of {sent}"
+        );
+        self.lost = sent.saturating_sub(delivered);
+        Ok(self)
+    }
+
     /// Share of the frames of the whole run that never came back; those that wait in a queue at
     /// the end of the measured time are not among them.
     pub(crate) fn loss(&self) -> f64 {
@@ -122,24 +137,36 @@ pub(crate) fn main(options: &Options) -> Result<()> {
         flows: options.flows,
         vips: options.vips,
     };
-    let sink = Sink::attach(&options.interface, options)?;
-    let sender = Sender::open(&options.interface, traffic.frames(options.to))?;
-    let outcome = Loop::new(sender, sink, options.window).run(options.milliseconds)?;
+    let frames = traffic.frames(options.to);
+    let duration = Duration::from_millis(options.milliseconds);
+    let outcome = if options.live {
+        let [frame] = frames[..] else {
+            bail!("live frames are all of one flow")
+        };
+        live::run(options, frame, duration)?
+    } else {
+        let (sink, _object) =
+            Sink::attach(&options.interface, &options.object, &mut EbpfLoader::new())?;
+        let sender = Sender::open(&options.interface, frames)?;
+        Loop::new(sender, sink, options.window).run(duration)?
+    };
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(())
 }
 
-/// The program at this end, which counts and drops frames to back ends; detached when dropped.
-struct Sink {
-    delivered: Array<MapData, u64>,
-    _program: Ebpf,
-}
+/// The counter of the program at this end, which counts and drops frames to back ends.
+pub(crate) struct Sink(Array<MapData, u64>);
 
 impl Sink {
-    fn attach(interface: &str, options: &Options) -> Result<Self> {
-        let object = &options.object;
-        let mut ebpf =
-            Ebpf::load_file(object).with_context(|| format!("loading {}", object.display()))?;
+    /// Loads the object and attaches the program natively; it is detached when the object is
+    /// dropped.
+    pub(crate) fn attach(
+        interface: &str,
+        object: &Path,
+        loader: &mut EbpfLoader<'_>,
+    ) -> Result<(Self, Ebpf)> {
+        let loaded = loader.load_file(object);
+        let mut ebpf = loaded.with_context(|| format!("loading {}", object.display()))?;
         let map = ebpf
             .take_map("DELIVERED")
             .context("the object has no map DELIVERED")?;
@@ -151,16 +178,12 @@ impl Sink {
         program
             .attach(interface, XdpMode::Driver)
             .with_context(|| format!("attaching the sink to {interface}"))?;
-        Ok(Self {
-            delivered: Array::try_from(map)?,
-            _program: ebpf,
-        })
+        Ok((Self(Array::try_from(map)?), ebpf))
     }
 
-    fn delivered(&self) -> Result<u64> {
-        self.delivered
-            .get(&0, 0)
-            .context("reading the sink's counter")
+    /// Frames that came back for a back end until now.
+    pub(crate) fn delivered(&self) -> Result<u64> {
+        self.0.get(&0, 0).context("reading the sink's counter")
     }
 }
 
@@ -283,29 +306,24 @@ impl Loop {
         }
     }
 
-    fn run(&mut self, milliseconds: u64) -> Result<Outcome> {
+    fn run(&mut self, duration: Duration) -> Result<Outcome> {
         self.run_until(Instant::now() + WARM_UP)?;
         let (start, busy) = (Instant::now(), busy_seconds()?);
         let (taken, delivered) = (self.taken(), self.delivered);
-        self.run_until(start + Duration::from_millis(milliseconds))?;
+        self.run_until(start + duration)?;
         let (seconds, offered) = (start.elapsed().as_secs_f64(), self.taken() - taken);
         let delivered = self.delivered - delivered;
         let busy = busy_seconds()? - busy;
         self.drain()?;
-        let (sent_in_all, lost) = (self.sent, self.sent.saturating_sub(self.delivered));
-        ensure!(
-            self.delivered <= sent_in_all + STRAY_MAX,
-            "{} frames came back of {sent_in_all}",
-            self.delivered
-        );
-        Ok(Outcome {
+        Outcome {
             seconds,
             offered,
             delivered,
             busy,
-            sent_in_all,
-            lost,
-        })
+            sent_in_all: self.sent,
+            lost: 0,
+        }
+        .settled(self.delivered)
     }
 
     fn run_until(&mut self, end: Instant) -> Result<()> {

@@ -12,6 +12,7 @@ mod figures;
 mod forward;
 mod generator;
 mod instructions;
+mod live;
 mod machine;
 mod packet_socket;
 mod pairs;
@@ -33,7 +34,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use lab::Lab;
 
-use crate::contender::{Contender, Forwarder, Polling, Rig};
+use crate::contender::{Contender, Forwarder, Offer, Polling, Rig};
 use crate::figures::{Bench, Effort, OTHERS, PAIRS};
 use crate::machine::Machine;
 use crate::pairs::Rates;
@@ -54,7 +55,7 @@ struct Options {
     #[arg(long, default_value_t = 9)]
     pairs: usize,
     /// Length of one run
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 400)]
     milliseconds: u64,
     /// Only figures whose name contains this
     #[arg(long)]
@@ -125,8 +126,9 @@ fn run(options: &Options) -> Result<ExitCode> {
         milliseconds: bench.rig.milliseconds,
         facts,
         figures,
-        rates: rates.lossless(),
+        rates: rates.lossless(Offer::Lossless),
         overloads: rates.overloads(),
+        live: rates.lossless(Offer::Live),
     };
     finish(options, &results)
 }

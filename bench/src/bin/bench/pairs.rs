@@ -17,7 +17,8 @@ pub(crate) struct Pair {
     pub(crate) name: &'static str,
     pub(crate) over: Contender,
     pub(crate) under: Contender,
-    pub(crate) offer: Offer,
+    /// To each of the two.
+    pub(crate) offers: (Offer, Offer),
     pub(crate) quantity: Quantity,
     pub(crate) target: Target,
 }
@@ -54,9 +55,9 @@ impl Rates {
         of.map(|((_, name), outcomes)| (*name, outcomes.as_slice()))
     }
 
-    /// Without loss; fastest first.
-    pub(crate) fn lossless(&self) -> Vec<Rate> {
-        let rates = self.of(Offer::Lossless).map(|(name, outcomes)| Rate {
+    /// Of a closed loop; fastest first.
+    pub(crate) fn lossless(&self, offer: Offer) -> Vec<Rate> {
+        let rates = self.of(offer).map(|(name, outcomes)| Rate {
             name,
             kpps: middle(outcomes, Outcome::rate) / 1e3,
             kpps_per_core: middle(outcomes, Outcome::per_cpu_second) / 1e3,
@@ -92,38 +93,41 @@ pub(crate) fn measure(bench: &Bench, pair: &Pair, rates: &mut Rates) -> Result<F
     let under = bench.forwarder(pair.under)?;
     let (mut overs, mut unders) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for _ in 0..count {
-        overs.push(rig.measure(over, pair.offer)?);
-        unders.push(rig.measure(under, pair.offer)?);
+        overs.push(rig.measure(over, pair.offers.0)?);
+        unders.push(rig.measure(under, pair.offers.1)?);
     }
     let both = overs.iter().zip(&unders);
     let samples = both.map(|(a, b)| pair.quantity.of(a) / pair.quantity.of(b));
     let figure = Figure::new(pair.name, "x", pair.target, samples.collect());
-    rates.add(pair.offer, pair.over, &overs);
-    rates.add(pair.offer, pair.under, &unders);
-    Ok(match pair.offer {
-        Offer::All => figure.note(format!(
+    rates.add(pair.offers.0, pair.over, &overs);
+    rates.add(pair.offers.1, pair.under, &unders);
+    if pair.offers != (Offer::Lossless, Offer::Lossless) {
+        return Ok(figure.note(format!(
             "{}, against {}; 1,000 frames a second",
-            told(&overs),
-            told(&unders)
+            told(pair.offers.0, &overs),
+            told(pair.offers.1, &unders)
+        )));
+    }
+    let losses = overs.iter().chain(&unders).map(Outcome::loss);
+    Ok(match losses.fold(0.0, f64::max) {
+        loss if loss > LOSS_MAX => figure.note(format!(
+            "up to {:.2} % of the frames of a run were lost",
+            loss * 100.0
         )),
-        Offer::Lossless => {
-            let losses = overs.iter().chain(&unders).map(Outcome::loss);
-            match losses.fold(0.0, f64::max) {
-                loss if loss > LOSS_MAX => figure.note(format!(
-                    "up to {:.2} % of the frames of a run were lost",
-                    loss * 100.0
-                )),
-                _ => figure,
-            }
-        }
+        _ => figure,
     })
 }
 
 /// What was offered to one side of a pair, what it delivered and what it lost.
-fn told(outcomes: &[Outcome]) -> String {
+fn told(offer: Offer, outcomes: &[Outcome]) -> String {
     format!(
-        "{:.0} offered, {:.0} delivered, {:.1} % lost",
+        "{:.0} offered {}, {:.0} delivered, {:.1} % lost",
         middle(outcomes, Outcome::offered_rate) / 1e3,
+        if offer.is_live() {
+            "as live frames"
+        } else {
+            "over AF_XDP"
+        },
         middle(outcomes, Outcome::rate) / 1e3,
         middle(outcomes, Outcome::loss) * 100.0
     )
@@ -152,7 +156,7 @@ mod tests {
         let swap = Contender::Swap;
         rates.add(Offer::Lossless, swap, &[outcome(300_000, 300_000, 0)]);
         rates.add(Offer::All, swap, &[outcome(500_000, 400_000, 100_000)]);
-        let [rate] = &rates.lossless()[..] else {
+        let [rate] = &rates.lossless(Offer::Lossless)[..] else {
             panic!("one contender")
         };
         assert_eq!(
