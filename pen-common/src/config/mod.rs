@@ -4,6 +4,7 @@
 //! what reading needs from the world comes in through [`Outside`]. A [`Checked`] configuration is
 //! one that [`Config::check`] found nothing wrong with.
 
+mod acl;
 mod address;
 mod check;
 mod commands;
@@ -12,18 +13,21 @@ mod given;
 mod keys;
 pub mod nearest;
 mod pen_line;
+mod proxy;
 mod toml;
 pub(crate) mod words;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+pub use acl::{ACLS_MAX, Acl, AclLine};
 pub use address::{HostPort, parse_listener, parse_server};
 pub use check::{Checked, check_interface};
 pub use commands::{Change, Command, CommandFault, ServerRef};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use keys::documented;
 pub use pen_line::PenLine;
+pub use proxy::{Balance, CONN_MAX_DEFAULT, FastClose, ProxyOptions, Switches};
 use words::words;
 
 use crate::maglev;
@@ -126,6 +130,8 @@ words! {
     Mode {
         /// Direct server return: forwarded at layer 2, answered by the back end itself.
         Dsr = "dsr",
+        /// Proxy: bytes of TCP connections are passed on.
+        Tcp = "tcp",
     }
 }
 
@@ -195,6 +201,8 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Where Pen keeps what the next start must know (saved NIC settings).
     pub run_dir: PathBuf,
+    /// Access lists, by number; those that are not there are empty.
+    pub acls: Vec<Acl>,
     /// What is served.
     pub services: Vec<Service>,
     /// Who serves it.
@@ -221,6 +229,7 @@ impl Default for Config {
             debug: 0,
             bpffs: PathBuf::from("/sys/fs/bpf"),
             run_dir: PathBuf::from("/run/pen"),
+            acls: Vec::new(),
             services: Vec::new(),
             pools: Vec::new(),
         }
@@ -240,8 +249,10 @@ pub struct Service {
     pub pool: String,
     /// The VLAN that its frames carry (1..=4094); `None` takes them with or without tags.
     pub vlan: Option<u16>,
-    /// What chooses the back end.
+    /// What chooses the back end in DSR.
     pub hash: HashBy,
+    /// What else it is asked for in proxy mode.
+    pub proxy: ProxyOptions,
 }
 
 /// One VIP: an address with a protocol and a port.
@@ -279,14 +290,16 @@ pub struct Backend {
     pub port: u16,
     /// Share of new flows; 0 takes none.
     pub weight: u16,
-    /// Soft connection limit, 0 for none. Kept for proxy mode: DSR does not see connections end.
+    /// Soft connection limit, 0 for none; proxy mode, as DSR does not see connections end.
     pub max: u32,
-    /// Hard connection limit. Kept for proxy mode.
+    /// Connections up to which clients come back to it all the same; proxy mode.
     pub hard: u32,
-    /// Priority, lower wins. Kept for proxy mode.
+    /// Priority, lower wins; proxy mode.
     pub prio: u32,
     /// Seconds from start during which it takes no new flows.
     pub blacklist: u32,
+    /// Access list of those that it serves; proxy mode.
+    pub acl: u8,
 }
 
 impl Service {
@@ -299,6 +312,7 @@ impl Service {
             pool: name.to_owned(),
             vlan: None,
             hash: HashBy::Flow,
+            proxy: ProxyOptions::default(),
         }
     }
 }
@@ -327,6 +341,7 @@ impl Backend {
             hard: 0,
             prio: 0,
             blacklist: 0,
+            acl: 0,
         }
     }
 }

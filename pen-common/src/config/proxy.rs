@@ -1,0 +1,128 @@
+//! What a service in proxy mode is asked for beside its listeners and its pool.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::Backend;
+use super::words::words;
+
+/// Connections of one service at the same time, if nothing is said.
+pub const CONN_MAX_DEFAULT: u32 = 10_000;
+
+words! {
+    /// What chooses a server for a client that none is remembered for, or how that is done. The
+    /// first that is switched on of prio, weight, hash and least chooses; without any of them the
+    /// servers take turns.
+    Balance {
+        /// Clients are not remembered, and `hash` counts the client's port in (Pen's `-r`).
+        RoundRobin = "roundrobin",
+        /// The client's address chooses (Pen's `-h`).
+        Hash = "hash",
+        /// The server with the fewest connections for its weight (Pen's `-W`).
+        Weight = "weight",
+        /// The server with the lowest `prio`.
+        Prio = "prio",
+        /// The server with the fewest connections.
+        Least = "least",
+        /// A client is never given another server than the one chosen first (Pen's `-s`).
+        Stubborn = "stubborn",
+    }
+}
+
+words! {
+    /// Which side's end of its stream ends the connection at once (Pen's `tcp_fastclose`).
+    FastClose {
+        /// Neither: each half is closed for itself.
+        Off = "off",
+        /// The server's.
+        Up = "up",
+        /// The client's.
+        Down = "down",
+        /// Either.
+        Both = "both",
+    }
+}
+
+/// Switches that are on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Switches(u8);
+
+impl Switches {
+    const fn bit(switch: Balance) -> u8 {
+        1 << switch as u8
+    }
+
+    /// Turns one switch on or off.
+    pub fn set(&mut self, switch: Balance, on: bool) {
+        match on {
+            true => self.0 |= Self::bit(switch),
+            false => self.0 &= !Self::bit(switch),
+        }
+    }
+
+    /// Whether a switch is on.
+    pub const fn has(self, switch: Balance) -> bool {
+        self.0 & Self::bit(switch) != 0
+    }
+}
+
+/// Options of a service in proxy mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyOptions {
+    /// How servers are chosen.
+    pub balance: Switches,
+    /// Seconds that a connection to a server may take (`-t`); at least 1.
+    pub timeout: u32,
+    /// Seconds without a byte in either direction after which a connection is closed; 0 is never.
+    pub idle_timeout: u32,
+    /// Seconds that a server gets no clients after a failed connection (`-b`).
+    pub blacklist: u32,
+    /// Seconds that a client's server is remembered (`-T`); 0 is for ever.
+    pub tracking: u32,
+    /// Clients that are remembered (`-c`); the one not seen for longest goes first.
+    pub clients_max: u32,
+    /// Connections at the same time (`-x`).
+    pub conn_max: u32,
+    /// Connections to servers that may be under way before no more clients are taken.
+    pub pending_max: u32,
+    /// Clients that the kernel keeps waiting before they are taken (`-q`).
+    pub backlog: u32,
+    /// Which side's end ends the connection at once.
+    pub tcp_fastclose: FastClose,
+    /// Whether the kernel asks silent peers whether they are still there (SO_KEEPALIVE).
+    pub keepalive: bool,
+    /// Address that connections to servers come from.
+    pub source: Option<IpAddr>,
+    /// Access list that clients must pass.
+    pub client_acl: u8,
+    /// Who serves when no server can (`-e`).
+    pub emergency: Option<Backend>,
+    /// Who serves clients that the access list denies (`-B`); without one they are refused.
+    pub abuse: Option<Backend>,
+    /// Unix sockets to listen on, beside the service's VIPs.
+    pub paths: Vec<PathBuf>,
+}
+
+impl Default for ProxyOptions {
+    /// Pen's values, except for `conn_max`: Pen stops at 500 connections, which is few today.
+    fn default() -> Self {
+        Self {
+            balance: Switches::default(),
+            timeout: 3,
+            idle_timeout: 0,
+            blacklist: 30,
+            tracking: 0,
+            clients_max: 2048,
+            conn_max: CONN_MAX_DEFAULT,
+            pending_max: 100,
+            backlog: 500,
+            tcp_fastclose: FastClose::Off,
+            keepalive: false,
+            source: None,
+            client_acl: 0,
+            emergency: None,
+            abuse: None,
+            paths: Vec::new(),
+        }
+    }
+}
