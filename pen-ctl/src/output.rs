@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use pen_common::control::{
-    BackendState, BackendStatus, Counter, Envelope, PoolStatus, QueueStatus, ServedBy, Servers,
-    Status, VipStatus,
+    BackendState, Counter, DsrStatus, Envelope, PoolStatus, ProxyStatus, QueueStatus, ServedBy,
+    Servers, Status, VipStatus,
 };
 use serde::de::DeserializeOwned;
 
@@ -75,21 +75,70 @@ fn counters(counters: &[Counter]) -> String {
 /// Everything, most important first, in a page for a terminal.
 pub(crate) fn status(status: &Status) -> String {
     let mut out = head(status);
-    out.push_str("\nVIPs\n");
-    out.push_str(&vips(&status.vips));
-    for pool in &status.pools {
+    if let Some(dsr) = &status.dsr {
+        out.push_str(&data_plane(dsr));
+    }
+    for service in &status.proxy {
+        out.push_str(&proxied(service));
+    }
+    out
+}
+
+fn data_plane(dsr: &DsrStatus) -> String {
+    let mut out = "\nVIPs\n".to_owned();
+    out.push_str(&vips(&dsr.vips));
+    for pool in &dsr.pools {
         out.push_str(&format!(
             "\nPool {} ({} slots)\n",
             pool.name, pool.table_size
         ));
         out.push_str(&backends(pool));
     }
-    if !status.queues.is_empty() {
+    if !dsr.queues.is_empty() {
         out.push_str("\nQueues\n");
-        out.push_str(&queues(&status.queues));
+        out.push_str(&queues(&dsr.queues));
     }
     out.push_str("\nCounters that are not 0\n");
-    out.push_str(&counters(&status.counters));
+    out.push_str(&counters(&dsr.counters));
+    out
+}
+
+/// One service of proxy mode, its servers and why clients were not served.
+fn proxied(service: &ProxyStatus) -> String {
+    let mut out = format!(
+        "\nService {} ({}) on {}\n",
+        service.service,
+        service.mode,
+        service.listen.join(" ")
+    );
+    let line = format!(
+        "{} of {} connections, {} clients taken; {}",
+        service.connections, service.conn_max, service.accepted, service.balance
+    );
+    out.push_str(&labelled("", 2, &line));
+    let mut table = Table::new(&[
+        ">#", "server", "address", ">weight", "state", ">conn", ">connects", ">failed", ">sent",
+        ">received",
+    ]);
+    for (index, server) in service.servers.iter().enumerate() {
+        table.row(vec![
+            index.to_string(),
+            server.name.clone(),
+            server.address.clone(),
+            server.weight.to_string(),
+            standing(server.state, server.blacklist_left_s),
+            server.conn.to_string(),
+            server.connects.to_string(),
+            server.failures.to_string(),
+            bytes(server.sx),
+            bytes(server.rx),
+        ]);
+    }
+    out.push_str(&table.text());
+    if service.refused.iter().any(|counter| counter.count > 0) {
+        out.push_str("  Clients that were not served\n");
+        out.push_str(&counters(&service.refused));
+    }
     out
 }
 
@@ -103,7 +152,23 @@ fn head(status: &Status) -> String {
     );
     let mut line = |label: &str, text: &str| out.push_str(&labelled(label, INDENT, text));
     line("Config", &format!("from {}", status.config.source));
-    let interface = &status.interface;
+    if let Some(dsr) = &status.dsr {
+        data_plane_head(dsr, &mut line);
+    }
+    for degraded in &status.degraded {
+        line("Degraded", &format!("{}: {}", degraded.what, degraded.why));
+    }
+    for change in status.dsr.iter().flat_map(|dsr| &dsr.nic_changes) {
+        line(
+            "NIC",
+            &format!("{}: {} (was {})", change.what, change.now, change.before),
+        );
+    }
+    out
+}
+
+fn data_plane_head(dsr: &DsrStatus, line: &mut impl FnMut(&str, &str)) {
+    let interface = &dsr.interface;
     let driver = if interface.driver.is_empty() {
         "unknown"
     } else {
@@ -116,7 +181,7 @@ fn head(status: &Status) -> String {
             interface.name, interface.index, interface.mac, interface.mtu
         ),
     );
-    let plane = &status.plane;
+    let plane = &dsr.plane;
     line(
         "Plane",
         &format!("{} (wanted: {}): {}", plane.actual, plane.wanted, plane.why),
@@ -124,18 +189,8 @@ fn head(status: &Status) -> String {
     for rung in plane.rungs.iter().filter(|rung| !rung.taken) {
         line("", &format!("not {}: {}", rung.plane, rung.why));
     }
-    let mode = status.xdp.mode.map_or("none", |mode| mode.word());
-    line("XDP", &format!("{mode}: {}", status.xdp.why));
-    for degraded in &status.degraded {
-        line("Degraded", &format!("{}: {}", degraded.what, degraded.why));
-    }
-    for change in &status.nic_changes {
-        line(
-            "NIC",
-            &format!("{}: {} (was {})", change.what, change.now, change.before),
-        );
-    }
-    out
+    let mode = dsr.xdp.mode.map_or("none", |mode| mode.word());
+    line("XDP", &format!("{mode}: {}", dsr.xdp.why));
 }
 
 fn vips(vips: &[VipStatus]) -> String {
@@ -177,7 +232,7 @@ fn backends(pool: &PoolStatus) -> String {
             },
             backend.mac.clone().unwrap_or_else(|| "unknown".to_owned()),
             backend.weight.to_string(),
-            state(backend),
+            standing(backend.state, backend.blacklist_left_s),
             share(backend.slots, pool.table_size),
             backend.flows.to_string(),
             backend.frames.to_string(),
@@ -187,9 +242,9 @@ fn backends(pool: &PoolStatus) -> String {
     table.text()
 }
 
-fn state(backend: &BackendStatus) -> String {
-    match (backend.state, backend.blacklist_left_s) {
-        (BackendState::Blacklisted, Some(seconds)) => format!("{} {seconds} s", backend.state),
+fn standing(state: BackendState, blacklist_left_s: Option<u32>) -> String {
+    match (state, blacklist_left_s) {
+        (BackendState::Blacklisted, Some(seconds)) => format!("{state} {seconds} s"),
         (state, _) => state.to_string(),
     }
 }

@@ -19,8 +19,17 @@ use crate::{
         af_packet::{self, RawPort},
         af_xdp::{self, XskConfig, XskPort, ZeroCopy},
     },
+    proxy::{Bound, Routes},
     watch::Watch,
 };
+
+/// Opens the listening sockets of services in proxy mode.
+///
+/// # Errors
+/// Names the listener that can't be had, and what mends it.
+pub fn listen(routes: Routes) -> Result<Bound> {
+    Bound::open(routes)
+}
 
 /// The privileged side of one interface.
 pub struct Keeper {
@@ -322,8 +331,7 @@ impl Keeper {
 /// The addresses of all back ends.
 pub fn backends(config: &Config) -> BTreeSet<IpAddr> {
     config
-        .pools
-        .iter()
+        .dsr_pools()
         .flat_map(|pool| pool.backends.iter().map(|b| b.address))
         .collect()
 }

@@ -17,7 +17,7 @@ mod proxy;
 mod toml;
 pub(crate) mod words;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 pub use acl::{ACLS_MAX, Acl, AclLine};
@@ -303,6 +303,16 @@ pub struct Backend {
 }
 
 impl Service {
+    /// Where clients connect to, as Pen writes it: `ADDRESS:PORT`, IPv6 in brackets, or a path.
+    pub fn listen_texts(&self) -> Vec<String> {
+        let listeners = self.listeners.iter();
+        let listeners = listeners.map(|l| SocketAddr::new(l.address, l.port).to_string());
+        let paths = self.proxy.paths.iter();
+        listeners
+            .chain(paths.map(|path| path.display().to_string()))
+            .collect()
+    }
+
     /// A DSR service named `name`, served by the pool of the same name, without listeners.
     pub fn new(name: &str) -> Self {
         Self {
@@ -358,6 +368,28 @@ impl Backend {
 }
 
 impl Config {
+    /// The services that are forwarded at layer 2.
+    pub fn dsr_services(&self) -> impl Iterator<Item = &Service> {
+        let services = self.services.iter();
+        services.filter(|service| service.mode == Mode::Dsr)
+    }
+
+    /// The services that the proxy serves.
+    pub fn proxy_services(&self) -> impl Iterator<Item = &Service> {
+        let services = self.services.iter();
+        services.filter(|service| service.mode != Mode::Dsr)
+    }
+
+    /// The pools of services that are forwarded at layer 2, in the order of the configuration. A
+    /// pool that no service uses has its table, too.
+    pub fn dsr_pools(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().filter(|pool| {
+            let mut users = self.services.iter().filter(|s| s.pool == pool.name);
+            let first = users.next();
+            first.is_none_or(|first| first.mode == Mode::Dsr) || users.any(|s| s.mode == Mode::Dsr)
+        })
+    }
+
     /// The pool named `name`.
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == name)

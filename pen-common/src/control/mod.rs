@@ -9,8 +9,8 @@ mod status;
 
 pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
 pub use status::{
-    BackendState, BackendStatus, ConfigStatus, Counter, Degraded, FrameAccount, InterfaceStatus,
-    NicChange, Owner, PlaneStatus, PoolStatus, QueueStatus, Rung, ServedBy, ServerStatus, Status,
+    BackendState, BackendStatus, ConfigStatus, Counter, Degraded, DsrStatus, FrameAccount, InterfaceStatus,
+    NicChange, Owner, PlaneStatus, PoolStatus, ProxyServerStatus, ProxyStatus, QueueStatus, Rung, ServedBy, ServerStatus, Status,
     VipStatus, XdpStatistics, XdpStatus,
 };
 

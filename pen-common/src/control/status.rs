@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::words::words;
-use crate::config::{Busy, HashBy, Plane, Protocol, XdpMode};
+use crate::config::{Busy, HashBy, Mode, Plane, Protocol, XdpMode};
 
 /// Everything about a running daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,29 @@ pub struct Status {
     pub generation: u64,
     /// Where the configuration came from.
     pub config: ConfigStatus,
+    /// What works less well than it could.
+    pub degraded: Vec<Degraded>,
+    /// The data plane, if services are forwarded at layer 2. Its fields stand beside those above.
+    #[serde(flatten)]
+    pub dsr: Option<DsrStatus>,
+    /// The services of proxy mode.
+    pub proxy: Vec<ProxyStatus>,
+}
+
+impl Status {
+    /// The data plane.
+    ///
+    /// # Panics
+    /// There is none.
+    #[cfg(feature = "testing")]
+    pub fn dsr(&self) -> &DsrStatus {
+        self.dsr.as_ref().expect("a data plane is asked for")
+    }
+}
+
+/// The data plane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DsrStatus {
     /// The interface that carries the VIPs.
     pub interface: InterfaceStatus,
     /// Which plane forwards.
@@ -31,8 +54,6 @@ pub struct Status {
     pub busy: Busy,
     /// The interface's receive queues.
     pub queues: Vec<QueueStatus>,
-    /// What works less well than it could.
-    pub degraded: Vec<Degraded>,
     /// The VIPs.
     pub vips: Vec<VipStatus>,
     /// The pools.
@@ -41,6 +62,56 @@ pub struct Status {
     pub counters: Vec<Counter>,
     /// NIC settings that Pen changed and puts back at stop.
     pub nic_changes: Vec<NicChange>,
+}
+
+/// One service of proxy mode.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// Its name.
+    pub service: String,
+    /// How it is served.
+    pub mode: Mode,
+    /// Where clients connect to.
+    pub listen: Vec<String>,
+    /// The pool that serves it.
+    pub pool: String,
+    /// Pen's switches, as `mode` shows them.
+    pub balance: String,
+    /// Connections now, those that wait for a server, too.
+    pub connections: u32,
+    /// Most connections at the same time.
+    pub conn_max: u32,
+    /// Clients that were taken, in all.
+    pub accepted: u64,
+    /// Every reason why a client was not served, with its count.
+    pub refused: Vec<Counter>,
+    /// The servers, in the order of Pen's numbers; then those for emergency and abuse.
+    pub servers: Vec<ProxyServerStatus>,
+}
+
+/// One server of a service in proxy mode.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProxyServerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it is: `ADDRESS:PORT` or a path.
+    pub address: String,
+    /// Its weight.
+    pub weight: u16,
+    /// Whether it takes new clients.
+    pub state: BackendState,
+    /// Seconds left on the blacklist.
+    pub blacklist_left_s: Option<u32>,
+    /// Connections now.
+    pub conn: u32,
+    /// Connections that were made to it, in all.
+    pub connects: u64,
+    /// Connections that could not be made, in all.
+    pub failures: u64,
+    /// Bytes sent to it.
+    pub sx: u64,
+    /// Bytes received from it.
+    pub rx: u64,
 }
 
 /// Where the configuration came from.

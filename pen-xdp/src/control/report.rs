@@ -37,7 +37,7 @@ impl Seen<'_> {
     /// The VIPs, in the order of the configuration.
     pub fn vips(&self) -> Vec<VipStatus> {
         let mut vips = Vec::new();
-        for service in &self.config().services {
+        for service in self.config().dsr_services() {
             vips.extend(service.listeners.iter().map(|listener| VipStatus {
                 address: listener.address,
                 port: listener.port,
@@ -58,7 +58,7 @@ impl Seen<'_> {
     /// The pools with their back ends.
     pub fn pools(&self) -> Vec<PoolStatus> {
         let flows = self.flows();
-        let pools = self.config().pools.iter().zip(&self.snapshot.pools);
+        let pools = self.config().dsr_pools().zip(&self.snapshot.pools);
         let status = pools.map(|(pool, table)| {
             let shares = maglev::shares(&table.slots);
             let backends = pool.backends.iter().enumerate().map(|(index, backend)| {

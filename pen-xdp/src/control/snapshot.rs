@@ -63,7 +63,7 @@ impl Snapshot {
         let entries = entries(state);
         let (index_seed, index) = index(&entries)?;
         let key = NameKey::from_seed(state.config().seed);
-        let pools = state.config().pools.iter();
+        let pools = state.config().dsr_pools();
         let mut backends = BTreeMap::new();
         for (number, pool) in (0..).zip(pools.clone()) {
             for backend in &pool.backends {
@@ -121,10 +121,9 @@ fn entries(state: &State) -> Vec<VipEntry> {
     let config = state.config();
     let mut entries = Vec::new();
     let mut owners: BTreeMap<IpAddr, Option<u16>> = BTreeMap::new();
-    for service in &config.services {
+    for service in config.dsr_services() {
         let pool = config
-            .pools
-            .iter()
+            .dsr_pools()
             .position(|pool| pool.name == service.pool);
         let vlan = service.vlan.unwrap_or_default();
         for listener in &service.listeners {

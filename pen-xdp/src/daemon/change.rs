@@ -5,7 +5,13 @@ use std::time::{Duration, Instant};
 use pen_common::control::Request;
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::{control::grace::NoGrace, plane::Epochs};
+use crate::{
+    control::{
+        grace::NoGrace,
+        state::{Command, State},
+    },
+    plane::Epochs,
+};
 
 /// Before an observation that could not be published is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -16,9 +22,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long an asker hears nothing while the wait for readers fails.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Where the latest change stands.
-#[derive(Default)]
+/// What is wanted and known, and where the latest change of it stands.
 pub(super) struct Change {
+    /// With every change so far.
+    pub(super) state: State,
+    /// As it was last published: what a refusal goes back to.
+    published: State,
     /// What was observed differs from what was published.
     observed: bool,
     /// When that can be tried again, and the wait before; `None` if it was not tried yet.
@@ -42,8 +51,37 @@ pub(super) struct Waiting {
 }
 
 impl Change {
+    /// Nothing is under way.
+    pub(super) fn new(state: State) -> Self {
+        Self {
+            published: state.clone(),
+            state,
+            observed: false,
+            retry: None,
+            epochs: None,
+            grace: None,
+            failing: None,
+            waiting: Vec::new(),
+            graced: Vec::new(),
+        }
+    }
+
+    /// A change that nobody asked for: it can't be refused.
+    pub(super) fn observe(&mut self, command: Command) {
+        match self.state.apply(command) {
+            Ok(true) => self.observed(),
+            Ok(false) => {}
+            Err(refusal) => tracing::error!("an observation was refused: {refusal}"),
+        }
+    }
+
+    /// Goes back to what was asked for when it was last published.
+    pub(super) fn take_back(&mut self) {
+        self.state.take_back(&self.published);
+    }
+
     /// Something was observed that nobody asked for, and is to be published at once.
-    pub(super) fn observe(&mut self) {
+    pub(super) fn observed(&mut self) {
         (self.observed, self.retry) = (true, None);
     }
 
@@ -55,6 +93,7 @@ impl Change {
 
     /// Everything is published.
     pub(super) fn published(&mut self) {
+        self.published.clone_from(&self.state);
         (self.observed, self.retry) = (false, None);
     }
 
@@ -105,15 +144,20 @@ pub(super) async fn grace_over(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::state::tests::config;
+
+    fn nothing() -> Change {
+        Change::new(State::new(config(1), 0))
+    }
 
     #[test]
     fn a_refused_observation_is_tried_again_at_a_bounded_pace() {
-        let mut change = Change::default();
+        let mut change = nothing();
         let mut now = Instant::now();
         assert!(!change.is_due(now));
         change.refused(now);
         assert!(!change.is_due(now), "there was nothing to try again");
-        change.observe();
+        change.observed();
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             assert!(change.is_due(now));
             change.refused(now);
@@ -122,7 +166,7 @@ mod tests {
             now += wait;
         }
         change.refused(now);
-        change.observe();
+        change.observed();
         assert!(change.is_due(now), "what is new is tried at once");
         change.published();
         assert!(!change.is_due(now + RETRY_LONGEST));
@@ -130,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_wait_that_fails_is_paced_and_askers_hear_of_it() {
-        let mut change = Change::default();
+        let mut change = nothing();
         let now = Instant::now();
         assert_eq!(change.pause(), Duration::ZERO);
         assert!(!change.wait_failed(now));

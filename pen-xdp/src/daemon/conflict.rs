@@ -42,8 +42,7 @@ pub(super) fn conflicts(config: &Config, owned: &Owned) -> Vec<Degraded> {
         return Vec::new();
     }
     let listeners = config
-        .services
-        .iter()
+        .dsr_services()
         .flat_map(|service| &service.listeners);
     let vips: BTreeSet<IpAddr> = listeners.map(|listener| listener.address).collect();
     vips.into_iter()

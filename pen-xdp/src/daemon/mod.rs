@@ -4,6 +4,7 @@
 mod change;
 pub mod check;
 mod conflict;
+mod dsr;
 mod flow_clock;
 pub mod log;
 pub mod open;
@@ -13,15 +14,17 @@ mod signals;
 pub mod start;
 mod status;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, thread, time::Instant};
-
-use anyhow::{Context, Result};
-use crossbeam::channel::Receiver;
-use pen_common::{
-    config::Plane,
-    control::{Action, Degraded, QueueStatus, Reply, Request, Rung, Value, XdpStatus, mode_line},
-    tables::Mac,
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
 };
+
+use anyhow::Result;
+use pen_common::control::{Action, Reply, Request, Value, mode_line};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Duration, interval},
@@ -29,69 +32,38 @@ use tokio::{
 
 use crate::{
     control::{
-        grace::{NoGrace, Readers},
-        publish::Publisher,
-        report::Seen,
-        snapshot::Snapshot,
+        grace::NoGrace,
+        routes::routes,
         socket::{Asked, ControlSocket},
-        state::{Command, State},
+        state::Command,
     },
-    keeper::Keeper,
-    lock::InterfaceLock,
-    mapped::Mapped,
-    neighbor::Resolved,
-    plane::{Event, Workers, coarse_ns},
-    watch::{NetEvent, Watch},
+    plane::{Workers, coarse_ns},
+    proxy::Proxy,
+    watch::NetEvent,
 };
 use change::{Change, Waiting, grace_over};
+use dsr::Dsr;
 use flow_clock::FlowClock;
 use signals::Signals;
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
 const TICK: Duration = Duration::from_millis(100);
-/// An announcement follows the one before after this time (RFC 5227, section 2.3).
-const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
-/// How often each VIP is announced (RFC 5227, section 2.3).
-const ANNOUNCEMENTS: u32 = 2;
-/// The same after the link came up: the switch's port may come up later than ours, and what it is
-/// sent until then is lost. A Linux bridge takes up to a second.
-const ANNOUNCEMENTS_ON_LINK: u32 = 3;
 /// Requests that wait to be looked at.
 const REQUESTS: usize = 64;
-
-/// Announcements that are still to come.
-struct Again {
-    at: Instant,
-    times: u32,
-}
 
 /// A running daemon.
 pub struct Daemon {
     started: Instant,
     source: String,
-    state: State,
-    /// The state as it was last published: what a refusal goes back to.
-    published: State,
-    snapshot: Snapshot,
-    publisher: Publisher,
-    memory: Arc<Mapped>,
-    readers: Arc<Readers>,
-    keeper: Keeper,
-    watch: Watch,
-    plane: Plane,
-    rungs: Vec<Rung>,
-    xdp: XdpStatus,
-    queues: Vec<QueueStatus>,
-    degraded: Vec<Degraded>,
-    workers: Option<Workers>,
-    events: Receiver<Event>,
+    /// Of the configuration in force.
+    generation: Arc<AtomicU64>,
+    /// What serves services of proxy mode, if there are any.
+    proxy: Option<Proxy>,
+    /// What serves services in DSR, if there are any.
+    dsr: Option<Dsr>,
     socket: Option<ControlSocket>,
-    announce_again: Option<Again>,
     change: Change,
     signals: Signals,
-    flow_clock: FlowClock,
-    /// Given back last of all.
-    lock: InterfaceLock,
 }
 
 impl Daemon {
@@ -102,10 +74,13 @@ impl Daemon {
     pub async fn run(&mut self) -> Result<()> {
         let (sender, mut requests) = mpsc::channel(REQUESTS);
         let socket = self.socket.take();
-        let memory = Arc::clone(&self.memory);
+        let generation = Arc::clone(&self.generation);
         let serve = async {
             match &socket {
-                Some(socket) => socket.serve(sender, move || memory.root() >> 1).await,
+                Some(socket) => {
+                    let generation = move || generation.load(Ordering::Relaxed);
+                    socket.serve(sender, generation).await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -113,9 +88,7 @@ impl Daemon {
         let mut tick = interval(TICK);
         loop {
             tokio::select! {
-                event = self.watch.next() => {
-                    self.happened(event.context("the kernel's notifications are lost")?)?;
-                }
+                event = next(&mut self.dsr) => self.happened(event?)?,
                 Some(asked) = requests.recv() => self.asked(asked),
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
@@ -126,209 +99,65 @@ impl Daemon {
         }
     }
 
-    /// What forwards, and for whom.
+    /// What serves, and whom.
     pub fn in_one_line(&self) -> String {
-        let config = self.state.config();
-        let mode = self
-            .xdp
-            .mode
-            .map(|mode| format!(", {mode} XDP"))
-            .unwrap_or_default();
+        let config = self.change.state.config();
+        let dsr = self.dsr.as_ref().map(|dsr| dsr.in_one_line(config));
+        let proxy = self.proxy.as_ref().map(|proxy| {
+            format!(
+                "{} by {} proxy threads",
+                start::listen_line(config.proxy_services()),
+                proxy.threads()
+            )
+        });
+        let both: Vec<String> = dsr.into_iter().chain(proxy).collect();
         format!(
-            "serving {} on {}: plane {}{mode}, generation {}",
-            start::listen_line(config),
-            config.interface,
-            self.plane,
-            self.publisher.generation()
+            "serving {}, generation {}",
+            both.join("; "),
+            self.generation()
         )
     }
 
     /// Takes everything back that was set up.
     pub fn close(self) {
         let Self {
-            mut keeper,
-            workers,
-            queues,
-            watch,
-            socket,
-            lock,
-            ..
+            proxy, dsr, socket, ..
         } = self;
-        for queue in &queues {
-            keeper.unset_socket(queue.queue);
-        }
-        drop(workers);
-        keeper.close();
-        if let Err(error) = watch.close() {
-            tracing::warn!("neighbour entries can't be taken back: {error}");
+        // Nobody is to be taken who can't be served to the end.
+        drop(proxy);
+        if let Some(dsr) = dsr {
+            dsr.close();
         }
         drop(socket);
-        drop(lock);
     }
 
-    fn seen(&self) -> Seen<'_> {
-        Seen {
-            state: &self.state,
-            snapshot: &self.snapshot,
-            memory: &self.memory,
-        }
-    }
-
-    /// A change that nobody asked for: it can't be refused.
-    fn observe(&mut self, command: Command) {
-        match self.state.apply(command) {
-            Ok(true) => self.change.observe(),
-            Ok(false) => {}
-            Err(refusal) => tracing::error!("an observation was refused: {refusal}"),
-        }
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     fn happened(&mut self, event: NetEvent) -> Result<()> {
-        match event {
-            NetEvent::Neighbor(resolved) => self.resolved(resolved),
-            NetEvent::AddressAdded(_) | NetEvent::AddressRemoved(_) => {
-                let before = start::own_vips(&self.state);
-                self.observe(Command::LocalAddresses(self.watch.owned().all()));
-                if start::own_vips(&self.state) != before {
-                    self.announce(ANNOUNCEMENTS);
-                }
-            }
-            NetEvent::LinkDown => {
-                tracing::warn!("{} is down", self.keeper.nic.name);
-                self.observe(Command::Carrier(false));
-                self.announce_again = None;
-            }
-            NetEvent::LinkUp { mac, mtu } => {
-                tracing::info!("{} is up", self.keeper.nic.name);
-                self.observe(Command::Carrier(true));
-                self.link(mac, mtu);
-                self.announce(ANNOUNCEMENTS_ON_LINK);
-            }
-            NetEvent::LinkChanged { mac, mtu } => {
-                let moved = mac != self.keeper.nic.link.mac;
-                self.link(mac, mtu);
-                if moved {
-                    self.announce(ANNOUNCEMENTS);
-                }
-            }
-            NetEvent::Queues { rx, tx } => self.queues_changed(rx, tx),
-            NetEvent::LinkGone => {
-                anyhow::bail!("interface {} is gone", self.keeper.nic.name);
-            }
-        }
-        Ok(())
-    }
-
-    /// A changed MAC takes effect at once; one that comes or goes changes the tables.
-    fn resolved(&mut self, Resolved { address, mac }: Resolved) {
-        let mac = mac.map(Mac::new);
-        match mac {
-            Some(mac) => tracing::info!("back end {address} is at {mac}"),
-            None => tracing::warn!("back end {address} does not answer on the segment"),
-        }
-        self.observe(Command::Neighbor { address, mac });
-        let Some(mac) = mac else { return };
-        for pool in &self.state.config().pools {
-            for backend in pool.backends.iter().filter(|b| b.address == address) {
-                let id = self.state.id(&pool.name, &backend.name);
-                if let Some(was) = self.snapshot.backends.get_mut(&id) {
-                    was.mac = mac;
-                    self.publisher.replace_mac(id, mac);
-                }
-            }
-        }
-    }
-
-    fn link(&mut self, mac: [u8; 6], mtu: u32) {
-        self.keeper.nic.link.mac = mac;
-        self.keeper.nic.link.mtu = mtu;
-        let multi_buffer = self
-            .queues
-            .iter()
-            .all(|q| q.worker.is_none() || q.multi_buffer);
-        let redirect_len_max = match self.plane {
-            Plane::AfXdp => open::redirect_len_max(mtu, multi_buffer),
-            Plane::Auto | Plane::Xdp | Plane::AfPacket => 0,
-        };
-        self.observe(Command::Interface {
-            mac: Mac::new(mac),
-            redirect_len_max,
-        });
-    }
-
-    fn queues_changed(&mut self, rx: u32, tx: u32) {
-        let known = self.queues.len() as u32;
-        tracing::warn!("the interface has {rx} receive and {tx} transmit queues now");
-        self.degraded.retain(|degraded| degraded.what != "queues");
-        if rx > known && self.plane == Plane::AfXdp {
-            self.degraded.push(Degraded {
-                what: "queues".to_owned(),
-                why: format!(
-                    "{rx} receive queues, of which {known} were there at start; the \
-                              program serves the others. Restart to serve them by workers"
-                ),
-            });
+        match &mut self.dsr {
+            Some(dsr) => dsr.happened(event, &mut self.change),
+            None => Ok(()),
         }
     }
 
     fn tick(&mut self) {
         let now_ms = coarse_ns() / 1_000_000;
-        self.flow_clock.go_on(now_ms);
-        self.memory.set_flow_clock(self.flow_clock.seconds());
-        self.observe(Command::Clock(now_ms));
-        for event in self.events.try_iter().take(REQUESTS) {
-            match event {
-                Event::NoMac { queue } => {
-                    tracing::debug!("queue {queue}: frames for a back end without MAC dropped");
-                }
-                Event::PortError { queue, error } => {
-                    tracing::error!("queue {queue}: {error}; the program serves it meanwhile");
-                }
-                Event::PortBack { queue } => tracing::info!("queue {queue} works again"),
-                Event::Ended { worker } => tracing::warn!("worker {worker} has ended"),
-            }
-        }
-        let due = |again: &mut Again| again.at <= Instant::now();
-        if let Some(Again { times, .. }) = self.announce_again.take_if(due) {
-            self.announce(times);
-        }
-    }
-
-    /// Announces what Pen answers for, so many times: now, and again a little later.
-    fn announce(&mut self, times: u32) {
-        self.announce_once();
-        let under_way = self.announce_again.take().map_or(0, |again| again.times);
-        let times = times.max(under_way);
-        self.announce_again = (times > 1).then(|| Again {
-            at: Instant::now() + ANNOUNCE_AGAIN,
-            times: times - 1,
-        });
-    }
-
-    fn announce_once(&mut self) {
-        let own = start::own_vips(&self.state);
-        let addresses: BTreeSet<IpAddr> = own.iter().map(|announced| announced.vip).collect();
-        let mac = self.keeper.nic.link.mac;
-        // Each for itself: an IPv6 group that can't be joined keeps no IPv4 address silent.
-        let own: Vec<_> = own.into_iter().collect();
-        for told in [
-            self.keeper.listen(&addresses),
-            self.keeper.announce(&own, mac),
-        ] {
-            if let Err(error) = told {
-                tracing::warn!("{error:#}");
-            }
+        self.change.observe(Command::Clock(now_ms));
+        if let Some(dsr) = &mut self.dsr {
+            dsr.tick(now_ms, &self.change.state);
         }
     }
 
     fn asked(&mut self, Asked { request, answer }: Asked) {
         let outcome = match &request.action {
-            Action::Server(server, changes) => self.state.apply(Command::Server {
+            Action::Server(server, changes) => self.change.state.apply(Command::Server {
                 service: request.service.clone(),
                 server: server.clone(),
                 changes: changes.clone(),
             }),
-            Action::RoundRobin(on) => self.state.apply(Command::RoundRobin {
+            Action::RoundRobin(on) => self.change.state.apply(Command::RoundRobin {
                 service: request.service.clone(),
                 on: *on,
             }),
@@ -355,11 +184,11 @@ impl Daemon {
 
     fn show(&mut self, request: &Request) -> Result<Value, String> {
         let service = request.service.as_deref();
-        let config = self.state.config();
+        let config = self.change.state.config();
         match &request.action {
             Action::Status => Ok(Value::Status(Box::new(self.status()))),
-            Action::Servers => self.seen().servers(service).map(Value::Servers),
-            Action::Counters => Ok(Value::Counters(self.seen().counters())),
+            Action::Servers => self.servers(service).map(Value::Servers),
+            Action::Counters => Ok(Value::Counters(self.counters())),
             Action::Mode => {
                 let found = config
                     .services
@@ -376,11 +205,11 @@ impl Daemon {
                     .map(|path| path.display().to_string());
                 Ok(Value::Text(path.unwrap_or_default()))
             }
-            Action::Listen => Ok(Value::Text(start::listen_line(config))),
+            Action::Listen => Ok(Value::Text(start::listen_line(config.services.iter()))),
             Action::Debug(None) => Ok(Value::Number(u64::from(config.debug))),
             Action::Debug(Some(level)) => {
                 log::set_log_level(*level);
-                self.state.set_debug(*level);
+                self.change.state.set_debug(*level);
                 Ok(Value::Applied)
             }
             Action::Nothing | Action::Blank => Ok(Value::Applied),
@@ -395,7 +224,7 @@ impl Daemon {
         outcome: Result<Value, String>,
     ) {
         let reply = Reply {
-            generation: self.publisher.generation(),
+            generation: self.generation(),
             outcome,
         };
         if answer.send(reply.render(request.form)).is_err() {
@@ -409,27 +238,22 @@ impl Daemon {
             return;
         }
         let waiting = std::mem::take(&mut self.change.waiting);
-        let published = Snapshot::compile(&self.state, Some(&self.snapshot))
-            .map_err(anyhow::Error::from)
-            .and_then(|snapshot| {
-                if snapshot.differs(&self.snapshot) {
-                    self.publisher.publish(&snapshot)?;
-                    tracing::info!("generation {} is in force", snapshot.generation);
-                    self.snapshot = snapshot;
-                }
-                Ok(())
-            });
-        match published {
+        match self.publish_state() {
             Ok(()) => {
-                self.published = self.state.clone();
                 self.change.published();
                 self.change.graced = waiting;
-                self.change.epochs = self.workers.as_ref().map(Workers::epochs);
-                self.start_grace();
+                match &self.dsr {
+                    Some(dsr) => {
+                        self.change.epochs = dsr.workers.as_ref().map(Workers::epochs);
+                        self.start_grace();
+                    }
+                    // Only a data plane may still read what was replaced.
+                    None => self.in_force(),
+                }
             }
             Err(error) => {
                 tracing::error!("nothing was changed: {error:#}");
-                self.state.take_back(&self.published);
+                self.change.take_back();
                 self.change.refused(Instant::now());
                 for Waiting { request, answer } in waiting {
                     self.reply(&request, answer, Err(format!("{error:#}")));
@@ -438,10 +262,37 @@ impl Daemon {
         }
     }
 
+    /// Publishes the state to the data plane and to the proxy.
+    fn publish_state(&mut self) -> Result<()> {
+        let state = &self.change.state;
+        let routes = routes(state);
+        let rerouted = self
+            .proxy
+            .as_ref()
+            .is_some_and(|proxy| *proxy.routes() != routes);
+        let before = self.generation();
+        let generation = match &mut self.dsr {
+            Some(dsr) => {
+                dsr.publish(state, rerouted)?;
+                dsr.publisher.generation()
+            }
+            None => before + u64::from(rerouted),
+        };
+        if let Some(proxy) = self.proxy.as_mut().filter(|_| rerouted) {
+            proxy.update(routes);
+        }
+        if generation != before {
+            self.generation.store(generation, Ordering::Relaxed);
+            tracing::info!("generation {generation} is in force");
+        }
+        Ok(())
+    }
+
     fn start_grace(&mut self) {
+        let Some(dsr) = &self.dsr else { return };
         let then = self.change.epochs.clone();
-        let watcher = self.workers.as_ref().map(Workers::watcher);
-        let readers = Arc::clone(&self.readers);
+        let watcher = dsr.workers.as_ref().map(Workers::watcher);
+        let readers = Arc::clone(&dsr.readers);
         let pause = self.change.pause();
         self.change.grace = Some(tokio::task::spawn_blocking(move || {
             thread::sleep(pause);
@@ -458,7 +309,7 @@ impl Daemon {
             let why = format!("it is published, but may not be in force everywhere yet: {error}");
             self.reply(&request, answer, Err(why));
         }
-        self.state.take_back(&self.published);
+        self.change.take_back();
         for Waiting { request, answer } in std::mem::take(&mut self.change.waiting) {
             let why = format!("nothing was changed, the change before is not over: {error}");
             self.reply(&request, answer, Err(why));
@@ -474,9 +325,22 @@ impl Daemon {
             }
             return self.start_grace();
         }
+        self.in_force();
+    }
+
+    /// Tells everyone who asked for what was published that nobody reads otherwise any more.
+    fn in_force(&mut self) {
         self.change.waited();
         for Waiting { request, answer } in std::mem::take(&mut self.change.graced) {
             self.reply(&request, answer, Ok(Value::Applied));
         }
+    }
+}
+
+/// What the kernel tells next; never anything without a data plane.
+async fn next(dsr: &mut Option<Dsr>) -> Result<NetEvent> {
+    match dsr {
+        Some(dsr) => dsr.next().await,
+        None => std::future::pending().await,
     }
 }

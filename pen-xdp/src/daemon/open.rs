@@ -262,7 +262,7 @@ fn climb(
     (native, queues_before): (bool, u32),
 ) -> Result<()> {
     let config = state.config().clone();
-    let tagged = config.services.iter().any(|service| service.vlan.is_some());
+    let tagged = config.dsr_services().any(|service| service.vlan.is_some());
     let workers_wanted = match config.plane {
         Plane::AfXdp => true,
         Plane::Auto => native,

@@ -1,25 +1,40 @@
 //! From a checked configuration to a running [`Daemon`]: what may fail comes before what changes
 //! anything.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
 use pen_common::{
-    config::{Config, Listener, Plane},
+    config::{Config, Plane, Service},
     tables::Mac,
 };
 use tokio::time::{Duration, timeout_at};
 
-use super::{Change, Daemon, conflict, open, signals::Signals};
+use super::{
+    Daemon,
+    change::Change,
+    conflict,
+    dsr::{ANNOUNCEMENTS, Dsr},
+    flow_clock::FlowClock,
+    open,
+    signals::Signals,
+};
 use crate::{
     announce::Announced,
     control::{
+        routes::routes,
         socket::ControlSocket,
         state::{Command, State},
     },
-    keeper::{Keeper, backends},
+    keeper::{self, Keeper, backends},
     lock::InterfaceLock,
-    plane::coarse_ns,
+    neighbor::Segments,
+    plane::{Workers, coarse_ns},
+    proxy::Bound,
     watch::{NetEvent, Watch},
 };
 
@@ -44,17 +59,58 @@ impl Daemon {
         Self::begin(ready, source, signals).map(Some)
     }
 
-    /// Opens the plane. Nothing waits here: a signal is heard as soon as the daemon runs.
+    /// Opens the plane and starts the proxy. Nothing waits here: a signal is heard as soon as the
+    /// daemon runs.
     fn begin(ready: Ready, source: String, signals: Signals) -> Result<Self> {
         let Ready {
+            mut state,
+            dsr,
+            proxy,
+            socket,
+        } = ready;
+        let dsr = dsr.map(|ready| Dsr::open(ready, &mut state)).transpose()?;
+        let generation = dsr.as_ref().map_or(1, |dsr| dsr.publisher.generation());
+        let mut daemon = Self {
+            started: Instant::now(),
+            source,
+            generation: Arc::new(AtomicU64::new(generation)),
+            proxy: None,
+            dsr,
+            socket,
+            change: Change::new(state),
+            signals,
+        };
+        if let Err(error) = daemon.appear(proxy) {
+            daemon.close();
+            return Err(error);
+        }
+        Ok(daemon)
+    }
+
+    /// Lets clients in, of the services and of the control socket.
+    fn appear(&mut self, proxy: Option<Bound>) -> Result<()> {
+        let taken = self.dsr.as_ref().map(Dsr::cores).unwrap_or_default();
+        self.proxy = proxy.map(|bound| bound.start(&taken)).transpose()?;
+        if let Some(dsr) = &mut self.dsr {
+            dsr.announce(ANNOUNCEMENTS, &self.change.state);
+            self.change.epochs = dsr.workers.as_ref().map(Workers::epochs);
+        }
+        // Whatever changed while the plane was opened.
+        self.change.observed();
+        self.start_grace();
+        self.socket.as_mut().map_or(Ok(()), ControlSocket::appear)
+    }
+}
+
+impl Dsr {
+    fn open(ready: DsrReady, state: &mut State) -> Result<Self> {
+        let DsrReady {
             mut keeper,
             lock,
-            socket,
             watch,
-            mut state,
         } = ready;
         let (sender, events) = crossbeam::channel::bounded(EVENTS);
-        let opened = match open::open(&mut keeper, &mut state, &sender) {
+        let opened = match open::open(&mut keeper, state, &sender) {
             Ok(opened) => opened,
             Err(error) => {
                 // Memory that was adopted still steers the program of the daemon before.
@@ -66,13 +122,8 @@ impl Daemon {
                 return Err(error);
             }
         };
-        let flow_clock =
-            super::FlowClock::from(opened.memory.flow_clock(), coarse_ns() / 1_000_000);
-        let mut daemon = Self {
-            started: Instant::now(),
-            source,
-            published: state.clone(),
-            state,
+        let flow_clock = FlowClock::from(opened.memory.flow_clock(), coarse_ns() / 1_000_000);
+        Ok(Self {
             snapshot: opened.snapshot,
             publisher: opened.publisher,
             memory: opened.memory,
@@ -86,69 +137,84 @@ impl Daemon {
             degraded: opened.degraded,
             workers: opened.workers,
             events,
-            socket,
             announce_again: None,
-            change: Change::default(),
-            signals,
             flow_clock,
             lock,
-        };
-        daemon.announce(super::ANNOUNCEMENTS);
-        // Whatever changed while the plane was opened.
-        daemon.change.observe();
-        daemon.change.epochs = daemon.workers.as_ref().map(crate::plane::Workers::epochs);
-        daemon.start_grace();
-        if let Some(Err(error)) = daemon.socket.as_mut().map(ControlSocket::appear) {
-            daemon.close();
-            return Err(error);
-        }
-        Ok(daemon)
+        })
     }
 }
 
 /// What a start has before it opens a plane. Fields are dropped in this order.
 struct Ready {
     state: State,
-    watch: Watch,
+    proxy: Option<Bound>,
     socket: Option<ControlSocket>,
+    dsr: Option<DsrReady>,
+}
+
+/// The interface before anything is attached to it. Fields are dropped in this order.
+struct DsrReady {
+    watch: Watch,
     keeper: Keeper,
     lock: InterfaceLock,
 }
 
 impl Ready {
     async fn prepare(config: Config) -> Result<Self> {
-        let mut keeper = Keeper::open(&config)?;
-        let segments = keeper.segments(&config)?;
-        let unreachable = keeper.unreachable(&segments);
-        if !unreachable.is_empty() {
-            bail!("{}", unreachable.join("\n"));
-        }
-        conflict::refuse(&config)?;
-        for note in &segments.notes {
-            tracing::warn!("{note}");
-        }
-        keeper.check_privileges(config.plane != Plane::AfPacket)?;
-        // Before anything is touched: what is there may be a living daemon's.
-        let lock = keeper.lock().await?;
+        let claimed = match config.dsr_services().next() {
+            Some(_) => Some(claim(&config).await?),
+            None => None,
+        };
         let socket = match &config.control {
             Some(path) => Some(ControlSocket::reserve(path)?),
             None => None,
         };
-        let mut watch = keeper.watch(&segments)?;
-        keeper.nic.link = watch.link();
-        if !watch.link().up {
-            tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);
-        }
         let mut state = State::new(config, coarse_ns() / 1_000_000);
-        observe_all(&mut state, &mut watch).await?;
+        let proxy = match state.config().proxy_services().next() {
+            Some(_) => Some(keeper::listen(routes(&state))?),
+            None => None,
+        };
+        let dsr = match claimed {
+            Some((mut keeper, segments, lock)) => {
+                let mut watch = keeper.watch(&segments)?;
+                keeper.nic.link = watch.link();
+                if !watch.link().up {
+                    tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);
+                }
+                observe_all(&mut state, &mut watch).await?;
+                Some(DsrReady {
+                    watch,
+                    keeper,
+                    lock,
+                })
+            }
+            None => None,
+        };
         Ok(Self {
             state,
-            watch,
+            proxy,
             socket,
-            keeper,
-            lock,
+            dsr,
         })
     }
+}
+
+/// Looks at the interface and makes it this process's own.
+async fn claim(config: &Config) -> Result<(Keeper, Segments, InterfaceLock)> {
+    let keeper = Keeper::open(config)?;
+    let segments = keeper.segments(config)?;
+    let unreachable = keeper.unreachable(&segments);
+    if !unreachable.is_empty() {
+        bail!("{}", unreachable.join("\n"));
+    }
+    conflict::refuse(config)?;
+    for note in &segments.notes {
+        tracing::warn!("{note}");
+    }
+    keeper.check_privileges(config.plane != Plane::AfPacket)?;
+    // Before anything is touched: what is there may be a living daemon's.
+    let lock = keeper.lock().await?;
+    Ok((keeper, segments, lock))
 }
 
 /// Reads what is known of the world, and waits a little for back ends to answer.
@@ -186,7 +252,7 @@ async fn observe_all(state: &mut State, watch: &mut Watch) -> Result<()> {
 /// The VIPs that Pen answers for itself, in each VLAN that one is served in.
 pub(super) fn own_vips(state: &State) -> BTreeSet<Announced> {
     let mut own = BTreeSet::new();
-    for service in &state.config().services {
+    for service in state.config().dsr_services() {
         let vlan = service.vlan;
         let vips = service.listeners.iter().map(|listener| listener.address);
         own.extend(
@@ -197,19 +263,8 @@ pub(super) fn own_vips(state: &State) -> BTreeSet<Announced> {
     own
 }
 
-/// Pen's `listen`: the VIPs, blank between them.
-pub(super) fn listen_line(config: &Config) -> String {
-    let listeners = config
-        .services
-        .iter()
-        .flat_map(|service| &service.listeners);
-    let texts: Vec<String> = listeners.map(listener_text).collect();
+/// Pen's `listen`: where clients connect to, blank between them.
+pub(super) fn listen_line<'a>(services: impl Iterator<Item = &'a Service>) -> String {
+    let texts: Vec<String> = services.flat_map(Service::listen_texts).collect();
     texts.join(" ")
-}
-
-fn listener_text(listener: &Listener) -> String {
-    match listener.address {
-        IpAddr::V4(address) => format!("{address}:{}", listener.port),
-        IpAddr::V6(address) => format!("[{address}]:{}", listener.port),
-    }
 }

@@ -1,32 +1,64 @@
 //! What `status` shows: the daemon, its plane and its queues at one moment.
 
 use pen_common::{
+    config::Config,
     control::{
-        ConfigStatus, Degraded, FrameAccount, InterfaceStatus, NicChange, PlaneStatus, QueueStatus,
+        ConfigStatus, Counter, Degraded, DsrStatus, FrameAccount, InterfaceStatus, NicChange, PlaneStatus, QueueStatus,
         Status, XdpStatistics,
     },
     tables::Mac,
 };
 
-use super::{Daemon, conflict};
-use crate::plane::{Losses, QueueReport, WorkerReport, coarse_ns};
+use super::{Daemon, conflict, dsr::Dsr};
+use crate::{
+    control::state::State,
+    plane::{Losses, QueueReport, WorkerReport, coarse_ns},
+    proxy::Proxy,
+};
 
 impl Daemon {
     /// Everything about this daemon.
     pub(super) fn status(&self) -> Status {
-        let seen = self.seen();
-        let (queues, degraded) = self.queues();
-        let config = self.state.config();
-        let nic = &self.keeper.nic;
-        let taken = self.rungs.iter().find(|rung| rung.taken);
+        let state = &self.change.state;
+        let (dsr, degraded) = match &self.dsr {
+            Some(dsr) => {
+                let (status, degraded) = dsr.status(state);
+                (Some(status), degraded)
+            }
+            None => (None, Vec::new()),
+        };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
-            generation: self.publisher.generation(),
+            generation: self.generation(),
             config: ConfigStatus {
                 source: self.source.clone(),
             },
+            degraded,
+            dsr,
+            proxy: self.proxy.as_ref().map(Proxy::status).unwrap_or_default(),
+        }
+    }
+
+    /// Every reason of the data plane, and every reason why the proxy served no client.
+    pub(super) fn counters(&self) -> Vec<Counter> {
+        let state = &self.change.state;
+        let dsr = self.dsr.as_ref().map(|dsr| dsr.seen(state).counters());
+        let mut counters = dsr.unwrap_or_default();
+        counters.extend(self.proxy.as_ref().map(Proxy::refusals).unwrap_or_default());
+        counters
+    }
+}
+
+impl Dsr {
+    fn status(&self, state: &State) -> (DsrStatus, Vec<Degraded>) {
+        let seen = self.seen(state);
+        let (queues, degraded) = self.queues(state.config());
+        let config = state.config();
+        let nic = &self.keeper.nic;
+        let taken = self.rungs.iter().find(|rung| rung.taken);
+        let status = DsrStatus {
             interface: InterfaceStatus {
                 name: nic.name.clone(),
                 index: nic.index,
@@ -43,17 +75,17 @@ impl Daemon {
             xdp: self.xdp.clone(),
             busy: config.busy,
             queues,
-            degraded,
             vips: seen.vips(),
             pools: seen.pools(),
             counters: seen.counters(),
             nic_changes: self.nic_changes(),
-        }
+        };
+        (status, degraded)
     }
 
     /// The queues as they were opened, with what their workers report now; and what works less well
     /// than it could, since the start or now.
-    fn queues(&self) -> (Vec<QueueStatus>, Vec<Degraded>) {
+    fn queues(&self, config: &Config) -> (Vec<QueueStatus>, Vec<Degraded>) {
         let reports = self
             .workers
             .as_ref()
@@ -70,7 +102,7 @@ impl Daemon {
                 beat => Some(coarse_ns().saturating_sub(beat) / 1_000_000),
             };
         }
-        degraded.extend(conflict::conflicts(self.state.config(), self.watch.owned()));
+        degraded.extend(conflict::conflicts(config, self.watch.owned()));
         (queues, degraded)
     }
 

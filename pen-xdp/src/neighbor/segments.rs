@@ -34,7 +34,7 @@ impl Segments {
     /// The kernel does not list its interfaces.
     pub fn find(config: &Config, nic: &Nic) -> io::Result<Self> {
         let mut devices = BTreeMap::new();
-        if config.services.iter().any(|service| service.vlan.is_some()) {
+        if config.dsr_services().any(|service| service.vlan.is_some()) {
             let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
             for message in Netlink::open()?.dump(links)? {
                 if let RouteNetlinkMessage::NewLink(link) = message {
@@ -49,8 +49,8 @@ impl Segments {
     fn choose(config: &Config, nic: &Nic, devices: &BTreeMap<u16, u32>) -> Self {
         let mut segments = Self::default();
         let mut untagged = BTreeSet::new();
-        for pool in &config.pools {
-            let users = config.services.iter().filter(|s| s.pool == pool.name);
+        for pool in config.dsr_pools() {
+            let users = config.dsr_services().filter(|s| s.pool == pool.name);
             let vlans: BTreeSet<Option<u16>> = users.map(|service| service.vlan).collect();
             // A back end has one MAC in the tables; one that serves several VLANs has it in all.
             let device = vlans

@@ -48,7 +48,7 @@ fn from_the_reply_on_no_frame_goes_to_a_removed_back_end() {
             let at_reply = sent(&pen);
             thread::sleep(Duration::from_millis(200));
             assert_eq!(sent(&pen), at_reply, "{plane}, round {round}");
-            let slots = pen.status().pools[0].backends[gone].slots;
+            let slots = pen.status().dsr().pools[0].backends[gone].slots;
             assert_eq!(slots, 0);
             pen.change(&format!("server {gone} blacklist 0"));
         }
@@ -73,7 +73,7 @@ fn weights_shift_the_share() {
     pen.change("server 0 weight 0");
     pen.change("server 1 weight 30");
     pen.change("server 2 weight 10");
-    let slots: Vec<u32> = pen.status().pools[0]
+    let slots: Vec<u32> = pen.status().dsr().pools[0]
         .backends
         .iter()
         .map(|b| b.slots)
@@ -109,7 +109,7 @@ fn a_back_end_that_moves_or_vanishes_is_followed() {
         ))
         .unwrap();
     wait_for("the new MAC", || {
-        pen.status().pools[0].backends[1].mac.as_deref() == Some(moved)
+        pen.status().dsr().pools[0].backends[1].mac.as_deref() == Some(moved)
     });
     let tally = udp(&lab, 300, 1000).run(lab.client()).unwrap();
     assert_eq!(
@@ -120,7 +120,7 @@ fn a_back_end_that_moves_or_vanishes_is_followed() {
     // Out of power: the kernel finds out, and the others take over.
     lab.backend(2).ip("link set eth0 down").unwrap();
     wait_for("the loss of be2", || {
-        pen.status().pools[0].backends[2].slots == 0
+        pen.status().dsr().pools[0].backends[2].slots == 0
     });
     let tally = udp(&lab, 300, 1000).run(lab.client()).unwrap();
     assert_eq!(
@@ -166,6 +166,6 @@ fn frames_are_conserved() {
         after.rx_packets - before.rx_packets >= forwarded,
         "{after:?}"
     );
-    let frames = status.queues[0].frames.unwrap();
+    let frames = status.dsr().queues[0].frames.unwrap();
     assert!(frames.adds_up() && frames.in_hand == 0, "{frames:?}");
 }

@@ -65,7 +65,7 @@ fn an_icmp_error_reaches_its_flows_back_end_alone() {
         for vip in lab.vips() {
             assert_errors_follow(&lab, &pen, plane, vip);
         }
-        assert_eq!(pen.status().plane.actual.to_string(), plane);
+        assert_eq!(pen.status().dsr().plane.actual.to_string(), plane);
     }
 }
 

@@ -76,7 +76,7 @@ fn a_plane_without_a_program_works_beside_another_one() {
         assert!(page.starts_with("be0"), "{page}");
     }
     let status = pen.status();
-    assert_eq!(status.plane.actual.to_string(), "af_packet");
+    assert_eq!(status.dsr().plane.actual.to_string(), "af_packet");
     assert!(pen.count("forwarded") > 0);
     drop(pen);
     assert_undisturbed(&lab, &before);

@@ -58,7 +58,7 @@ fn millions_of_frames_over_af_xdp_are_conserved() {
     }
     assert_eq!(to_backends, count(&status, Reason::Forwarded));
     assert_eq!(to_backends + answered, delivered);
-    let frames = status.queues[0].frames.unwrap();
+    let frames = status.dsr().queues[0].frames.unwrap();
     assert!(frames.adds_up() && frames.in_hand == 0, "{frames:?}");
     assert_eq!(frames.posted_receive, frames.total, "{frames:?}");
 }
@@ -104,6 +104,6 @@ fn frames_lost_in_overload_are_counted() {
         "{unsent} unsent: {flooded:?} {status:?}"
     );
     assert_eq!(count(&status, Reason::Forwarded), delivered + unsent);
-    let frames = status.queues[0].frames.unwrap();
+    let frames = status.dsr().queues[0].frames.unwrap();
     assert!(frames.adds_up() && frames.in_hand == 0, "{frames:?}");
 }

@@ -40,7 +40,7 @@ fn three_of_4096_back_ends_that_answer_serve() {
     let up = |b: &&BackendStatus| b.state == BackendState::Up;
     loop {
         let status = pen.status();
-        let up: Vec<usize> = status.pools[0]
+        let up: Vec<usize> = status.dsr().pools[0]
             .backends
             .iter()
             .filter(up)
@@ -75,7 +75,7 @@ fn three_of_4096_back_ends_that_answer_serve() {
         (pen.count("forwarded"), pen.count("redirected")),
         (16_000, 16_000)
     );
-    let backends = &pen.status().pools[0].backends;
+    let backends = &pen.status().dsr().pools[0].backends;
     let shares: Vec<u32> = PRESENT.iter().map(|i| backends[*i].slots).collect();
     assert_eq!(shares.iter().sum::<u32>(), 65_537, "{shares:?}");
     pen.stop(&lab, lab.balancer());

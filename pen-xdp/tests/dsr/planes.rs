@@ -142,11 +142,11 @@ fn count(status: &Status, reason: &str) -> u64 {
 /// The counters name the plane, the mode and the queues.
 fn assert_way(way: Way, status: &Status) {
     assert_eq!(
-        status.plane.actual, way.plane,
+        status.dsr().plane.actual, way.plane,
         "{way:?}: {:?}",
-        status.plane
+        status.dsr().plane
     );
-    assert_eq!(status.xdp.mode, way.mode, "{way:?}: {:?}", status.xdp);
+    assert_eq!(status.dsr().xdp.mode, way.mode, "{way:?}: {:?}", status.dsr().xdp);
     let forwarded = count(status, "forwarded");
     let redirected = count(status, "redirected");
     assert!(forwarded > 1000, "{way:?}: {forwarded}");
@@ -172,9 +172,9 @@ fn assert_way(way: Way, status: &Status) {
     } else {
         way.queues
     };
-    assert_eq!(status.queues.len() as u32, queues, "{way:?}");
+    assert_eq!(status.dsr().queues.len() as u32, queues, "{way:?}");
     let budget = send_budget(way, status);
-    for queue in &status.queues {
+    for queue in &status.dsr().queues {
         assert_eq!(queue.tx_budget, budget, "{way:?}: {queue:?}");
         assert_eq!(queue.served_by, served, "{way:?}: {queue:?}");
         if served == ServedBy::Worker {
@@ -194,7 +194,7 @@ fn send_budget(way: Way, status: &Status) -> Option<u32> {
 }
 
 fn assert_no_drops(way: Way, status: &Status) {
-    for counter in &status.counters {
+    for counter in &status.dsr().counters {
         let reason = pen_common::verdict::Reason::ALL
             .iter()
             .find(|reason| reason.label() == counter.reason)
@@ -263,10 +263,10 @@ fn workers_that_fail_half_way_leave_every_queue_to_the_program() {
     few.hold(pen.process.id());
     let pen = pen.ready();
     let status = pen.status();
-    let why = &status.plane.rungs[0].why;
+    let why = &status.dsr().plane.rungs[0].why;
     assert!(why.contains("no thread for worker 1"), "{why}");
-    assert_eq!(status.plane.actual, Plane::Xdp);
-    for queue in &status.queues {
+    assert_eq!(status.dsr().plane.actual, Plane::Xdp);
+    for queue in &status.dsr().queues {
         assert_eq!(queue.served_by, ServedBy::Program, "{queue:?}");
         assert_eq!((queue.worker, queue.zero_copy), (None, false), "{queue:?}");
     }

@@ -70,7 +70,7 @@ fn a_vip_of_the_kernel_stays_the_kernels() {
         (0, 0)
     );
     assert!(pen.count("kernel-owned") > 0 && pen.count("forwarded") > 0);
-    let owners: Vec<_> = pen.status().vips.iter().map(|vip| vip.owner).collect();
+    let owners: Vec<_> = pen.status().dsr().vips.iter().map(|vip| vip.owner).collect();
     assert!(
         owners
             .iter()
@@ -176,7 +176,7 @@ fn jumbo_frames_are_forwarded_whole() {
         assert!(fetch(lab.client(), vip, 80, "/").unwrap().starts_with("be"));
     }
     assert!(
-        pen.status().queues[0].multi_buffer,
+        pen.status().dsr().queues[0].multi_buffer,
         "{:?}",
         pen.status().degraded
     );

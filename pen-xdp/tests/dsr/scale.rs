@@ -145,9 +145,9 @@ fn a_thousand_vips_256_pools_and_4096_back_ends() {
             "{plane}: {maps} + {own}"
         );
         let status = pen.status();
-        let largest = &status.pools[0].backends;
+        let largest = &status.dsr().pools[0].backends;
         assert_eq!(
-            (status.vips.len(), status.pools.len(), largest.len()),
+            (status.dsr().vips.len(), status.dsr().pools.len(), largest.len()),
             (VIPS, POOLS, BACKENDS)
         );
         // 65,537 slots are 16 for each back end.
@@ -187,7 +187,7 @@ fn assert_first_and_last(lab: &Lab, pen: &Pen, plane: Plane) {
     let busy = counted(&before, &after, 0).len();
     assert!(busy > 45, "60 flows went to {busy} of 4,096 back ends");
     assert_eq!(counted(&before, &after, pool), [0], "{plane}");
-    assert_eq!(after.plane.actual, plane);
+    assert_eq!(after.dsr().plane.actual, plane);
     let (forwarded, redirected) = (pen.count("forwarded"), pen.count("redirected"));
     let by_workers = if plane == Plane::AfXdp { forwarded } else { 0 };
     assert!(forwarded >= 1204, "{plane}: {forwarded}");
@@ -196,10 +196,10 @@ fn assert_first_and_last(lab: &Lab, pen: &Pen, plane: Plane) {
 
 /// The back ends of a pool that were sent something in between.
 fn counted(before: &Status, after: &Status, pool: usize) -> Vec<usize> {
-    let pairs = before.pools[pool]
+    let pairs = before.dsr().pools[pool]
         .backends
         .iter()
-        .zip(&after.pools[pool].backends);
+        .zip(&after.dsr().pools[pool].backends);
     pairs
         .filter(|(before, after)| after.frames > before.frames)
         .map(|(_, after)| after.index)

@@ -90,7 +90,7 @@ fn a_restart_with_other_back_ends_moves_only_what_it_must() {
             .stop(Signal::Kill, Duration::from_secs(5))
             .unwrap();
         pen = Pen::start(&lab, top, &service(&lab, SERVICE, backends));
-        let slots: u32 = pen.status().pools[0].backends.iter().map(|b| b.slots).sum();
+        let slots: u32 = pen.status().dsr().pools[0].backends.iter().map(|b| b.slots).sum();
         assert_eq!(slots, 65_537);
         restarts += 1;
     }
@@ -133,7 +133,7 @@ fn tables_that_do_not_fit_beside_those_in_force_get_memory_of_their_own() {
     assert!(running.is_running(), "the load ended before the restart");
     let said = next.process.output();
     assert!(said.contains("new memory"), "{said}");
-    let slots: u32 = next.status().pools[0]
+    let slots: u32 = next.status().dsr().pools[0]
         .backends
         .iter()
         .map(|b| b.slots)
@@ -169,7 +169,7 @@ fn a_restart_leaves_the_settings_that_the_program_needs() {
     let next = Pen::start(&lab, top, &services);
     assert!(looking.is_running(), "{}", looking.output());
     drop(looking);
-    assert!(!next.status().nic_changes.is_empty());
+    assert!(!next.status().dsr().nic_changes.is_empty());
     // What is no longer wanted is taken back, and what was there before is not forgotten.
     next.stop(&lab, lab.balancer());
 }
@@ -223,7 +223,7 @@ fn the_control_socket_appears_when_it_is_answered() {
         thread::sleep(Duration::from_millis(2));
     }
     let (started, appeared) = (start.elapsed(), Instant::now());
-    assert_eq!(pen.status().pools[0].backends[0].slots, 0);
+    assert_eq!(pen.status().dsr().pools[0].backends[0].slots, 0);
     let waited = appeared.elapsed();
     assert!(
         started > Duration::from_secs(1),

@@ -115,7 +115,7 @@ impl Rig {
     /// What arrived for a back end, and what Pen says that it sent there.
     pub(crate) fn to_backend(&self, index: u8, status: &Status) -> (u64, u64) {
         let arrived = self.sink.to(self.wire.backend_mac(index));
-        (arrived, status.pools[0].backends[usize::from(index)].frames)
+        (arrived, status.dsr().pools[0].backends[usize::from(index)].frames)
     }
 }
 
@@ -125,7 +125,7 @@ pub(crate) fn count(status: &Status, reason: Reason) -> u64 {
         let counter: &pen_common::control::Counter = counter;
         counter.reason == reason.label()
     };
-    status.counters.iter().find(found).unwrap().count
+    status.dsr().counters.iter().find(found).unwrap().count
 }
 
 /// Everything that Pen dropped.
@@ -149,9 +149,9 @@ pub(crate) fn lost(status: &Status) -> u64 {
 
 /// The plane that was asked for carried every frame, natively.
 pub(crate) fn assert_plane(plane: Plane, status: &Status) {
-    assert_eq!(status.plane.actual, plane, "{:?}", status.plane);
+    assert_eq!(status.dsr().plane.actual, plane, "{:?}", status.dsr().plane);
     let native = Some(pen_common::config::XdpMode::Native);
-    assert_eq!(status.xdp.mode, native, "{:?}", status.xdp);
+    assert_eq!(status.dsr().xdp.mode, native, "{:?}", status.dsr().xdp);
     // The program counts what it hands over, room in the ring or not.
     let redirected = count(status, Reason::Redirected) - lost(status);
     let forwarded = count(status, Reason::Forwarded);

@@ -98,16 +98,16 @@ impl Pen {
 
     /// Whether the plane, its mode and all queues are what the measurement says; never a fall-back.
     fn is_as_named(&self, status: &Status) -> Result<()> {
-        let (plane, mode) = (status.plane.actual, status.xdp.mode);
+        let (plane, mode) = (status.dsr().plane.actual, status.dsr().xdp.mode);
         ensure!(
             plane == self.plane,
             "it is on plane {plane}: {}",
-            status.plane.why
+            status.dsr().plane.why
         );
         ensure!(
             mode == Some(XdpMode::Native),
             "its program is not native: {}",
-            status.xdp.why
+            status.dsr().xdp.why
         );
         let by = if self.plane == Plane::AfXdp {
             ServedBy::Worker
@@ -115,10 +115,10 @@ impl Pen {
             ServedBy::Program
         };
         ensure!(
-            status.queues.iter().all(|queue| queue.served_by == by),
+            status.dsr().queues.iter().all(|queue| queue.served_by == by),
             "a queue is not by {by}"
         );
-        let mut backends = status.pools.iter().flat_map(|pool| &pool.backends);
+        let mut backends = status.dsr().pools.iter().flat_map(|pool| &pool.backends);
         ensure!(
             backends.all(|backend| backend.state == BackendState::Up),
             "a back end is not up"
@@ -150,10 +150,10 @@ impl Pen {
     /// How its workers take frames, and what it has set on the device for that.
     pub(crate) fn polling(&self) -> Result<Polling> {
         let status = self.status()?;
-        let settings = status.nic_changes.into_iter();
+        let settings = status.dsr().nic_changes.into_iter();
         let settings = settings.filter(|change| POLLING_SETTINGS.contains(&change.what.as_str()));
         Ok(Polling {
-            busy: status.queues.iter().any(|queue| queue.busy_poll),
+            busy: status.dsr().queues.iter().any(|queue| queue.busy_poll),
             settings: settings.map(|change| (change.what, change.now)).collect(),
         })
     }
@@ -162,12 +162,12 @@ impl Pen {
     pub(crate) fn counts(&self) -> Result<Counts> {
         let status = self.status()?;
         let count = |reason: Reason| {
-            let mut counters = status.counters.iter();
+            let mut counters = status.dsr().counters.iter();
             counters
                 .find(|c| c.reason == reason.label())
                 .map_or(0, |counter| counter.count)
         };
-        let sockets = status.queues.iter();
+        let sockets = status.dsr().queues.iter();
         let sockets = sockets.filter_map(|queue| queue.xdp_statistics.as_ref());
         Ok(Counts {
             forwarded: count(Reason::Forwarded),

@@ -1,0 +1,66 @@
+//! What the proxy goes by, compiled from the state.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use pen_common::config::{Acl, Backend, Config, Service};
+
+use super::state::{Standing, State};
+use crate::proxy::{Place, Route, Routes, Server};
+
+/// The services of proxy mode.
+pub fn routes(state: &State) -> Routes {
+    let config = state.config();
+    let services = config.proxy_services();
+    Routes(services.map(|service| route(state, service)).collect())
+}
+
+fn route(state: &State, service: &Service) -> Route {
+    let config = state.config();
+    let pool = config.pool(&service.pool);
+    let backends = pool.map(|pool| pool.backends.as_slice());
+    let servers = backends.unwrap_or_default().iter().map(|backend| Server {
+        blacklisted: matches!(
+            state.standing(&service.pool, backend),
+            Standing::Blacklisted(_)
+        ),
+        ..server(config, backend)
+    });
+    let options = &service.proxy;
+    Route {
+        service: service.name.clone(),
+        listeners: service.listeners.clone(),
+        pool: service.pool.clone(),
+        client_acl: acl(config, options.client_acl),
+        seed: config.seed,
+        servers: servers.collect(),
+        emergency: options.emergency.as_ref().map(|b| server(config, b)),
+        abuse: options.abuse.as_ref().map(|b| server(config, b)),
+        options: options.clone(),
+    }
+}
+
+fn server(config: &Config, backend: &Backend) -> Server {
+    Server {
+        name: backend.name.clone(),
+        place: match backend.path() {
+            Some(path) => Place::Unix(PathBuf::from(path)),
+            None => Place::Tcp(SocketAddr::new(backend.address, backend.port)),
+        },
+        weight: backend.weight,
+        prio: backend.prio,
+        max: backend.max,
+        hard: backend.hard,
+        acl: acl(config, backend.acl),
+        blacklisted: false,
+    }
+}
+
+/// A list that nobody wrote is empty.
+fn acl(config: &Config, number: u8) -> Acl {
+    config
+        .acls
+        .get(usize::from(number))
+        .cloned()
+        .unwrap_or_default()
+}

@@ -1,0 +1,292 @@
+//! The data plane of a running daemon: the interface, the plane that forwards, and what is
+//! published to it.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use crossbeam::channel::Receiver;
+use pen_common::{
+    config::{Config, Plane},
+    control::{Degraded, QueueStatus, Rung, XdpStatus},
+    tables::Mac,
+};
+
+use super::{change::Change, flow_clock::FlowClock, open, start};
+use crate::{
+    control::{
+        grace::Readers,
+        publish::Publisher,
+        report::Seen,
+        snapshot::Snapshot,
+        state::{Command, State},
+    },
+    keeper::Keeper,
+    lock::InterfaceLock,
+    mapped::Mapped,
+    neighbor::Resolved,
+    plane::{Event, Workers},
+    watch::{NetEvent, Watch},
+};
+
+/// An announcement follows the one before after this time (RFC 5227, section 2.3).
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
+/// How often each VIP is announced (RFC 5227, section 2.3).
+pub(super) const ANNOUNCEMENTS: u32 = 2;
+/// The same after the link came up: the switch's port may come up later than ours, and what it is
+/// sent until then is lost. A Linux bridge takes up to a second.
+const ANNOUNCEMENTS_ON_LINK: u32 = 3;
+/// Events from workers that are looked at in one go.
+const EVENTS_AT_ONCE: usize = 64;
+
+/// Announcements that are still to come.
+pub(super) struct Again {
+    at: Instant,
+    times: u32,
+}
+
+/// The data plane at work.
+pub(super) struct Dsr {
+    pub(super) snapshot: Snapshot,
+    pub(super) publisher: Publisher,
+    pub(super) memory: Arc<Mapped>,
+    pub(super) readers: Arc<Readers>,
+    pub(super) keeper: Keeper,
+    pub(super) watch: Watch,
+    pub(super) plane: Plane,
+    pub(super) rungs: Vec<Rung>,
+    pub(super) xdp: XdpStatus,
+    pub(super) queues: Vec<QueueStatus>,
+    pub(super) degraded: Vec<Degraded>,
+    pub(super) workers: Option<Workers>,
+    pub(super) events: Receiver<Event>,
+    pub(super) announce_again: Option<Again>,
+    pub(super) flow_clock: FlowClock,
+    /// Given back last of all.
+    pub(super) lock: InterfaceLock,
+}
+
+impl Dsr {
+    /// What forwards, and for whom.
+    pub(super) fn in_one_line(&self, config: &Config) -> String {
+        let mode = self
+            .xdp
+            .mode
+            .map(|mode| format!(", {mode} XDP"))
+            .unwrap_or_default();
+        format!(
+            "{} on {}: plane {}{mode}",
+            start::listen_line(config.dsr_services()),
+            config.interface,
+            self.plane
+        )
+    }
+
+    /// Cores that workers are kept on.
+    pub(super) fn cores(&self) -> BTreeSet<usize> {
+        let queues = self.queues.iter();
+        queues
+            .filter_map(|queue| queue.core.map(|core| core as usize))
+            .collect()
+    }
+
+    /// Takes everything back that was set up.
+    pub(super) fn close(self) {
+        let Self {
+            mut keeper,
+            workers,
+            queues,
+            watch,
+            lock,
+            ..
+        } = self;
+        for queue in &queues {
+            keeper.unset_socket(queue.queue);
+        }
+        drop(workers);
+        keeper.close();
+        if let Err(error) = watch.close() {
+            tracing::warn!("neighbour entries can't be taken back: {error}");
+        }
+        drop(lock);
+    }
+
+    /// What the replies of the control socket are made of.
+    pub(super) fn seen<'a>(&'a self, state: &'a State) -> Seen<'a> {
+        Seen {
+            state,
+            snapshot: &self.snapshot,
+            memory: &self.memory,
+        }
+    }
+
+    /// What the kernel tells next.
+    ///
+    /// # Errors
+    /// The kernel's notifications are lost.
+    pub(super) async fn next(&mut self) -> Result<NetEvent> {
+        self.watch
+            .next()
+            .await
+            .context("the kernel's notifications are lost")
+    }
+
+    /// Takes in what the kernel tells.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub(super) fn happened(&mut self, event: NetEvent, change: &mut Change) -> Result<()> {
+        match event {
+            NetEvent::Neighbor(resolved) => self.resolved(resolved, change),
+            NetEvent::AddressAdded(_) | NetEvent::AddressRemoved(_) => {
+                let before = start::own_vips(&change.state);
+                change.observe(Command::LocalAddresses(self.watch.owned().all()));
+                if start::own_vips(&change.state) != before {
+                    self.announce(ANNOUNCEMENTS, &change.state);
+                }
+            }
+            NetEvent::LinkDown => {
+                tracing::warn!("{} is down", self.keeper.nic.name);
+                change.observe(Command::Carrier(false));
+                self.announce_again = None;
+            }
+            NetEvent::LinkUp { mac, mtu } => {
+                tracing::info!("{} is up", self.keeper.nic.name);
+                change.observe(Command::Carrier(true));
+                self.link(mac, mtu, change);
+                self.announce(ANNOUNCEMENTS_ON_LINK, &change.state);
+            }
+            NetEvent::LinkChanged { mac, mtu } => {
+                let moved = mac != self.keeper.nic.link.mac;
+                self.link(mac, mtu, change);
+                if moved {
+                    self.announce(ANNOUNCEMENTS, &change.state);
+                }
+            }
+            NetEvent::Queues { rx, tx } => self.queues_changed(rx, tx),
+            NetEvent::LinkGone => {
+                anyhow::bail!("interface {} is gone", self.keeper.nic.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// A changed MAC takes effect at once; one that comes or goes changes the tables.
+    fn resolved(&mut self, Resolved { address, mac }: Resolved, change: &mut Change) {
+        let mac = mac.map(Mac::new);
+        match mac {
+            Some(mac) => tracing::info!("back end {address} is at {mac}"),
+            None => tracing::warn!("back end {address} does not answer on the segment"),
+        }
+        change.observe(Command::Neighbor { address, mac });
+        let Some(mac) = mac else { return };
+        for pool in &change.state.config().pools {
+            for backend in pool.backends.iter().filter(|b| b.address == address) {
+                let id = change.state.id(&pool.name, &backend.name);
+                if let Some(was) = self.snapshot.backends.get_mut(&id) {
+                    was.mac = mac;
+                    self.publisher.replace_mac(id, mac);
+                }
+            }
+        }
+    }
+
+    fn link(&mut self, mac: [u8; 6], mtu: u32, change: &mut Change) {
+        self.keeper.nic.link.mac = mac;
+        self.keeper.nic.link.mtu = mtu;
+        let multi_buffer = self
+            .queues
+            .iter()
+            .all(|q| q.worker.is_none() || q.multi_buffer);
+        let redirect_len_max = match self.plane {
+            Plane::AfXdp => open::redirect_len_max(mtu, multi_buffer),
+            Plane::Auto | Plane::Xdp | Plane::AfPacket => 0,
+        };
+        change.observe(Command::Interface {
+            mac: Mac::new(mac),
+            redirect_len_max,
+        });
+    }
+
+    fn queues_changed(&mut self, rx: u32, tx: u32) {
+        let known = self.queues.len() as u32;
+        tracing::warn!("the interface has {rx} receive and {tx} transmit queues now");
+        self.degraded.retain(|degraded| degraded.what != "queues");
+        if rx > known && self.plane == Plane::AfXdp {
+            self.degraded.push(Degraded {
+                what: "queues".to_owned(),
+                why: format!(
+                    "{rx} receive queues, of which {known} were there at start; the \
+                              program serves the others. Restart to serve them by workers"
+                ),
+            });
+        }
+    }
+
+    /// Looks at what nobody tells: time, workers.
+    pub(super) fn tick(&mut self, now_ms: u64, state: &State) {
+        self.flow_clock.go_on(now_ms);
+        self.memory.set_flow_clock(self.flow_clock.seconds());
+        for event in self.events.try_iter().take(EVENTS_AT_ONCE) {
+            match event {
+                Event::NoMac { queue } => {
+                    tracing::debug!("queue {queue}: frames for a back end without MAC dropped");
+                }
+                Event::PortError { queue, error } => {
+                    tracing::error!("queue {queue}: {error}; the program serves it meanwhile");
+                }
+                Event::PortBack { queue } => tracing::info!("queue {queue} works again"),
+                Event::Ended { worker } => tracing::warn!("worker {worker} has ended"),
+            }
+        }
+        let due = |again: &mut Again| again.at <= Instant::now();
+        if let Some(Again { times, .. }) = self.announce_again.take_if(due) {
+            self.announce(times, state);
+        }
+    }
+
+    /// Announces what Pen answers for, so many times: now, and again a little later.
+    pub(super) fn announce(&mut self, times: u32, state: &State) {
+        self.announce_once(state);
+        let under_way = self.announce_again.take().map_or(0, |again| again.times);
+        let times = times.max(under_way);
+        self.announce_again = (times > 1).then(|| Again {
+            at: Instant::now() + ANNOUNCE_AGAIN,
+            times: times - 1,
+        });
+    }
+
+    fn announce_once(&mut self, state: &State) {
+        let own = start::own_vips(state);
+        let addresses: BTreeSet<IpAddr> = own.iter().map(|announced| announced.vip).collect();
+        let mac = self.keeper.nic.link.mac;
+        // Each for itself: an IPv6 group that can't be joined keeps no IPv4 address silent.
+        let own: Vec<_> = own.into_iter().collect();
+        for told in [
+            self.keeper.listen(&addresses),
+            self.keeper.announce(&own, mac),
+        ] {
+            if let Err(error) = told {
+                tracing::warn!("{error:#}");
+            }
+        }
+    }
+
+    /// Publishes `state` if the data plane would behave differently, or if it must count as a new
+    /// generation for somebody else's sake.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub(super) fn publish(&mut self, state: &State, anyway: bool) -> Result<()> {
+        let snapshot = Snapshot::compile(state, Some(&self.snapshot))?;
+        if anyway || snapshot.differs(&self.snapshot) {
+            self.publisher.publish(&snapshot)?;
+            self.snapshot = snapshot;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! Takes clients from one listening socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::listen::Listener;
+use super::service::Service;
+use super::session::{Visitor, serve};
+use super::stream::Stream;
+
+/// Before the next try where the process or the system has no descriptors left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listening socket in this thread's event loop.
+enum Open {
+    Tcp(TcpListener, u16),
+    Unix(UnixListener),
+}
+
+impl Open {
+    fn new(listener: Listener) -> io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(listener) => {
+                let port = listener.local_addr()?.port();
+                Self::Tcp(TcpListener::from_std(listener)?, port)
+            }
+            Listener::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, Visitor)> {
+        match self {
+            Self::Tcp(listener, port) => {
+                let (stream, peer) = listener.accept().await?;
+                let address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                let visitor = Visitor {
+                    address: Some(address),
+                    port: *port,
+                };
+                Ok((Stream::Tcp(stream), visitor))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let visitor = Visitor {
+                    address: None,
+                    port: 0,
+                };
+                Ok((Stream::Unix(stream), visitor))
+            }
+        }
+    }
+}
+
+/// Takes clients for as long as this thread lives; none while the service has as many connections
+/// as it may have, or too many of them wait for a server: they wait in the kernel then.
+///
+/// # Errors
+/// The socket is none for this event loop.
+pub(super) async fn accept(service: Arc<Service>, listener: Listener) -> io::Result<()> {
+    let listener = Open::new(listener)?;
+    let mut exhausted = false;
+    loop {
+        service.connections.open().await;
+        service.pending.open().await;
+        match listener.accept().await {
+            Ok((stream, visitor)) => {
+                if std::mem::take(&mut exhausted) {
+                    tracing::info!("service {}: clients are taken again", service.name);
+                }
+                let place = service.connections.push_in();
+                spawn_local(serve(Arc::clone(&service), stream, visitor, place));
+            }
+            Err(error) if is_exhaustion(&error) => {
+                if !std::mem::replace(&mut exhausted, true) {
+                    tracing::error!(
+                        "service {}: clients have to wait: {error}; mend: a greater limit of open \
+                         files (ulimit -n, LimitNOFILE=), or a smaller conn_max",
+                        service.name
+                    );
+                }
+                sleep(EXHAUSTED_PAUSE).await;
+            }
+            // The client's own trouble: it left before it was taken.
+            Err(error) => tracing::debug!("service {}: accept: {error}", service.name),
+        }
+    }
+}
+
+/// Whether descriptors or memory are used up (accept(2)).
+fn is_exhaustion(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&code))
+}

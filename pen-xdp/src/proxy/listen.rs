@@ -1,0 +1,207 @@
+//! Listening sockets: one for each listener and proxy thread, so that the kernel spreads clients
+//! over threads (SO_REUSEPORT); a Unix socket is shared.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::routes::{Route, Routes};
+
+/// The first socket of every listener. Clients wait in the kernel until somebody takes them.
+#[derive(Debug)]
+pub struct Bound {
+    routes: Routes,
+    first: Vec<Listening>,
+}
+
+/// One listener.
+#[derive(Debug)]
+struct Listening {
+    /// Place of its service among the routes.
+    service: usize,
+    backlog: i32,
+    socket: First,
+}
+
+#[derive(Debug)]
+enum First {
+    Tcp(SocketAddr, TcpListener),
+    Unix(SocketFile),
+}
+
+/// A socket for one thread.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Bound {
+    /// Binds every listener of `routes`.
+    ///
+    /// # Errors
+    /// Names the first one that can't be had, and what mends it.
+    pub(crate) fn open(routes: Routes) -> Result<Self> {
+        let mut first = Vec::new();
+        for (service, route) in routes.iter().enumerate() {
+            let backlog = i32::try_from(route.options.backlog).unwrap_or(i32::MAX);
+            for address in addresses(route) {
+                let socket = tcp_first(address, backlog)
+                    .map_err(|error| refused(route, &address.to_string(), error))?;
+                first.push(Listening {
+                    service,
+                    backlog,
+                    socket,
+                });
+            }
+            for path in &route.options.paths {
+                let file = SocketFile::bind(path)
+                    .with_context(|| format!("service {:?}", route.service))?;
+                first.push(Listening {
+                    service,
+                    backlog,
+                    socket: First::Unix(file),
+                });
+            }
+        }
+        Ok(Self { routes, first })
+    }
+
+    /// What is to be served.
+    pub(super) fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// Sockets for thread `thread`, each with the place of its service among the routes.
+    ///
+    /// # Errors
+    /// The kernel has no more of them.
+    pub(super) fn listeners(&self, thread: usize) -> Result<Vec<(usize, Listener)>> {
+        let sockets = self.first.iter().map(|listening| {
+            let socket = match &listening.socket {
+                First::Tcp(_, socket) if thread == 0 => socket.try_clone().map(Listener::Tcp),
+                First::Tcp(address, _) => {
+                    tcp(*address, listening.backlog, true).map(Listener::Tcp)
+                }
+                First::Unix(file) => file.listener.try_clone().map(Listener::Unix),
+            };
+            Ok((listening.service, socket?))
+        });
+        let sockets: io::Result<Vec<_>> = sockets.collect();
+        sockets.with_context(|| format!("no listening sockets for proxy thread {thread}"))
+    }
+}
+
+fn addresses(route: &Route) -> impl Iterator<Item = SocketAddr> {
+    let listeners = route.listeners.iter();
+    listeners.map(|listener| SocketAddr::new(listener.address, listener.port))
+}
+
+/// The first socket of a listener, after making sure that nobody else has the place: sockets that
+/// share it would take clients away from each other in silence.
+fn tcp_first(address: SocketAddr, backlog: i32) -> io::Result<First> {
+    let (address, probe) = match tcp(address, backlog, false) {
+        // A host without IPv6: all its addresses are IPv4.
+        Err(error)
+            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && matches!(
+                    error.raw_os_error(),
+                    Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL)
+                ) =>
+        {
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            (address, tcp(address, backlog, false)?)
+        }
+        probe => (address, probe?),
+    };
+    drop(probe);
+    Ok(First::Tcp(address, tcp(address, backlog, true)?))
+}
+
+/// `::` takes clients of both families.
+fn tcp(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    // Clients inherit it: a proxy that holds back small pieces adds a round trip to each.
+    socket.set_tcp_nodelay(true)?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+fn refused(route: &Route, place: &str, error: io::Error) -> anyhow::Error {
+    let mend = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::AddrInUse => "; `ss -ltnp` shows who listens there",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
+        _ => "",
+    };
+    let service = &route.service;
+    anyhow!("service {service:?}: can't listen on {place}: {error}{mend}")
+}
+
+/// A Unix socket that clients find by its file; the file is removed with it.
+#[derive(Debug)]
+struct SocketFile {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file that was made.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// A socket that a dead process left at `path` is removed first.
+    fn bind(path: &Path) -> Result<Self> {
+        let name = path.display();
+        if let Ok(metadata) = fs::symlink_metadata(path) {
+            if !metadata.file_type().is_socket() {
+                bail!("can't listen on {name}: something else has that name; remove it");
+            }
+            if UnixStream::connect(path).is_ok() {
+                bail!("can't listen on {name}: somebody listens there already");
+            }
+            fs::remove_file(path)
+                .with_context(|| format!("can't listen on {name}: the old socket stays"))?;
+        }
+        let bound = UnixListener::bind(path).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok((listener, identity(path)?))
+        });
+        let (listener, identity) = bound
+            .with_context(|| format!("can't listen on {name}; is its directory there?"))?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            identity,
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody else may have the name by now.
+        if identity(&self.path).is_ok_and(|found| found == self.identity)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!("socket {}: {error}", self.path.display());
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}

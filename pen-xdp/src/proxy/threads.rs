@@ -1,0 +1,110 @@
+//! The proxy's threads: each with an event loop of its own that takes clients and serves them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+use core_affinity::CoreId;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use super::accept::accept;
+use super::listen::{Bound, Listener};
+use super::service::Service;
+
+/// Running threads; they end when this is dropped.
+#[derive(Debug)]
+pub(super) struct Threads {
+    /// Its end tells them.
+    stop: Option<watch::Sender<()>>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    /// One thread for each core that this process may use, but for those that are `taken`; one at
+    /// least.
+    ///
+    /// # Errors
+    /// The kernel refuses a socket, an event loop or a thread.
+    pub(super) fn start(
+        bound: &Bound,
+        services: &[Arc<Service>],
+        taken: &BTreeSet<usize>,
+    ) -> Result<Self> {
+        let (stop, stopped) = watch::channel(());
+        let mut threads = Self {
+            stop: Some(stop),
+            handles: Vec::new(),
+        };
+        for (number, core) in cores(taken).into_iter().enumerate() {
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.with_context(|| format!("no event loop for thread {number}"))?;
+            let listeners = bound.listeners(number)?;
+            let listeners = listeners
+                .into_iter()
+                .filter_map(|(at, listener)| Some((Arc::clone(services.get(at)?), listener)))
+                .collect();
+            let stopped = stopped.clone();
+            let handle = thread::Builder::new()
+                .name(format!("pen-proxy{number}"))
+                .spawn(move || serve(&runtime, core, listeners, stopped));
+            let handle = handle.with_context(|| format!("no proxy thread {number}"))?;
+            threads.handles.push(handle);
+        }
+        Ok(threads)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.handles.len()
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        for handle in self.handles.drain(..) {
+            if handle.join().is_err() {
+                tracing::error!("a proxy thread has ended before its time");
+            }
+        }
+    }
+}
+
+/// The cores to serve on; `None` is wherever the scheduler likes.
+fn cores(taken: &BTreeSet<usize>) -> Vec<Option<CoreId>> {
+    let all = core_affinity::get_core_ids().unwrap_or_default();
+    let free: Vec<_> = all.into_iter().filter(|core| !taken.contains(&core.id)).collect();
+    match free.is_empty() {
+        true => vec![None],
+        false => free.into_iter().map(Some).collect(),
+    }
+}
+
+/// Serves until told to stop.
+fn serve(
+    runtime: &Runtime,
+    core: Option<CoreId>,
+    listeners: Vec<(Arc<Service>, Listener)>,
+    mut stopped: watch::Receiver<()>,
+) {
+    if let Some(core) = core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!("a proxy thread can't be kept on core {}", core.id);
+    }
+    let local = LocalSet::new();
+    for (service, listener) in listeners {
+        local.spawn_local(async move {
+            let name = service.name.clone();
+            if let Err(error) = accept(service, listener).await {
+                tracing::error!("service {name}: no clients are taken: {error}");
+            }
+        });
+    }
+    // Nothing is ever sent: the wait ends with the sender.
+    local.block_on(runtime, async {
+        let _ended = stopped.changed().await;
+    });
+}

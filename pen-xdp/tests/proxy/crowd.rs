@@ -1,0 +1,152 @@
+//! Many clients, or more than there is room for.
+
+use std::time::Duration;
+
+use crate::{
+    python::{self, Manner},
+    rig::{Pen, addresses, lab, server, wait_for},
+};
+
+/// Opens so many connections and holds them; says `held` when each had an answer.
+fn hold(count: usize) -> String {
+    format!(
+        "import resource, socket as s, time\n\
+         resource.setrlimit(resource.RLIMIT_NOFILE, ({count} + 100, {count} + 100))\n\
+         held = []\n\
+         for n in range({count}):\n\
+         \x20c = s.create_connection(('{}', 80), timeout=20); held.append(c)\n\
+         \x20c.sendall(b'x'); assert c.recv(1) == b'x'\n\
+         print('ready', flush=True)\n\
+         time.sleep(60)\n",
+        addresses()[0]
+    )
+}
+
+/// An echo server without threads.
+fn echo(count: usize) -> String {
+    format!(
+        "import resource, selectors, socket as s\n\
+         resource.setrlimit(resource.RLIMIT_NOFILE, ({count} + 100, {count} + 100))\n\
+         l = s.create_server(('', 80), backlog=1000)\n\
+         e = selectors.DefaultSelector(); e.register(l, selectors.EVENT_READ)\n\
+         print('ready', flush=True)\n\
+         while True:\n\
+         \x20for key, _ in e.select():\n\
+         \x20 if key.fileobj is l: e.register(l.accept()[0], selectors.EVENT_READ)\n\
+         \x20 else:\n\
+         \x20  c = key.fileobj; b = c.recv(1000)\n\
+         \x20  if b: c.sendall(b)\n\
+         \x20  else: e.unregister(c); c.close()\n"
+    )
+}
+
+#[test]
+fn ten_thousand_idle_connections_cost_little_memory_and_no_time() {
+    const COUNT: usize = 10_000;
+    if !lab::ready("ten_thousand_idle_connections_cost_little_memory_and_no_time") {
+        return;
+    }
+    let lab = lab(1);
+    let _server = python::start(lab.backend(0), &echo(COUNT));
+    let pen = Pen::start(&lab, &["80", &server(0)]);
+    let before = pen.resident_kib();
+    let script = hold(COUNT);
+    let client = lab.client().spawn("python3", ["-c", &script]).unwrap();
+    client.wait_for_line("ready", Duration::from_secs(60)).unwrap();
+    assert_eq!(pen.service().connections as usize, COUNT);
+    let each = (pen.resident_kib() - before) as f64 / COUNT as f64;
+    assert!(each <= 16.0, "{each} KiB for each idle connection");
+    let cpu = pen.cpu_seconds();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = pen.cpu_seconds() - cpu;
+    assert!(used < 0.1, "{used} CPU seconds for nothing");
+    drop(client);
+    pen.wait_until_idle();
+    pen.stop();
+}
+
+#[test]
+fn clients_wait_while_there_are_no_descriptors_and_are_served_then() {
+    if !lab::ready("clients_wait_while_there_are_no_descriptors_and_are_served_then") {
+        return;
+    }
+    let lab = lab(1);
+    let _server = python::start(lab.backend(0), &echo(1000));
+    let pen = Pen::start(&lab, &["80", &server(0)]);
+    let limit = pen.descriptors() + 20;
+    let pid = pen.process.id().to_string();
+    let nofile = format!("--nofile={limit}:{limit}");
+    lab.balancer().run_ok("prlimit", ["--pid", &pid, &nofile]).unwrap();
+    // Ten clients fit; the others wait until one of those leaves.
+    let said = python::client(
+        &lab,
+        "held = [connect() for _ in range(60)]\n\
+         served = 0\n\
+         for c in held:\n\
+         \x20c.sendall(b'x')\n\
+         \x20if c.recv(1) == b'x': served += 1\n\
+         \x20c.close()\n\
+         print(served)\n",
+    );
+    let served: usize = said.parse().unwrap();
+    // A client that was taken without a descriptor left for its server is let go.
+    assert!(served >= 55, "{served} of 60 were served");
+    pen.wait_until_idle();
+    let output = pen.process.output();
+    let told = output.matches("clients have to wait").count();
+    assert!((1..=10).contains(&told), "told {told} times:\n{output}");
+    pen.stop();
+}
+
+#[test]
+fn no_more_clients_than_allowed_are_taken_and_the_others_wait() {
+    if !lab::ready("no_more_clients_than_allowed_are_taken_and_the_others_wait") {
+        return;
+    }
+    let lab = lab(1);
+    let _echo = python::serve(&lab, 0, 80, Manner::Echo);
+    let pen = Pen::start(&lab, &["-x", "5", "80", &server(0)]);
+    let said = python::client(
+        &lab,
+        "held = [connect() for _ in range(20)]\n\
+         time.sleep(0.5)\n\
+         served = 0\n\
+         for c in held:\n\
+         \x20c.sendall(b'x')\n\
+         \x20if c.recv(1) == b'x': served += 1\n\
+         \x20c.close()\n\
+         print(served)\n",
+    );
+    assert_eq!(said, "20");
+    pen.wait_until_idle();
+    assert_eq!(pen.service().accepted, 20);
+    pen.stop();
+}
+
+#[test]
+fn nothing_leaks_over_a_hundred_thousand_refused_connects() {
+    if !lab::ready("nothing_leaks_over_a_hundred_thousand_refused_connects") {
+        return;
+    }
+    let lab = lab(2);
+    // Each client meets two servers that refuse.
+    let pen = Pen::start(&lab, &["-r", "-b", "0", "80", &server(0), &server(1)]);
+    let burst = "for n in range(10_000):\n\
+                 \x20c = connect(); r = c.recv(1); c.close()\n\
+                 print('done')\n";
+    let warm = "for n in range(500):\n\x20c = connect(); c.recv(1); c.close()\nprint('done')\n";
+    assert_eq!(python::client(&lab, warm), "done");
+    pen.wait_until_idle();
+    let (descriptors, memory) = (pen.descriptors(), pen.resident_kib());
+    for _ in 0..5 {
+        assert_eq!(python::client(&lab, burst), "done");
+    }
+    pen.wait_until_idle();
+    assert_eq!(pen.descriptors(), descriptors);
+    let grown = pen.resident_kib().saturating_sub(memory);
+    assert!(grown < 2048, "{grown} KiB more than before");
+    let failures: u64 = pen.service().servers.iter().map(|server| server.failures).sum();
+    assert_eq!(failures, 101_000);
+    wait_for("the last client's end", || pen.service().connections == 0);
+    pen.stop();
+}

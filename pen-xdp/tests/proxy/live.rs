@@ -1,0 +1,68 @@
+//! Asked and changed while it runs.
+
+use lab::Nginx;
+
+use crate::rig::{Pen, addresses, answerers, lab, server};
+
+#[test]
+fn servers_are_shown_in_pens_lines() {
+    if !lab::ready("servers_are_shown_in_pens_lines") {
+        return;
+    }
+    let lab = lab(2);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let second = format!("{}:80:10:20:2:1", server(1));
+    let pen = Pen::start(&lab, &["80", &server(0), &second]);
+    assert_eq!(answerers(&lab, addresses()[0], 1), ["be0"]);
+    pen.wait_until_idle();
+    let lines = pen.say("servers");
+    let lines: Vec<&str> = lines.lines().collect();
+    let first = "0 addr 10.77.0.11 port 80 conn 0 max 0 hard 0 weight 1 prio 0 sx ";
+    assert!(lines[0].starts_with(first), "{lines:?}");
+    let second = "1 addr 10.77.0.12 port 80 conn 0 max 10 hard 20 weight 2 prio 1 sx 0 rx 0";
+    assert_eq!(lines[1], second);
+    assert_eq!(pen.say("mode"), "no hash no roundrobin no stubborn no weight no prio\n");
+    pen.stop();
+}
+
+#[test]
+fn changes_are_in_force_from_the_reply_on() {
+    if !lab::ready("changes_are_in_force_from_the_reply_on") {
+        return;
+    }
+    let lab = lab(3);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let pen = Pen::start(&lab, &["80", &server(0), &server(1), &server(2)]);
+    assert_eq!(answerers(&lab, addresses()[0], 2), ["be0"; 2]);
+    let before = pen.status().generation;
+    assert!(pen.change("roundrobin") > before);
+    let turns = answerers(&lab, addresses()[0], 3);
+    assert_eq!(turns.iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "{turns:?}");
+    pen.change("server 1 blacklist 60");
+    let turns = answerers(&lab, addresses()[0], 6);
+    assert!(!turns.contains(&"be1".to_owned()), "{turns:?}");
+    assert_eq!(pen.say("timeout"), "3\n");
+    pen.change("timeout 7");
+    assert_eq!(pen.say("timeout"), "7\n");
+    let refusal = pen.ask("timeout 0").refusal.unwrap();
+    assert!(refusal.contains("timeout"), "{refusal}");
+    assert_eq!(pen.say("timeout"), "7\n");
+    pen.stop();
+}
+
+#[test]
+fn a_server_that_was_missed_can_be_readmitted_by_hand() {
+    if !lab::ready("a_server_that_was_missed_can_be_readmitted_by_hand") {
+        return;
+    }
+    let lab = lab(2);
+    let _other = Nginx::start(&lab, 1, &[80]).unwrap();
+    let pen = Pen::start(&lab, &["-r", "-b", "600", "80", &server(0), &server(1)]);
+    assert_eq!(answerers(&lab, addresses()[0], 3), ["be1"; 3]);
+    let _back = Nginx::start(&lab, 0, &[80]).unwrap();
+    assert_eq!(answerers(&lab, addresses()[0], 2), ["be1"; 2]);
+    pen.change("server 0 blacklist 0");
+    let both = answerers(&lab, addresses()[0], 4);
+    assert_eq!(both.iter().filter(|name| *name == "be0").count(), 2, "{both:?}");
+    pen.stop();
+}

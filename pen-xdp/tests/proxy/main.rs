@@ -1,0 +1,20 @@
+//! The proxy in a lab: real clients and servers in namespaces, and Pen between them as its users
+//! start it.
+//!
+//! ```text
+//!   client --- switch --- be0, be1, be2
+//!                |
+//!               lb0 (Pen listens on its own addresses)
+//! ```
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+mod access;
+mod balance;
+mod both;
+mod crowd;
+mod failover;
+mod live;
+mod python;
+mod refuse;
+mod rig;
+mod stream;

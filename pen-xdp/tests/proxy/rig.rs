@@ -1,0 +1,162 @@
+//! One Pen in one lab, started by a command line.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::IpAddr,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use lab::{Lab, Process, Signal, Station};
+use pen_common::control::{Envelope, ProxyStatus, ServerStatus, Servers, Status};
+
+const START: Duration = Duration::from_secs(15);
+const STOP: Duration = Duration::from_secs(15);
+/// Where every test listens unless it says otherwise.
+pub(crate) const PORT: u16 = 80;
+
+/// A running daemon.
+pub(crate) struct Pen {
+    pub(crate) process: Process,
+    pub(crate) control: PathBuf,
+    pid_file: PathBuf,
+}
+
+/// A lab with so many back ends.
+pub(crate) fn lab(backends: usize) -> Lab {
+    Lab::builder().backends(backends).build().unwrap()
+}
+
+/// Back end `index` as a word of the command line.
+pub(crate) fn server(index: usize) -> String {
+    Station::backend(index).v4().to_string()
+}
+
+/// Pen's address of each family.
+pub(crate) fn addresses() -> [IpAddr; 2] {
+    Station::balancer(0).addresses()
+}
+
+impl Pen {
+    /// Starts `pen -f WORDS` on the balancer and waits until it serves.
+    pub(crate) fn start(lab: &Lab, words: &[&str]) -> Self {
+        let folder = lab.folder().join("pen");
+        fs::create_dir_all(&folder).unwrap();
+        let (control, pid_file) = (folder.join("control"), folder.join("pid"));
+        let own = ["-f", "-C", control.to_str().unwrap(), "-p", pid_file.to_str().unwrap()];
+        let words = own.iter().chain(words);
+        let machine = lab.balancer();
+        let process = machine.spawn(env!("CARGO_BIN_EXE_pen"), words).unwrap();
+        process.wait_for_line("serving", START).unwrap();
+        Self {
+            process,
+            control,
+            pid_file,
+        }
+    }
+
+    /// The answer to one command, as text.
+    pub(crate) fn say(&self, line: &str) -> String {
+        say(&self.control, line)
+    }
+
+    /// The answer to one command.
+    pub(crate) fn ask(&self, command: &str) -> Envelope {
+        serde_json::from_str(&self.say(&format!("json {command}"))).unwrap()
+    }
+
+    /// A change that must be applied.
+    pub(crate) fn change(&self, command: &str) -> u64 {
+        let answer = self.ask(command);
+        assert!(answer.ok, "{command}: {:?}", answer.refusal);
+        answer.generation
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        serde_json::from_value(self.ask("status").value.unwrap()).unwrap()
+    }
+
+    /// The one service.
+    pub(crate) fn service(&self) -> ProxyStatus {
+        self.status().proxy.remove(0)
+    }
+
+    /// How many clients were not served for this reason.
+    pub(crate) fn refused(&self, reason: &str) -> u64 {
+        let refused = self.service().refused;
+        let found = refused.iter().find(|counter| counter.reason == reason);
+        found.unwrap_or_else(|| panic!("there is no reason {reason}: {refused:?}")).count
+    }
+
+    pub(crate) fn servers(&self) -> Vec<ServerStatus> {
+        let servers: Servers = serde_json::from_value(self.ask("servers").value.unwrap()).unwrap();
+        servers.pools.into_iter().next().unwrap().servers
+    }
+
+    /// Waits until nobody is connected any more.
+    pub(crate) fn wait_until_idle(&self) {
+        wait_for("all connections to end", || {
+            let service = self.service();
+            service.connections == 0 && service.servers.iter().all(|server| server.conn == 0)
+        });
+    }
+
+    /// Open descriptors of the daemon.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    }
+
+    /// Memory of the daemon that is really there, KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// CPU seconds that the daemon has used.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        // utime and stime, in the ticks of a hundredth that Linux tells (proc(5)).
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+        ticks as f64 / 100.0
+    }
+
+    /// Stops it in order; it must end well and leave nothing.
+    pub(crate) fn stop(mut self) {
+        let status = self.process.stop(Signal::Term, STOP).unwrap();
+        assert!(status.success(), "{status}: {}", self.process.output());
+        assert!(!self.control.exists() && !self.pid_file.exists());
+    }
+}
+
+/// What the daemon at this control socket answers to one line.
+pub(crate) fn say(control: &Path, line: &str) -> String {
+    let mut stream = UnixStream::connect(control).unwrap();
+    stream.set_read_timeout(Some(START)).unwrap();
+    stream.write_all(format!("{line}\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Waits until `done`, at most some seconds.
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + START;
+    while !done() {
+        assert!(Instant::now() < end, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Who answers each of `count` new connections of the client, `be0` and so on; a client that is
+/// not answered is `-`.
+pub(crate) fn answerers(lab: &Lab, address: IpAddr, count: usize) -> Vec<String> {
+    let one = || match lab::fetch(lab.client(), address, PORT, "/") {
+        Ok(page) => page.split(' ').next().unwrap().to_owned(),
+        Err(_) => "-".to_owned(),
+    };
+    (0..count).map(|_| one()).collect()
+}
