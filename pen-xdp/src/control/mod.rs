@@ -4,6 +4,7 @@
 pub mod grace;
 pub mod publish;
 pub mod report;
+pub mod routes;
 pub mod snapshot;
 pub mod socket;
 pub mod state;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use pen_common::config::{Acl, Backend, Config, Service};
 
-use super::state::{Standing, State};
+use super::state::State;
 use crate::proxy::{Place, Route, Routes, Server};
 
 /// The services of proxy mode.
@@ -20,16 +20,15 @@ fn route(state: &State, service: &Service) -> Route {
     let pool = config.pool(&service.pool);
     let backends = pool.map(|pool| pool.backends.as_slice());
     let servers = backends.unwrap_or_default().iter().map(|backend| Server {
-        blacklisted: matches!(
-            state.standing(&service.pool, backend),
-            Standing::Blacklisted(_)
-        ),
+        blacklisted_until_ms: state.blacklisted_until_ms(&service.pool, backend),
         ..server(config, backend)
     });
     let options = &service.proxy;
     Route {
         service: service.name.clone(),
+        mode: service.mode,
         listeners: service.listeners.clone(),
+        listen: service.listen_texts(),
         pool: service.pool.clone(),
         client_acl: acl(config, options.client_acl),
         seed: config.seed,
@@ -52,7 +51,7 @@ fn server(config: &Config, backend: &Backend) -> Server {
         max: backend.max,
         hard: backend.hard,
         acl: acl(config, backend.acl),
-        blacklisted: false,
+        blacklisted_until_ms: None,
     }
 }
 

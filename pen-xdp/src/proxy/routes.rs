@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use pen_common::config::{Acl, Listener, ProxyOptions};
+use pen_common::config::{Acl, Listener, Mode, ProxyOptions};
 
 /// All services of proxy mode, in the order of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,8 +16,12 @@ pub struct Routes(pub Vec<Route>);
 pub struct Route {
     /// Its name.
     pub service: String,
+    /// How it is served.
+    pub mode: Mode,
     /// Addresses that it listens on; its options name paths.
     pub listeners: Vec<Listener>,
+    /// Where clients connect to, for people.
+    pub listen: Vec<String>,
     /// The pool that serves it.
     pub pool: String,
     /// Its options.
@@ -51,8 +55,8 @@ pub struct Server {
     pub hard: u32,
     /// Whom it serves.
     pub acl: Acl,
-    /// Whether somebody has taken it out.
-    pub blacklisted: bool,
+    /// Until when a command has taken it out, milliseconds of the monotonic clock.
+    pub blacklisted_until_ms: Option<u64>,
 }
 
 /// Where a server is.

@@ -1,18 +1,22 @@
 //! What all threads share of one service: who serves whom, what is counted, how many may come.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pen_common::config::{FastClose, ProxyOptions};
-use pen_common::control::Refused;
+use pen_common::config::ProxyOptions;
 
-use super::balance::{self, Attempt, Balancer, Client, Rules, ServerId, Target};
+use super::balance::{self, Attempt, Balancer, Client, Refused, Rules, ServerId, Target};
 use super::gate::Gate;
-use super::relay::Counts;
+use super::relay::{self, Counts};
 use super::routes::{Place, Route, Server};
 use crate::plane::coarse_ns;
+
+/// Bytes in one direction without a pause after which the kernel passes them on by itself. A page
+/// with its pictures does not pay for a pipe, a download does.
+const SPLICE_AFTER: u64 = 256 << 10;
 
 /// One service.
 #[derive(Debug)]
@@ -24,27 +28,26 @@ pub(super) struct Service {
     pub(super) pending: Arc<Gate>,
     accepted: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
-    course: Mutex<Course>,
+    choice: Mutex<Choice>,
 }
 
 /// What a choice depends on and changes.
 #[derive(Debug)]
-struct Course {
-    balancer: Balancer,
+pub(super) struct Choice {
+    pub(super) balancer: Balancer,
     points: HashMap<ServerId, Arc<Point>>,
-    emergency: Option<Arc<Point>>,
-    abuse: Option<Arc<Point>>,
+    pub(super) emergency: Option<Arc<Point>>,
+    pub(super) abuse: Option<Arc<Point>>,
     settings: Settings,
 }
 
 /// What a connection goes by from its beginning to its end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) timeout: Duration,
-    pub(super) idle: Option<Duration>,
-    pub(super) fast_close: FastClose,
+    pub(super) source: Option<IpAddr>,
     pub(super) keepalive: bool,
-    pub(super) source: Option<std::net::IpAddr>,
+    pub(super) relay: relay::Options,
 }
 
 /// A server as a place to go to, and what went there.
@@ -52,37 +55,221 @@ pub(super) struct Settings {
 pub(super) struct Point {
     pub(super) name: String,
     pub(super) place: Place,
-    pub(super) counts: Counts,
+    /// Until when a command has taken it out, on the clock of [`now_ms`].
+    blacklisted_until_ms: Option<u64>,
+    pub(super) counts: Arc<Counts>,
+}
+
+/// A client's way through a service; its places are given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Visit {
+    service: Arc<Service>,
+    attempt: Attempt,
+    pub(super) settings: Settings,
+}
+
+/// Milliseconds of the monotonic clock.
+pub(super) fn now_ms() -> u64 {
+    coarse_ns() / 1_000_000
 }
 
 impl Service {
     pub(super) fn new(route: &Route) -> Self {
-        let balancer = Balancer::new(rules(route), servers(route));
-        let service = Self {
+        let mut choice = Choice {
+            balancer: Balancer::new(rules(route), servers(route)),
+            points: HashMap::new(),
+            emergency: None,
+            abuse: None,
+            settings: settings(&route.options),
+        };
+        choice.follow(route);
+        Self {
             name: route.service.clone(),
             connections: Arc::new(Gate::new(route.options.conn_max)),
             pending: Arc::new(Gate::new(route.options.pending_max)),
             accepted: AtomicU64::new(0),
             refused: [const { AtomicU64::new(0) }; Refused::ALL.len()],
-            course: Mutex::new(Course {
-                balancer,
-                points: HashMap::new(),
-                emergency: None,
-                abuse: None,
-                settings: Settings::of(&route.options),
-            }),
-        };
-        service.course().follow(route);
-        service
+            choice: Mutex::new(choice),
+        }
     }
 
     /// Goes by `route` from now on.
     pub(super) fn update(&self, route: &Route) {
         self.connections.set_max(route.options.conn_max);
         self.pending.set_max(route.options.pending_max);
-        let mut course = self.course();
-        course.balancer.update(rules(route), servers(route));
-        course.settings = Settings::of(&route.options);
-        course.follow(route);
+        let mut choice = self.choice();
+        choice.balancer.update(rules(route), servers(route));
+        choice.settings = settings(&route.options);
+        choice.follow(route);
+    }
+
+    /// Tries a server again, whatever happened to it before.
+    pub(super) fn readmit(&self, server: &str) {
+        let mut choice = self.choice();
+        let found = choice.points.iter().find(|(_, point)| point.name == server);
+        if let Some(id) = found.map(|(id, _)| *id) {
+            choice.balancer.blacklist(id, None);
+        }
+    }
+
+    /// Lets a client in.
+    ///
+    /// # Errors
+    /// Why it is refused; it is counted.
+    pub(super) fn admit(self: &Arc<Self>, client: Client) -> Result<Visit, Refused> {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        let mut choice = self.choice();
+        let attempt = choice.balancer.admit(client, now_ms());
+        let settings = choice.settings.clone();
+        drop(choice);
+        let attempt = attempt.inspect_err(|why| self.count(*why))?;
+        Ok(Visit {
+            service: Arc::clone(self),
+            attempt,
+            settings,
+        })
+    }
+
+    /// Everything that is locked; a thread that broke down while it had the lock has left it whole,
+    /// as nothing in there is half done at any point that can fail.
+    pub(super) fn choice(&self) -> MutexGuard<'_, Choice> {
+        self.choice.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Clients that were taken.
+    pub(super) fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How often clients were not served for this reason.
+    pub(super) fn refused(&self, why: Refused) -> u64 {
+        self.refused[why as usize].load(Ordering::Relaxed)
+    }
+
+    fn count(&self, why: Refused) {
+        self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Choice {
+    /// The server at this place of the configuration.
+    pub(super) fn point(&self, id: ServerId) -> Option<&Arc<Point>> {
+        self.points.get(&id)
+    }
+
+    /// Goes by the servers of `route`, which the balancer has already.
+    fn follow(&mut self, route: &Route) {
+        let before = std::mem::take(&mut self.points);
+        for (index, server) in route.servers.iter().enumerate() {
+            let Some(id) = self.balancer.id(index) else {
+                continue;
+            };
+            let known = before.get(&id);
+            let was = known.and_then(|point| point.blacklisted_until_ms);
+            let until = server.blacklisted_until_ms;
+            // What ended by time needs no word, and might speak of a later failure.
+            if until != was && (until.is_some() || was > Some(now_ms())) {
+                self.balancer.blacklist(id, until);
+            }
+            self.points.insert(id, Point::of(server, known));
+        }
+        let last = |server: &Option<Server>, was: &Option<Arc<Point>>| {
+            server.as_ref().map(|server| Point::of(server, was.as_ref()))
+        };
+        self.emergency = last(&route.emergency, &self.emergency);
+        self.abuse = last(&route.abuse, &self.abuse);
+    }
+}
+
+impl Point {
+    /// Goes on counting where it did `before`.
+    fn of(server: &Server, before: Option<&Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self {
+            name: server.name.clone(),
+            place: server.place.clone(),
+            blacklisted_until_ms: server.blacklisted_until_ms,
+            counts: before.map(|point| Arc::clone(&point.counts)).unwrap_or_default(),
+        })
+    }
+}
+
+impl Visit {
+    /// Where to go next; `None` if nobody is left, which is counted.
+    pub(super) fn next(&mut self) -> Option<Arc<Point>> {
+        let mut choice = self.service.choice();
+        let target = choice.balancer.next(&mut self.attempt, now_ms());
+        let point = match target {
+            Ok(Target::Server(id)) => choice.points.get(&id).cloned(),
+            Ok(Target::Emergency) => choice.emergency.clone(),
+            Ok(Target::Abuse) => choice.abuse.clone(),
+            Err(why) => {
+                drop(choice);
+                self.service.count(why);
+                return None;
+            }
+        };
+        point
+    }
+
+    /// The connection stands.
+    pub(super) fn connected(&mut self) {
+        let mut choice = self.service.choice();
+        choice.balancer.connected(&mut self.attempt);
+    }
+
+    /// It could not be made.
+    pub(super) fn failed(&mut self) {
+        let mut choice = self.service.choice();
+        choice.balancer.failed(&mut self.attempt, now_ms());
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut choice = self.service.choice();
+        choice.balancer.ended(&mut self.attempt);
+    }
+}
+
+fn rules(route: &Route) -> Rules {
+    let options = &route.options;
+    let ms = |seconds: u32| u64::from(seconds) * 1000;
+    Rules {
+        switches: options.balance,
+        blacklist_ms: ms(options.blacklist),
+        tracking_ms: ms(options.tracking),
+        clients_max: options.clients_max,
+        // The gate lets no more in: clients wait, and are not refused.
+        conn_max: u32::MAX,
+        client_acl: route.client_acl.clone(),
+        emergency: route.emergency.is_some(),
+        abuse: route.abuse.is_some(),
+        seed: route.seed,
+    }
+}
+
+fn servers(route: &Route) -> Vec<balance::Server> {
+    let servers = route.servers.iter().map(|server| balance::Server {
+        name: server.name.clone(),
+        weight: server.weight,
+        prio: server.prio,
+        max: server.max,
+        hard: server.hard,
+        acl: server.acl.clone(),
+    });
+    servers.collect()
+}
+
+fn settings(options: &ProxyOptions) -> Settings {
+    let idle = u64::from(options.idle_timeout);
+    Settings {
+        timeout: Duration::from_secs(options.timeout.into()),
+        source: options.source,
+        keepalive: options.keepalive,
+        relay: relay::Options {
+            idle: (idle > 0).then(|| Duration::from_secs(idle)),
+            fast_close: options.tcp_fastclose,
+            splice_after: SPLICE_AFTER,
+        },
     }
 }
