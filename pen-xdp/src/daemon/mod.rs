@@ -18,7 +18,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, thread, time::Instant};
 use anyhow::{Context, Result};
 use crossbeam::channel::Receiver;
 use pen_common::{
-    config::Plane,
+    config::{Balance, Plane},
     control::{Action, Degraded, QueueStatus, Reply, Request, Rung, Value, XdpStatus, mode_line},
     tables::Mac,
 };
@@ -328,10 +328,14 @@ impl Daemon {
                 server: server.clone(),
                 changes: changes.clone(),
             }),
-            Action::RoundRobin(on) => self.state.apply(Command::RoundRobin {
+            Action::Switch(Balance::RoundRobin, on) => self.state.apply(Command::RoundRobin {
                 service: request.service.clone(),
                 on: *on,
             }),
+            Action::Switch(..) | Action::Option { .. } | Action::Acl(..) => {
+                let why = "that can't be changed while Pen runs, yet".to_owned();
+                return self.reply(&request, answer, Err(why));
+            }
             Action::Status
             | Action::Servers
             | Action::Counters
@@ -366,7 +370,7 @@ impl Daemon {
                     .iter()
                     .find(|s| service.is_none_or(|n| n == s.name));
                 let found = found.ok_or_else(|| "there is no such service".to_owned())?;
-                Ok(Value::Text(mode_line(found.hash)))
+                Ok(Value::Text(mode_line(found.switches())))
             }
             Action::Pid => Ok(Value::Number(u64::from(std::process::id()))),
             Action::Control => {
@@ -384,7 +388,9 @@ impl Daemon {
                 Ok(Value::Applied)
             }
             Action::Nothing | Action::Blank => Ok(Value::Applied),
-            Action::Server(..) | Action::RoundRobin(_) => Ok(Value::Applied),
+            Action::Server(..) | Action::Switch(..) | Action::Option { .. } | Action::Acl(..) => {
+                Ok(Value::Applied)
+            }
         }
     }
 
