@@ -53,6 +53,7 @@ fn a_small_file_and_all_its_defaults() {
             pool: "web".to_owned(),
             vlan: None,
             hash: HashBy::Flow,
+            proxy: ProxyOptions::default(),
         }],
         pools: vec![Pool {
             name: "web".to_owned(),
@@ -171,6 +172,7 @@ weight = 0
             hard: 20,
             prio: 4,
             blacklist: 5,
+            acl: 0,
         }
     );
     assert_eq!(
@@ -331,6 +333,7 @@ prop_compose! {
             ring_size: 1 << ring,
             plane, xdp_mode, busy, zero_copy, multi_buffer, seed, debug, foreground,
             finish_checksums, table_memory, control, pid_file, bpffs, run_dir,
+            acls: Vec::new(),
             services: Vec::new(),
             pools: Vec::new(),
         }

@@ -16,6 +16,10 @@ fn action(line: &str) -> Action {
 #[test]
 fn requests() {
     let server = |index, change| Action::Server(ServerRef::Index(index), vec![change]);
+    let option = |key, value: Option<&str>| Action::Option {
+        key,
+        value: value.map(str::to_owned),
+    };
     for (line, expected) in [
         ("status", Action::Status),
         ("servers", Action::Servers),
@@ -26,9 +30,32 @@ fn requests() {
         ("listen", Action::Listen),
         ("debug", Action::Debug(None)),
         ("debug 2", Action::Debug(Some(2))),
-        ("roundrobin", Action::RoundRobin(true)),
-        ("no roundrobin", Action::RoundRobin(false)),
-        ("no stubborn", Action::Nothing),
+        ("roundrobin", Action::Switch(Balance::RoundRobin, true)),
+        ("no roundrobin", Action::Switch(Balance::RoundRobin, false)),
+        ("no stubborn", Action::Switch(Balance::Stubborn, false)),
+        ("least", Action::Switch(Balance::Least, true)),
+        ("weight", Action::Switch(Balance::Weight, true)),
+        ("tcp_nodelay", Action::Nothing),
+        ("timeout", option("timeout", None)),
+        ("timeout 5", option("timeout", Some("5"))),
+        ("idle_timeout", option("idle_timeout", None)),
+        ("tcp_fastclose up", option("tcp_fastclose", Some("up"))),
+        ("source 10.0.0.1", option("source", Some("10.0.0.1"))),
+        ("keepalive", option("keepalive", Some("true"))),
+        ("no keepalive", option("keepalive", Some("false"))),
+        ("no acl 3", Action::Acl(3, AclChange::Clear)),
+        (
+            "acl 9 deny 10.1.2.3 255.0.0.0",
+            Action::Acl(
+                9,
+                AclChange::Add(vec![AclLine {
+                    permit: false,
+                    network: Ipv4Addr::new(10, 0, 0, 0).into(),
+                    prefix: 8,
+                }]),
+            ),
+        ),
+        ("server 1 acl 4", server(1, Change::Acl(4))),
         ("", Action::Blank),
         ("# remark", Action::Blank),
         ("server 0 blacklist 30", server(0, Change::Blacklist(30))),
@@ -115,8 +142,18 @@ fn refusals_in_both_forms() {
         ),
         (
             "recent",
-            "`recent` belongs to proxy mode, which isn't there yet: leave it out\n",
-            "`recent` belongs to proxy mode",
+            "`recent` is refused: clients can't be shown yet\n",
+            "`recent` is refused",
+        ),
+        (
+            "timeout 0",
+            "timeout = 0 is out of range (1..=3600)\n",
+            "timeout = 0 is out of range (1..=3600)",
+        ),
+        (
+            "no acl",
+            "`no acl` takes the number of the list: no acl 1\n",
+            "`no acl` takes",
         ),
         (
             "-s",
@@ -214,14 +251,28 @@ fn replies_byte_for_byte() {
     );
     assert_eq!(raw(Value::Applied), "");
     assert_eq!(raw(Value::Number(42)), "42\n");
-    let mode = mode_line(HashBy::Source);
+    let mode = mode_line(Switches::default());
     assert_eq!(
         raw(Value::Text(mode)),
         "no hash no roundrobin no stubborn no weight no prio\n"
     );
+    let mut dsr = Service::new("s");
+    let shown = "no hash roundrobin no stubborn no weight no prio";
+    assert_eq!(mode_line(dsr.switches()), shown);
+    dsr.hash = HashBy::Source;
     assert_eq!(
-        mode_line(HashBy::Flow),
-        "no hash roundrobin no stubborn no weight no prio"
+        mode_line(dsr.switches()),
+        shown.replace("roundrobin", "no roundrobin")
+    );
+    let mut all = Service::new("s");
+    all.mode = Mode::Tcp;
+    assert_eq!(mode_line(all.switches()), mode_line(Switches::default()));
+    for switch in Balance::ALL {
+        all.proxy.balance.set(*switch, true);
+    }
+    assert_eq!(
+        mode_line(all.switches()),
+        "hash roundrobin stubborn weight prio least"
     );
     let refused = Reply {
         generation: 3,

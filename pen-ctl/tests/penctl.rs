@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pen_common::config::{Busy, HashBy, Plane, Protocol, XdpMode};
+use pen_common::config::{Busy, HashBy, Plane, Protocol, Switches, XdpMode};
 use pen_common::control::*;
 
 /// A folder of its own for each test, gone at the end.
@@ -312,8 +312,8 @@ fn lines_that_scripts_parse() {
         ),
         (
             "mode",
-            Value::Text(mode_line(HashBy::Flow)),
-            format!("{}\n", mode_line(HashBy::Flow)),
+            Value::Text(mode_line(Switches::default())),
+            format!("{}\n", mode_line(Switches::default())),
         ),
         ("pid", Value::Number(42), "42\n".to_owned()),
     ] {

@@ -1,6 +1,10 @@
 //! Access lists: which addresses may pass.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::address::parse_number;
+use super::commands::shown;
 
 /// Access lists that there are: Pen's numbers 0 to 9.
 pub const ACLS_MAX: usize = 10;
@@ -24,7 +28,24 @@ pub struct AclLine {
     pub prefix: u8,
 }
 
+/// One change of an access list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AclChange {
+    /// More lines at its end. One command can mean two: `all` is both families.
+    Add(Vec<AclLine>),
+    /// No lines any more: everyone passes.
+    Clear,
+}
+
 impl Acl {
+    /// Carries out a change.
+    pub fn change(&mut self, change: &AclChange) {
+        match change {
+            AclChange::Add(lines) => self.lines.extend_from_slice(lines),
+            AclChange::Clear => self.lines.clear(),
+        }
+    }
+
     /// Whether a client may pass.
     pub fn permits(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
@@ -37,7 +58,109 @@ impl Acl {
     }
 }
 
+impl fmt::Display for AclLine {
+    /// As it is written: `permit 10.0.0.0/8`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.permit { "permit" } else { "deny" };
+        write!(f, "{verb} {}/{}", self.network, self.prefix)
+    }
+}
+
+/// Parses what follows the number in `acl N permit|deny ...`: `IP`, `IP MASK`, `IP/LEN` or `all`.
+///
+/// # Errors
+/// A sentence that names the text and how to write it.
+pub(crate) fn parse_acl_lines(words: &[&str]) -> Result<Vec<AclLine>, String> {
+    let wrong = |why: String| format!("access list: {:?}: {why}", shown(&words.join(" ")));
+    let usage = "write permit or deny, then IP, IP/LENGTH, IP MASK or all: permit 10.0.0.0/8";
+    let (permit, who) = match words {
+        ["permit", who @ ..] => (true, who),
+        ["deny", who @ ..] => (false, who),
+        _ => return Err(wrong(usage.to_owned())),
+    };
+    let networks = match who {
+        ["country", ..] => {
+            let why =
+                "lists by country aren't there: Pen has no table of countries; write networks";
+            return Err(wrong(why.to_owned()));
+        }
+        ["all"] => vec![
+            (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+        ],
+        [network] => vec![parse_network(network).map_err(wrong)?],
+        [address, mask] => vec![parse_masked(address, mask).map_err(wrong)?],
+        _ => return Err(wrong(usage.to_owned())),
+    };
+    let lines = networks
+        .into_iter()
+        .map(|(network, prefix)| AclLine::new(permit, network, prefix));
+    Ok(lines.collect())
+}
+
+fn parse_network(text: &str) -> Result<(IpAddr, u8), String> {
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (text, None),
+    };
+    let address: IpAddr = address
+        .parse()
+        .map_err(|_| format!("{:?} is not an address", shown(address)))?;
+    let longest = longest_prefix(address);
+    let prefix = match length {
+        Some(length) => parse_number("the length", length, 0..=longest)?,
+        None => longest,
+    };
+    Ok((address, prefix))
+}
+
+fn parse_masked(address: &str, mask: &str) -> Result<(IpAddr, u8), String> {
+    let wrong = |text: &str| format!("{:?} is not an IPv4 address", shown(text));
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong(address))?;
+    let bits = mask.parse::<Ipv4Addr>().map_err(|_| wrong(mask))?.to_bits();
+    // Pen took any bits; a mask with holes was a slip each time somebody wrote one.
+    match bits.leading_ones() + bits.trailing_zeros() {
+        32.. => {
+            let prefix = u8::try_from(bits.leading_ones()).expect("an address has 32 bits");
+            Ok((IpAddr::V4(address), prefix))
+        }
+        _ => Err(format!("the mask {mask} has holes: ones, then zeros")),
+    }
+}
+
+fn longest_prefix(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
 impl AclLine {
+    /// A line about the network that `address` is in.
+    pub(crate) fn new(permit: bool, address: IpAddr, prefix: u8) -> Self {
+        // IPv4 clients are seen as such, so a network of mapped addresses would match nobody.
+        let (address, prefix) = match address.to_canonical() {
+            v4 @ IpAddr::V4(_) if address.is_ipv6() && prefix >= 96 => (v4, prefix - 96),
+            _ => (address, prefix),
+        };
+        // Pen compared with the bits beyond the mask as written, and such a line never matched.
+        let network = match address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+                Ipv4Addr::from_bits(v4.to_bits() & mask).into()
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+                Ipv6Addr::from_bits(v6.to_bits() & mask).into()
+            }
+        };
+        Self {
+            permit,
+            network,
+            prefix,
+        }
+    }
+
     fn matches(&self, client: IpAddr) -> bool {
         match (self.network, client) {
             (IpAddr::V4(network), IpAddr::V4(client)) => {

@@ -1,14 +1,58 @@
 //! How addresses are written: `VIP[:port]` for listeners, `host:port:max:hard:weight:prio` for
-//! back ends, IPv6 in brackets in both.
+//! back ends, IPv6 in brackets in both; in proxy mode also `port` and `/path`.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
-use super::{Backend, Listener, Protocol};
+use super::{Backend, Listener, Protocol, Service};
+
+/// Longest path of a Unix socket in bytes (Linux: 108 with its closing zero).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Names of ports that may stand for them (IANA): those that people balance.
+const PORT_NAMES: &[(&str, u16)] = &[
+    ("domain", 53),
+    ("ftp", 21),
+    ("http", 80),
+    ("https", 443),
+    ("imap", 143),
+    ("imaps", 993),
+    ("ldap", 389),
+    ("ldaps", 636),
+    ("mqtt", 1883),
+    ("mysql", 3306),
+    ("pop3", 110),
+    ("pop3s", 995),
+    ("postgresql", 5432),
+    ("smtp", 25),
+    ("ssh", 22),
+    ("submission", 587),
+];
+
+/// Where a proxy listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAt {
+    /// At a port.
+    Port(Listener),
+    /// At a Unix socket.
+    Path(PathBuf),
+}
+
+impl ListenAt {
+    /// Makes it one more of where `service` listens.
+    pub(crate) fn join(self, service: &mut Service) {
+        match self {
+            Self::Port(listener) => service.listeners.push(listener),
+            Self::Path(path) => service.proxy.paths.push(path),
+        }
+    }
+}
 
 /// A back end as written in Pen's positional form. Fields from the right may be absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
-    /// Address without brackets, or host name.
+    /// Address without brackets, host name, or path of a Unix socket.
     pub host: String,
     /// 0 if absent.
     pub port: u16,
@@ -23,7 +67,44 @@ pub struct HostPort {
     pub prio: u32,
 }
 
+impl fmt::Display for HostPort {
+    /// As it is written, with as few fields as say the same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') && !self.host.contains('/') {
+            true => write!(f, "[{}]", self.host)?,
+            false => f.write_str(&self.host)?,
+        }
+        let weight = self.weight.unwrap_or(1);
+        if (self.max, self.hard, weight, self.prio) != (0, 0, 1, 0) {
+            let Self {
+                port,
+                max,
+                hard,
+                prio,
+                ..
+            } = self;
+            return write!(f, ":{port}:{max}:{hard}:{weight}:{prio}");
+        }
+        match self.port {
+            0 => Ok(()),
+            port => write!(f, ":{port}"),
+        }
+    }
+}
+
 impl HostPort {
+    /// How a back end is written.
+    pub(crate) fn of(backend: &Backend) -> Self {
+        Self {
+            host: backend.host.clone(),
+            port: backend.port,
+            max: backend.max,
+            hard: backend.hard,
+            weight: Some(backend.weight).filter(|weight| *weight > 0),
+            prio: backend.prio,
+        }
+    }
+
     /// Writes what was given over `backend`, whose name becomes the host as written.
     pub(crate) fn fill(self, backend: &mut Backend) {
         backend.name.clone_from(&self.host);
@@ -75,19 +156,72 @@ pub fn parse_listener(text: &str, protocol: Protocol) -> Result<Listener, String
     })
 }
 
-/// Parses `host[:port[:max[:hard[:weight[:prio]]]]]`, IPv6 in brackets.
+/// Parses where a proxy listens: `port` (on all addresses), `address:port` with IPv6 in brackets
+/// or, as Pen took it, with the last colon before the port; or `/path` of a Unix socket.
+///
+/// # Errors
+/// A sentence that names the text and how to write it.
+pub fn parse_place(text: &str) -> Result<ListenAt, String> {
+    let wrong = |why: String| format!("listen {text:?}: {why}");
+    if text.starts_with(['/', '.']) {
+        check_path(text).map_err(wrong)?;
+        return Ok(ListenAt::Path(PathBuf::from(text)));
+    }
+    let (place, protocol) = match text.rsplit_once('/') {
+        Some((place, word)) => (place, word.parse::<Protocol>().map_err(wrong)?),
+        None => (text, Protocol::Tcp),
+    };
+    if protocol == Protocol::Udp {
+        return Err(wrong("a proxy for UDP isn't there yet".to_owned()));
+    }
+    let (address, port) = split_place(place).map_err(wrong)?;
+    if port == 0 {
+        return Err(wrong(
+            "a proxy listens at one port, and 0 is none".to_owned(),
+        ));
+    }
+    check_bindable(address).map_err(wrong)?;
+    Ok(ListenAt::Port(Listener {
+        address,
+        port,
+        protocol,
+    }))
+}
+
+/// Address and port of a listener; a port alone is on all addresses of both families.
+fn split_place(place: &str) -> Result<(IpAddr, u16), String> {
+    let is_port =
+        |word: &str| word.bytes().all(|b| b.is_ascii_digit()) || named_port(word).is_some();
+    let portless = || format!("the port is missing: {place}:80");
+    if !place.is_empty() && is_port(place) {
+        return Ok((Ipv6Addr::UNSPECIFIED.into(), parse_named_port(place)?));
+    }
+    let pens_ipv6 = place
+        .rsplit_once(':')
+        .filter(|_| !place.starts_with('['))
+        .and_then(|(host, port)| Some((host.parse::<Ipv6Addr>().ok()?, port)));
+    if let Some((address, port)) = pens_ipv6 {
+        return Ok((address.into(), parse_named_port(port)?));
+    }
+    let (host, port) = split_host(place)?;
+    let address = host
+        .parse()
+        .map_err(|_| format!("{host:?} is not an address (names are not looked up here)"))?;
+    Ok((address, parse_named_port(port.ok_or_else(portless)?)?))
+}
+
+/// Parses `host[:port[:max[:hard[:weight[:prio]]]]]`, IPv6 in brackets; a host with a slash is the
+/// path of a Unix socket.
 ///
 /// # Errors
 /// A sentence that names the text, the field and how to write it.
 pub fn parse_server(text: &str) -> Result<HostPort, String> {
     let wrong = |why: String| format!("server {text:?}: {why}");
-    if text.contains('/') {
-        return Err(wrong(
-            "a Unix socket can't be a back end in DSR: write its address".into(),
-        ));
-    }
     let (host, rest) = split_host(text).map_err(wrong)?;
-    check_host(host).map_err(wrong)?;
+    match host.contains('/') {
+        true => check_path(host).map_err(wrong)?,
+        false => check_host(host).map_err(wrong)?,
+    }
     let mut fields = rest.map(|rest| rest.split(':')).into_iter().flatten();
     let mut server = HostPort {
         host: host.to_owned(),
@@ -98,7 +232,7 @@ pub fn parse_server(text: &str) -> Result<HostPort, String> {
         prio: 0,
     };
     if let Some(field) = fields.next() {
-        server.port = parse_port(field).map_err(wrong)?;
+        server.port = parse_named_port(field).map_err(wrong)?;
     }
     if let Some(field) = fields.next() {
         server.max = parse_number("max", field, 0..=u32::MAX).map_err(wrong)?;
@@ -167,6 +301,44 @@ pub(crate) fn check_unicast(address: IpAddr) -> Result<(), String> {
     }
 }
 
+/// Whether a proxy can listen at this address; the unspecified one stands for all.
+pub(crate) fn check_bindable(address: IpAddr) -> Result<(), String> {
+    match address.is_unspecified() {
+        true => Ok(()),
+        false => check_connectable(address),
+    }
+}
+
+/// Whether a connection can go to, or come from, this address; this machine's own do.
+pub(crate) fn check_connectable(address: IpAddr) -> Result<(), String> {
+    if let IpAddr::V4(v4) = address.to_canonical()
+        && address.is_ipv6()
+    {
+        return Err(format!("{address} is an IPv4 address: write {v4}"));
+    }
+    match address.is_loopback() {
+        true => Ok(()),
+        false => check_unicast(address)
+            .map_err(|_| format!("{address} is no address of one machine: use a unicast address")),
+    }
+}
+
+/// Whether a Unix socket can be there. The daemon changes its folder, so the path is a whole one.
+pub(crate) fn check_path(path: &str) -> Result<(), String> {
+    if !path.starts_with('/') {
+        return Err(format!(
+            "{path:?} is not the path of a Unix socket: it begins with a slash"
+        ));
+    }
+    let strange = |c: char| c.is_control() || c.is_whitespace();
+    if path.len() > SOCKET_PATH_MAX || path.ends_with('/') || path.contains(strange) {
+        return Err(format!(
+            "{path:?} can't be the path of a Unix socket (up to {SOCKET_PATH_MAX} bytes, no blanks)"
+        ));
+    }
+    Ok(())
+}
+
 /// Splits the host (brackets removed) from what follows its colon, if one does.
 fn split_host(text: &str) -> Result<(&str, Option<&str>), String> {
     if let Some(bracketed) = text.strip_prefix('[') {
@@ -195,8 +367,18 @@ fn split_host(text: &str) -> Result<(&str, Option<&str>), String> {
 }
 
 /// Parses a port; 0 is one.
-pub(crate) fn parse_port(text: &str) -> Result<u16, String> {
+fn parse_port(text: &str) -> Result<u16, String> {
     parse_number("port", text, 0..=u16::MAX)
+}
+
+/// Parses a port or one of a few names for it.
+pub(crate) fn parse_named_port(text: &str) -> Result<u16, String> {
+    named_port(text).map_or_else(|| parse_port(text), Ok)
+}
+
+fn named_port(text: &str) -> Option<u16> {
+    let named = PORT_NAMES.iter().find(|(name, _)| *name == text);
+    named.map(|(_, port)| *port)
 }
 
 /// Parses a decimal number within `range`; the error names `what`.
@@ -206,7 +388,7 @@ pub(crate) fn parse_number<T>(
     range: std::ops::RangeInclusive<T>,
 ) -> Result<T, String>
 where
-    T: Copy + PartialOrd + TryFrom<u64> + std::fmt::Display,
+    T: Copy + PartialOrd + TryFrom<u64> + fmt::Display,
 {
     let (first, last) = (range.start(), range.end());
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::address::{parse_number, parse_port};
+use super::acl::{AclChange, parse_acl_lines};
+use super::address::{parse_named_port, parse_number};
 use super::given::Given;
-use super::keys::{CONFIG, read_host};
+use super::keys::{CONFIG, read_acl_number, read_host};
 use super::nearest::did_you_mean;
-use super::{BACKENDS_PER_POOL_MAX, Config, check_interface};
+use super::{BACKENDS_PER_POOL_MAX, Balance, Config, Service, check_interface};
 
 /// Letters of a stranger's word that a message repeats.
 const WORD_SHOWN_MAX: usize = 64;
@@ -32,8 +33,18 @@ pub enum Command {
     Listen(Option<String>),
     /// Change a back end, all changes or none.
     Server(ServerRef, Vec<Change>),
-    /// Hash over the whole flow (true) or the source address alone.
-    RoundRobin(bool),
+    /// Turn one of Pen's switches on or off. In DSR there is `roundrobin` alone: hash over the whole
+    /// flow, or the source address.
+    Switch(Balance, bool),
+    /// Show a key of a service in proxy mode ([`Service::shown`]), or set it ([`Service::set`]).
+    Option {
+        /// Name of the key.
+        key: &'static str,
+        /// Its value as written, which has been tried when this was parsed; `None` to show it.
+        value: Option<String>,
+    },
+    /// Change an access list.
+    Acl(u8, AclChange),
     /// Set a key of the top level; only at start. The value is read already when this is applied
     /// to a configuration, and has been tried when this was parsed.
     Set {
@@ -74,6 +85,8 @@ pub enum Change {
     Weight(u16),
     /// Priority.
     Prio(u32),
+    /// Number of the access list of those that it serves.
+    Acl(u8),
 }
 
 /// Why a line is no command that Pen carries out.
@@ -96,6 +109,7 @@ type Parse = fn(&[&str]) -> Result<Command, String>;
 
 /// Commands with a word of their own; the keys of the top level come on top of these.
 const COMMANDS: &[(&str, Parse)] = &[
+    ("acl", acl),
     ("control", |words| match words {
         [] => Ok(Command::Control),
         _ => set("control", words),
@@ -111,6 +125,7 @@ const COMMANDS: &[(&str, Parse)] = &[
         _ => Err("debug takes one number".to_owned()),
     }),
     ("dsr_if", |words| set("interface", words)),
+    (KEEPALIVE, |words| bare(KEEPALIVE, words, keepalive(true))),
     ("include", |words| match words {
         [file] => Ok(Command::Include(PathBuf::from(file))),
         _ => Err("include takes one file name, without blanks".to_owned()),
@@ -123,69 +138,58 @@ const COMMANDS: &[(&str, Parse)] = &[
     ("mode", |words| bare("mode", words, Command::Mode)),
     ("no", no),
     ("pid", |words| bare("pid", words, Command::Pid)),
-    ("roundrobin", |words| {
-        bare("roundrobin", words, Command::RoundRobin(true))
-    }),
     ("server", server),
     ("servers", |words| bare("servers", words, Command::Servers)),
     ("status", |words| bare("status", words, Command::Status)),
 ];
 
-/// Commands that DSR has no use for, because they belong to proxy mode.
-const PROXY: &[&str] = &[
-    "abort_on_error",
-    "ascii",
+/// Keys of a service in proxy mode that are commands, too: shown without a value, set with one.
+const OPTIONS: &[&str] = &[
     "blacklist",
+    "client_acl",
     "clients_max",
-    "close",
     "conn_max",
-    "connection",
-    "dummy",
-    "hash",
-    "http",
     "idle_timeout",
-    "idlers",
-    "keepalive",
-    "log",
-    "peek",
     "pending_max",
-    "prio",
-    "recent",
-    "socket",
     "source",
-    "ssl_ciphers",
-    "ssl_client_renegotiation_interval",
-    "ssl_ocsp_response",
-    "ssl_option",
-    "ssl_sni_path",
-    "stubborn",
     "tcp_fastclose",
-    "tcp_nodelay",
     "timeout",
     "tracking",
-    "transparent",
-    "web_stats",
-    "weight",
 ];
 
-/// Commands of Pen's that would do something in DSR, but don't yet; with what to do instead.
+/// The key of that kind that Pen turns on by its name and off by `no`.
+const KEEPALIVE: &str = "keepalive";
+
+/// Commands of Pen's for what isn't there yet; `no` before them changes nothing.
 const NOT_YET: &[(&str, &str)] = &[
-    (
-        "acl",
-        "access lists aren't there yet, and a list that is not obeyed would be a trap",
-    ),
-    (
-        "client_acl",
-        "access lists aren't there yet in DSR: keep clients out by a firewall before Pen",
-    ),
+    ("abort_on_error", "Pen has no such state to abort from"),
+    ("ascii", "there are no dumps"),
+    ("close", "connections can't be closed one by one yet"),
+    ("connection", "connections can't be shown one by one yet"),
     (
         "control_acl",
-        "access lists aren't there yet: guard the control socket by its file mode",
+        "the control socket is guarded by its file mode",
     ),
-    ("tarpit_acl", "the tarpit isn't there yet"),
+    ("dummy", "Pen answers no requests itself"),
     ("exit", "stop the daemon with SIGTERM"),
+    ("http", "the proxy for HTTP isn't there yet"),
+    ("idlers", "connections are made when a client is there"),
+    ("log", "the request log isn't there yet"),
+    ("peek", "it was never finished in Pen"),
+    ("recent", "clients can't be shown yet"),
+    ("socket", "connections can't be shown one by one yet"),
+    ("ssl_ciphers", TLS),
+    ("ssl_client_renegotiation_interval", TLS),
+    ("ssl_ocsp_response", TLS),
+    ("ssl_option", TLS),
+    ("ssl_sni_path", TLS),
+    ("tarpit_acl", "the tarpit isn't there yet"),
+    ("transparent", "transparent mode isn't there yet"),
+    ("web_stats", "the HTML status page isn't there yet"),
     ("write", "Pen does not write configuration files yet"),
 ];
+
+const TLS: &str = "TLS isn't there yet";
 
 /// Commands that are accepted and do nothing.
 const NO_EFFECT: &[(&str, &str)] = &[
@@ -208,6 +212,7 @@ const NO_EFFECT: &[(&str, &str)] = &[
         "select",
         "chooses nothing any more: the plane decides how to wait",
     ),
+    ("tcp_nodelay", "changes nothing: TCP_NODELAY is always set"),
 ];
 
 impl Command {
@@ -231,6 +236,10 @@ impl Command {
             parse(rest)
         } else if let Some(key) = CONFIG.iter().find(|key| key.name == *word) {
             set(key.name, rest)
+        } else if let Some(key) = OPTIONS.iter().find(|key| *key == word) {
+            option(key, rest)
+        } else if let Ok(switch) = word.parse::<Balance>() {
+            bare(switch.word(), rest, Self::Switch(switch, true))
         } else if let Some((_, why)) = NO_EFFECT.iter().find(|(name, _)| name == word) {
             Ok(Self::Nothing(format!("`{word}` {why}")))
         } else {
@@ -245,7 +254,9 @@ fn known_words() -> impl Iterator<Item = &'static str> {
     let commands = COMMANDS.iter().map(|(name, _)| *name);
     commands
         .chain(CONFIG.iter().map(|key| key.name))
-        .chain(PROXY.iter().copied())
+        .chain(OPTIONS.iter().copied())
+        .chain(Balance::ALL.iter().map(|switch| switch.word()))
+        .chain(NOT_YET.iter().map(|(name, _)| *name))
 }
 
 fn unknown(word: &str) -> CommandFault {
@@ -257,12 +268,8 @@ fn unknown(word: &str) -> CommandFault {
 
 /// Why a command of Pen's is refused; `None` if Pen never had it.
 fn why_not(word: &str) -> Option<String> {
-    if let Some((_, why)) = NOT_YET.iter().find(|(name, _)| *name == word) {
-        return Some(format!("`{word}` is refused: {why}"));
-    }
-    PROXY
-        .contains(&word)
-        .then(|| format!("`{word}` belongs to proxy mode, which isn't there yet: leave it out"))
+    let found = NOT_YET.iter().find(|(name, _)| *name == word);
+    found.map(|(_, why)| format!("`{word}` is refused: {why}"))
 }
 
 /// A word of a stranger's, short and free of control characters.
@@ -297,24 +304,65 @@ fn set(key: &'static str, words: &[&str]) -> Result<Command, String> {
     })
 }
 
+fn option(key: &'static str, words: &[&str]) -> Result<Command, String> {
+    let value = match words {
+        [] => None,
+        [value] => {
+            Service::new("").set(key, value)?;
+            Some((*value).to_owned())
+        }
+        _ => return Err(format!("{key} takes one value without blanks")),
+    };
+    Ok(Command::Option { key, value })
+}
+
+fn keepalive(on: bool) -> Command {
+    Command::Option {
+        key: KEEPALIVE,
+        value: Some(on.to_string()),
+    }
+}
+
+fn acl(words: &[&str]) -> Result<Command, String> {
+    let Some((number, line)) = words.split_first() else {
+        return Err("acl takes a number and a line: acl 1 permit 10.0.0.0/8".to_owned());
+    };
+    let number = read_acl_number("acl", Given::Word(number))?;
+    Ok(Command::Acl(number, AclChange::Add(parse_acl_lines(line)?)))
+}
+
 fn no(words: &[&str]) -> Result<Command, String> {
-    let known = || {
-        NO_EFFECT
-            .iter()
-            .map(|(name, _)| *name)
-            .chain(PROXY.iter().copied())
+    let idle = || {
+        let no_effect = NO_EFFECT.iter().map(|(name, _)| *name);
+        no_effect.chain(NOT_YET.iter().map(|(name, _)| *name))
     };
     match words {
-        ["roundrobin"] => Ok(Command::RoundRobin(false)),
-        // Pen's lists take a number, its other switches nothing.
-        ["acl", ..] | ["client_acl" | "control_acl" | "tarpit_acl"] => Ok(Command::Nothing(
-            format!("`no {}`: there are no access lists", words[0]),
+        ["acl", number] => {
+            let number = read_acl_number("acl", Given::Word(number))?;
+            Ok(Command::Acl(number, AclChange::Clear))
+        }
+        ["acl", ..] => Err("`no acl` takes the number of the list: no acl 1".to_owned()),
+        [KEEPALIVE] => Ok(keepalive(false)),
+        // Pen took this in silence and kept the list.
+        ["client_acl", ..] => Ok(Command::Nothing(
+            "`no client_acl` has no effect: empty the list by `no acl N`".to_owned(),
         )),
-        [word] if known().any(|known| known == *word) => Ok(Command::Nothing(format!(
-            "`no {word}`: it is off in DSR anyway"
+        ["control_acl" | "tarpit_acl", ..] => Ok(Command::Nothing(format!(
+            "`no {}`: there is no such list",
+            words[0]
         ))),
+        ["tcp_nodelay"] => Ok(Command::Nothing(
+            "`no tcp_nodelay` has no effect: TCP_NODELAY is always set".to_owned(),
+        )),
+        [word] if idle().any(|known| known == *word) => {
+            Ok(Command::Nothing(format!("`no {word}`: it is off anyway")))
+        }
         [word, ..] => {
-            let hint = did_you_mean(word, known().chain(["roundrobin"]));
+            if let ([_], Ok(switch)) = (words, word.parse()) {
+                return Ok(Command::Switch(switch, false));
+            }
+            let switches = Balance::ALL.iter().map(|switch| switch.word());
+            let hint = did_you_mean(word, idle().chain(switches).chain(["acl", KEEPALIVE]));
             Err(format!(
                 "there is no `{}` to be turned off by `no`{hint}",
                 shown(word)
@@ -355,17 +403,18 @@ fn change(key: &str, value: &str) -> Result<Change, String> {
         "blacklist",
         "weight",
         "prio",
+        "acl",
     ];
     let number = || parse_number(key, value, 0..=u32::MAX);
     match key {
         "address" => read_host(Given::Word(value)).map(Change::Address),
-        "port" => parse_port(value).map(Change::Port),
+        "port" => parse_named_port(value).map(Change::Port),
         "max" => number().map(Change::Max),
         "hard" => number().map(Change::Hard),
         "blacklist" => number().map(Change::Blacklist),
         "weight" => parse_number(key, value, 0..=u16::MAX).map(Change::Weight),
         "prio" => number().map(Change::Prio),
-        "acl" => Err("server: `acl` is refused: access lists aren't there yet".to_owned()),
+        "acl" => read_acl_number(key, Given::Word(value)).map(Change::Acl),
         _ => {
             let hint = did_you_mean(key, KEYS.iter().copied());
             Err(format!("server: there is no key `{}`{hint}", shown(key)))

@@ -4,12 +4,13 @@
 
 use ::toml::Value;
 
-use super::address::{check_host, parse_listener};
+use super::address::{check_host, check_path};
 use super::given::Given;
 use super::nearest::did_you_mean;
+use super::service_keys::SERVICE;
 use super::{
-    Backend, Config, Pool, Protocol, RING_SIZE_MAX, RING_SIZE_MIN, Service, TABLE_MEMORY_MAX,
-    TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, VLAN_MAX, WORKERS_MAX, Workers,
+    ACLS_MAX, Backend, Config, Mode, Pool, RING_SIZE_MAX, RING_SIZE_MIN, TABLE_MEMORY_MAX,
+    TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, WORKERS_MAX, Workers,
 };
 
 /// One key of a `T`.
@@ -24,6 +25,8 @@ pub(crate) struct Key<T> {
     pub(crate) write: fn(&T) -> Option<Value>,
     /// Whether a list of values may stand there.
     pub(crate) list: bool,
+    /// The only mode of a service in which it means something.
+    pub(crate) only: Option<Mode>,
 }
 
 /// A key for one value; the closure gets the key's name for its messages.
@@ -35,19 +38,27 @@ macro_rules! key {
             read: $read,
             write: $write,
             list: false,
+            only: None,
+        }
+    };
+    ($mode:expr, $name:literal, $help:literal, $read:expr, $write:expr) => {
+        Key {
+            only: Some($mode),
+            ..key!($name, $help, $read, $write)
         }
     };
 }
+pub(crate) use key;
 
-fn text(text: impl ToString) -> Option<Value> {
+pub(crate) fn text(text: impl ToString) -> Option<Value> {
     Some(Value::String(text.to_string()))
 }
 
-fn number(number: impl Into<i64>) -> Option<Value> {
+pub(crate) fn number(number: impl Into<i64>) -> Option<Value> {
     Some(Value::Integer(number.into()))
 }
 
-fn path(path: &std::path::Path) -> Option<Value> {
+pub(crate) fn path(path: &std::path::Path) -> Option<Value> {
     text(path.display())
 }
 
@@ -175,53 +186,6 @@ pub(crate) const CONFIG: &[Key<Config>] = &[
     ),
 ];
 
-/// Keys of a `[[service]]`.
-pub(crate) const SERVICE: &[Key<Service>] = &[
-    key!(
-        "name",
-        "unique among services",
-        |s, given| given.text("name").map(|name| name.clone_into(&mut s.name)),
-        |s| text(&s.name)
-    ),
-    Key {
-        name: "listen",
-        help: "one VIP or a list: ADDRESS, ADDRESS:PORT, [IPV6]:PORT, each with /udp for UDP",
-        read: |s, given| {
-            let listener = parse_listener(given.text("listen")?, Protocol::Tcp)?;
-            s.listeners.push(listener);
-            Ok(())
-        },
-        write: |s| Some(Value::Array(s.listeners.iter().filter_map(text).collect())),
-        list: true,
-    },
-    key!(
-        "mode",
-        "how it is served: dsr (tcp, udp and http belong to proxy mode, which isn't there yet)",
-        |s, given| read_mode(given).map(|mode| s.mode = mode),
-        |s| text(s.mode)
-    ),
-    key!(
-        "pool",
-        "name of the pool that serves it; that of the service if left out",
-        |s, given| given.text("pool").map(|pool| pool.clone_into(&mut s.pool)),
-        |s| text(&s.pool)
-    ),
-    key!(
-        "vlan",
-        "VLAN that its frames carry; left out, they are taken with and without tags",
-        |s, given| given
-            .number("vlan", 1..=VLAN_MAX)
-            .map(|vlan| s.vlan = Some(vlan)),
-        |s| s.vlan.and_then(number)
-    ),
-    key!(
-        "hash",
-        "what chooses the back end: flow (Pen's -r) or source (the client's address alone)",
-        |s, given| given.word("hash").map(|hash| s.hash = hash),
-        |s| text(s.hash)
-    ),
-];
-
 /// Keys of a `[[pool]]`, its back ends apart.
 pub(crate) const POOL: &[Key<Pool>] = &[
     key!(
@@ -252,13 +216,13 @@ pub(crate) const BACKEND: &[Key<Backend>] = &[
     ),
     key!(
         "address",
-        "address or host name",
+        "address or host name; in proxy mode also the path of a Unix socket",
         |b, given| read_host(given).map(|host| b.host = host),
         |b| text(&b.host)
     ),
     key!(
         "port",
-        "that of the VIP if left out; another one is refused: DSR can't translate ports",
+        "that of the VIP if left out; in DSR another one is refused: it can't translate ports",
         |b, given| given.number("port", 0..=u16::MAX).map(|port| b.port = port),
         |b| number(b.port)
     ),
@@ -295,6 +259,12 @@ pub(crate) const BACKEND: &[Key<Backend>] = &[
             .number("blacklist", 0..=u32::MAX)
             .map(|time| b.blacklist = time),
         |b| number(b.blacklist)
+    ),
+    key!(
+        "acl",
+        "number of the access list of those that it serves, for proxy mode",
+        |b, given| read_acl_number("acl", given).map(|acl| b.acl = acl),
+        |b| number(b.acl)
     ),
 ];
 
@@ -393,18 +363,21 @@ fn read_control(given: Given<'_>) -> Result<std::path::PathBuf, String> {
     ))
 }
 
-fn read_mode(given: Given<'_>) -> Result<super::Mode, String> {
-    match given {
-        Given::Text("tcp" | "udp" | "http") => Err(format!(
-            "mode = {given} belongs to proxy mode, which isn't there yet: only \"dsr\" is"
-        )),
-        Given::Text(_) | Given::Word(_) | Given::Whole(_) | Given::Flag(_) => given.word("mode"),
-    }
+/// The number of an access list.
+pub(crate) fn read_acl_number(key: &str, given: Given<'_>) -> Result<u8, String> {
+    let number = given.number(key, 0..=ACLS_MAX - 1)?;
+    Ok(u8::try_from(number).expect("ACLS_MAX fits one byte"))
 }
 
-/// An address, with or without brackets, or a host name; the port has a key of its own.
+/// An address, with or without brackets, a host name, or the path of a Unix socket; the port has a
+/// key of its own.
 pub(crate) fn read_host(given: Given<'_>) -> Result<String, String> {
     let text = given.text("address")?;
+    if text.contains('/') {
+        return check_path(text)
+            .map(|()| text.to_owned())
+            .map_err(|why| format!("address: {why}"));
+    }
     let bare = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))

@@ -14,20 +14,24 @@ mod keys;
 pub mod nearest;
 mod pen_line;
 mod proxy;
+mod service_keys;
 mod toml;
 pub(crate) mod words;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-pub use acl::{ACLS_MAX, Acl, AclLine};
-pub use address::{HostPort, parse_listener, parse_server};
+pub use acl::{ACLS_MAX, Acl, AclChange, AclLine};
+pub use address::{HostPort, ListenAt, parse_listener, parse_place, parse_server};
 pub use check::{Checked, check_interface};
 pub use commands::{Change, Command, CommandFault, ServerRef};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use keys::documented;
-pub use pen_line::PenLine;
-pub use proxy::{Balance, CONN_MAX_DEFAULT, FastClose, ProxyOptions, Switches};
+pub use pen_line::{PenFlag, PenLine};
+pub use proxy::{
+    BACKLOG_MAX, Balance, CLIENTS_MAX_MAX, CONN_MAX_DEFAULT, CONN_MAX_MAX, FastClose,
+    PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, Switches, TIMEOUT_MAX,
+};
 use words::words;
 
 use crate::maglev;
@@ -282,9 +286,9 @@ pub struct Pool {
 pub struct Backend {
     /// Unique in its pool; its identity over restarts. The address as written unless given.
     pub name: String,
-    /// Address or host name as written.
+    /// Address, host name or path of a Unix socket as written.
     pub host: String,
-    /// What `host` stood for when the configuration was read.
+    /// What `host` stood for when the configuration was read; unspecified for a path.
     pub address: IpAddr,
     /// Port; 0 stands for the VIP's.
     pub port: u16,
@@ -325,6 +329,18 @@ impl Service {
             proxy: ProxyOptions::default(),
         }
     }
+
+    /// Pen's switches as `mode` shows them. In DSR only `roundrobin` means anything.
+    pub fn switches(&self) -> Switches {
+        match self.mode {
+            Mode::Tcp => self.proxy.balance,
+            Mode::Dsr => {
+                let mut switches = Switches::default();
+                switches.set(Balance::RoundRobin, self.hash == HashBy::Flow);
+                switches
+            }
+        }
+    }
 }
 
 impl Pool {
@@ -357,6 +373,11 @@ impl Backend {
 }
 
 impl Backend {
+    /// The path, if it is a Unix socket: its `address` then says nothing.
+    pub fn path(&self) -> Option<&Path> {
+        self.host.contains('/').then(|| Path::new(&self.host))
+    }
+
     /// A back end of which nothing has been said yet.
     pub(crate) fn unsaid() -> Self {
         Self {
@@ -395,10 +416,28 @@ impl Config {
         self.pools.iter().find(|pool| pool.name == name)
     }
 
+    /// Carries out a change of access list `number`, which comes to be if it was not there.
+    pub fn change_acl(&mut self, number: u8, change: &AclChange) {
+        let number = usize::from(number);
+        if self.acls.len() <= number {
+            self.acls.resize_with(number + 1, Acl::default);
+        }
+        self.acls[number].change(change);
+    }
+
+    /// Whether a pool needs a table: one that only proxies use does not.
+    pub fn needs_table(&self, pool: &Pool) -> bool {
+        let mut users = self.services.iter().filter(|s| s.pool == pool.name);
+        users.clone().next().is_none() || users.any(|service| service.mode == Mode::Dsr)
+    }
+
+    fn pools_with_table(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().filter(|pool| self.needs_table(pool))
+    }
+
     /// Bytes that the slots of all pools take once. A table begins at a word of its own.
     pub fn slot_bytes(&self) -> u64 {
-        self.pools
-            .iter()
+        self.pools_with_table()
             .map(|pool| u64::from(pool.table_size).next_multiple_of(SLOTS_PER_WORD) * SLOT_BYTES)
             .sum()
     }
@@ -414,8 +453,7 @@ impl Config {
     pub fn table_memory(&self) -> u64 {
         self.table_memory.unwrap_or_else(|| {
             let largest = self
-                .pools
-                .iter()
+                .pools_with_table()
                 .map(|pool| pool.table_size)
                 .max()
                 .unwrap_or(0);

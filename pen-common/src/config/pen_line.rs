@@ -1,13 +1,18 @@
-//! Pen's own form: `pen [options] VIP:port server ...`, `-O` commands and the `-F` file.
+//! Pen's own form: `pen [options] [VIP:]port server ...`, `-O` commands and the `-F` file.
+//!
+//! With an interface (`dsr_if`) that is a DSR service, without one a TCP proxy. The interface may be
+//! named in the last line of the file, so what depends on it is kept until all has been read.
 
 use std::path::{Path, PathBuf};
 
-use super::address::{parse_listener, parse_server};
+use super::acl::AclChange;
+use super::address::{HostPort, parse_listener, parse_place, parse_server};
 use super::commands::{Change, Command, ServerRef};
 use super::error::{ConfigError, ConfigErrors, Item, Place, Places};
 use super::toml::resolve;
 use super::{
-    Backend, Checked, Config, HashBy, Listener, Outside, Pool, Protocol, SERVICE_DEFAULT, Service,
+    Backend, Balance, Checked, Config, HashBy, Mode, Outside, Pool, Protocol, SERVICE_DEFAULT,
+    Service,
 };
 
 /// How deep files may include each other; deeper is taken for a circle.
@@ -16,23 +21,39 @@ const INCLUDE_DEPTH_MAX: usize = 8;
 /// One service as Pen's command line describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PenLine {
-    /// First operand: `VIP[:port]`. A `listen` command may stand for it.
+    /// First operand: `VIP[:port]`, or for a proxy `[address:]port` or `/path`. A `listen` command
+    /// may stand for it.
     pub listen: Option<String>,
     /// The other operands: `host:port:max:hard:weight:prio` each.
     pub servers: Vec<String>,
     /// `-U`: UDP instead of TCP.
     pub udp: bool,
-    /// `-r`: hash over the whole flow.
+    /// `-r`: hash over the whole flow; in proxy mode the switch `roundrobin`.
     pub round_robin: bool,
+    /// Flags that belong to proxy mode.
+    pub flags: Vec<PenFlag>,
     /// `-O` and `-o`, in order.
     pub commands: Vec<String>,
     /// `-F`: one command a line, read after the `-O` commands.
     pub file: Option<PathBuf>,
 }
 
+/// A flag that sets a key of a service in proxy mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PenFlag {
+    /// As it is written: `-b`.
+    pub flag: &'static str,
+    /// The key that it sets ([`Service::set`]).
+    pub key: &'static str,
+    /// The value that it sets it to.
+    pub value: String,
+    /// Why a DSR line may carry it all the same; `None` refuses it there.
+    pub idle_in_dsr: Option<&'static str>,
+}
+
 impl PenLine {
-    /// Builds and checks the configuration: `base` (what other flags said), then operands, then
-    /// `-O` commands, then the file; what comes later wins.
+    /// Builds and checks the configuration: `base` (what other flags said), then operands and the
+    /// flags of proxy mode, then `-O` commands, then the file; what comes later wins.
     ///
     /// # Errors
     /// All faults found in reading, or all faults of the whole.
@@ -45,13 +66,27 @@ impl PenLine {
                 Protocol::Tcp
             },
             config: base,
-            round_robin: self.round_robin,
-            listener: None,
+            late: Vec::new(),
+            listen: None,
             slots: Vec::new(),
             errors: Vec::new(),
             notes: Vec::new(),
         };
         reader.operands(self);
+        if self.round_robin {
+            let place = Place {
+                source: "-r".to_owned(),
+                line: None,
+            };
+            reader.late(&place, Late::Switch(Balance::RoundRobin, true));
+        }
+        for flag in &self.flags {
+            let place = Place {
+                source: flag.flag.to_owned(),
+                line: None,
+            };
+            reader.late(&place, Late::Flag(flag.clone()));
+        }
         for command in &self.commands {
             let place = Place {
                 source: format!("-O {command:?}"),
@@ -73,12 +108,21 @@ struct Slot {
     place: Option<Place>,
 }
 
+/// What is understood only when it is known whether this is a proxy.
+enum Late {
+    Flag(PenFlag),
+    Option { key: &'static str, value: String },
+    Switch(Balance, bool),
+    Acl(u8, AclChange),
+}
+
 struct Reader<'a> {
     outside: &'a dyn Outside,
     protocol: Protocol,
     config: Config,
-    round_robin: bool,
-    listener: Option<Listener>,
+    /// In order: what comes later wins.
+    late: Vec<(Place, Late)>,
+    listen: Option<(String, Option<Place>)>,
     /// Pen numbers servers; `server 2` may come before 0 and 1.
     slots: Vec<Option<Slot>>,
     errors: Vec<ConfigError>,
@@ -113,18 +157,18 @@ impl Reader<'_> {
     }
 
     fn listen(&mut self, text: &str, place: Option<&Place>) {
-        match parse_listener(text, self.protocol) {
-            Err(why) => self.fault(place, why),
-            Ok(listener) => {
-                if let Some(other) = self.listener.replace(listener) {
-                    let why = format!(
-                        "VIP {listener} is the second after {other}: Pen's form has one VIP; for \
-                         more write a TOML file and start pen --config FILE"
-                    );
-                    self.fault(place, why);
-                }
-            }
+        let said = (text.to_owned(), place.cloned());
+        if let Some((other, _)) = self.listen.replace(said) {
+            let why = format!(
+                "VIP {text} is the second after {other}: Pen's form has one VIP; for more write a \
+                 TOML file and start pen --config FILE"
+            );
+            self.fault(place, why);
         }
+    }
+
+    fn late(&mut self, place: &Place, late: Late) {
+        self.late.push((place.clone(), late));
     }
 
     fn file(&mut self, path: &Path, place: Option<&Place>, depth: usize) {
@@ -157,7 +201,12 @@ impl Reader<'_> {
     fn apply(&mut self, command: Command, place: &Place, depth: usize) {
         match command {
             Command::Server(server, changes) => self.server(&server, changes, place),
-            Command::RoundRobin(on) => self.round_robin = on,
+            Command::Switch(switch, on) => self.late(place, Late::Switch(switch, on)),
+            Command::Option {
+                key,
+                value: Some(value),
+            } => self.late(place, Late::Option { key, value }),
+            Command::Acl(number, change) => self.late(place, Late::Acl(number, change)),
             Command::Debug(Some(level)) => self.config.debug = level,
             Command::Listen(Some(vip)) => self.listen(&vip, Some(place)),
             Command::Include(path) => self.file(&path, Some(place), depth + 1),
@@ -174,6 +223,7 @@ impl Reader<'_> {
             | Command::Pid
             | Command::Control
             | Command::Debug(None)
+            | Command::Option { value: None, .. }
             | Command::Listen(None) => {
                 self.notes
                     .push(format!("{place}: a command that only shows is for penctl"));
@@ -184,20 +234,10 @@ impl Reader<'_> {
     fn server(&mut self, server: &ServerRef, changes: Vec<Change>, place: &Place) {
         let index = match server {
             ServerRef::Index(index) => *index,
-            ServerRef::Name(name) => {
-                let found = self
-                    .slots
-                    .iter()
-                    .flatten()
-                    .position(|slot| slot.backend.name == *name);
-                let Some(index) = found else {
-                    let why = format!(
-                        "there is no server {name:?}: number new ones from 0, server 0 address {name}"
-                    );
-                    return self.fault(Some(place), why);
-                };
-                index
-            }
+            ServerRef::Name(name) => match self.named(name) {
+                Ok(index) => index,
+                Err(why) => return self.fault(Some(place), why),
+            },
         };
         if self.slots.len() <= index {
             self.slots.resize(index + 1, None);
@@ -220,12 +260,85 @@ impl Reader<'_> {
                 Change::Blacklist(seconds) => slot.backend.blacklist = seconds,
                 Change::Weight(weight) => slot.backend.weight = weight,
                 Change::Prio(prio) => slot.backend.prio = prio,
+                Change::Acl(number) => slot.backend.acl = number,
             }
+        }
+    }
+
+    /// The number of the server that goes by this name.
+    fn named(&self, name: &str) -> Result<usize, String> {
+        let goes_by = |backend: &Backend| backend.name == name || full_name(backend) == name;
+        let mut found = (0..self.slots.len()).filter(|at| {
+            self.slots[*at]
+                .as_ref()
+                .is_some_and(|s| goes_by(&s.backend))
+        });
+        match (found.next(), found.next()) {
+            (Some(index), None) => Ok(index),
+            (Some(_), Some(_)) => Err(format!(
+                "{name:?} are several servers: say which by number, or as HOST:PORT"
+            )),
+            (None, _) => Err(format!(
+                "there is no server {name:?}: number new ones from 0, server 0 address {name}"
+            )),
         }
     }
 
     fn finish(mut self) -> Result<Checked, ConfigErrors> {
         let mut places = Places::default();
+        let mut service = Service::new(SERVICE_DEFAULT);
+        if self.config.interface.is_empty() {
+            service.mode = Mode::Tcp;
+        }
+        self.finish_listen(&mut service, &mut places);
+        let mut pool = self.finish_pool(&mut places);
+        match service.mode {
+            Mode::Dsr => self.finish_dsr(&mut service),
+            Mode::Tcp => {
+                self.finish_proxy(&mut service);
+                name_apart(
+                    &mut pool.backends,
+                    service.listeners.first().map(|at| at.port),
+                );
+            }
+        }
+        if !self.errors.is_empty() {
+            return Err(ConfigErrors(self.errors));
+        }
+        self.config.services = vec![service];
+        self.config.pools = vec![pool];
+        self.config
+            .check_at(&places)
+            .map(|checked| checked.noted_before(self.notes))
+    }
+
+    fn finish_listen(&mut self, service: &mut Service, places: &mut Places) {
+        let Some((text, place)) = self.listen.take() else {
+            if self.errors.is_empty() {
+                let why = "no VIP and no port to listen at: pen [options] [VIP:]PORT BACKEND ..., \
+                           or --config FILE";
+                self.fault(None, why);
+            }
+            return;
+        };
+        let taken = match (service.mode, self.protocol) {
+            (Mode::Dsr, protocol) => {
+                parse_listener(&text, protocol).map(|vip| service.listeners.push(vip))
+            }
+            (Mode::Tcp, Protocol::Tcp) => parse_place(&text).map(|at| at.join(service)),
+            (Mode::Tcp, Protocol::Udp) => Err(format!(
+                "-U: a proxy for UDP isn't there yet, for {text:?} give -O \"dsr_if IF\" (DSR)"
+            )),
+        };
+        if let Err(why) = taken {
+            self.fault(place.as_ref(), why);
+        }
+        if let Some(place) = place {
+            places.note(Item::Service(0), "listen", place);
+        }
+    }
+
+    fn finish_pool(&mut self, places: &mut Places) -> Pool {
         let mut pool = Pool::new(SERVICE_DEFAULT);
         for (index, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
             let Some(Slot { mut backend, place }) = slot.filter(|s| !s.backend.host.is_empty())
@@ -237,43 +350,124 @@ impl Reader<'_> {
                 self.fault(None, why);
                 continue;
             };
-            match resolve(&backend.host, self.outside) {
-                Ok(address) => backend.address = address,
-                Err(why) => {
-                    self.fault(
-                        place.as_ref(),
-                        format!("back end {:?}: {why}", backend.name),
-                    );
-                }
+            if let Err(why) = resolve(&mut backend, self.outside) {
+                let why = format!("back end {:?}: {why}", backend.name);
+                self.fault(place.as_ref(), why);
             }
             if let Some(place) = place {
                 places.note(Item::Backend(0, pool.backends.len()), "", place);
             }
             pool.backends.push(backend);
         }
-        let Some(listener) = self.listener else {
-            if self.errors.is_empty() {
-                self.fault(
-                    None,
-                    "no VIP: pen [options] VIP:PORT BACKEND ..., or --config FILE",
-                );
-            }
-            return Err(ConfigErrors(self.errors));
-        };
-        if !self.errors.is_empty() {
-            return Err(ConfigErrors(self.errors));
+        pool
+    }
+
+    /// DSR takes `roundrobin` from all that proxies understand; what asks for nothing is noted.
+    fn finish_dsr(&mut self, service: &mut Service) {
+        service.hash = HashBy::Source;
+        for (place, late) in std::mem::take(&mut self.late) {
+            let word = match late {
+                Late::Switch(Balance::RoundRobin, on) => {
+                    service.hash = if on { HashBy::Flow } else { HashBy::Source };
+                    continue;
+                }
+                Late::Flag(flag) => match flag.idle_in_dsr {
+                    None => flag.key.to_owned(),
+                    Some(why) => {
+                        self.notes.push(format!("{place} has no effect: {why}"));
+                        continue;
+                    }
+                },
+                Late::Switch(switch, true) => switch.to_string(),
+                Late::Switch(switch, false) => {
+                    self.notes
+                        .push(format!("{place}: `no {switch}`: it is off in DSR anyway"));
+                    continue;
+                }
+                Late::Option { key, value } if value == false.to_string() => {
+                    self.notes
+                        .push(format!("{place}: `no {key}`: it is off in DSR anyway"));
+                    continue;
+                }
+                Late::Option { key, .. } => key.to_owned(),
+                Late::Acl(_, AclChange::Clear) => {
+                    self.notes.push(format!(
+                        "{place}: `no acl`: there are no access lists in DSR"
+                    ));
+                    continue;
+                }
+                Late::Acl(_, AclChange::Add(_)) => {
+                    let why = "DSR obeys no access lists yet, and a list that is not obeyed would \
+                               be a trap: keep clients out by a firewall before Pen";
+                    self.fault(Some(&place), why);
+                    continue;
+                }
+            };
+            let why = format!(
+                "`{word}` belongs to proxy mode, and dsr_if makes this DSR: leave out one of the two"
+            );
+            self.fault(Some(&place), why);
         }
-        let mut service = Service::new(SERVICE_DEFAULT);
-        service.listeners.push(listener);
-        service.hash = if self.round_robin {
-            HashBy::Flow
-        } else {
-            HashBy::Source
+    }
+
+    fn finish_proxy(&mut self, service: &mut Service) {
+        for (place, late) in std::mem::take(&mut self.late) {
+            let taken = match late {
+                Late::Flag(PenFlag { key, value, .. }) | Late::Option { key, value } => {
+                    service.set(key, &value)
+                }
+                Late::Switch(switch, on) => {
+                    service.proxy.balance.set(switch, on);
+                    Ok(())
+                }
+                Late::Acl(number, change) => {
+                    self.config.change_acl(number, &change);
+                    Ok(())
+                }
+            };
+            if let Err(why) = taken {
+                self.fault(Some(&place), why);
+            }
+        }
+        let proxy = &mut service.proxy;
+        for spare in [&mut proxy.emergency, &mut proxy.abuse]
+            .into_iter()
+            .flatten()
+        {
+            if let Err(why) = resolve(spare, self.outside) {
+                self.fault(None, format!("server {:?}: {why}", spare.name));
+            }
+        }
+    }
+}
+
+/// `host:port` of a back end, IPv6 in brackets.
+fn full_name(backend: &Backend) -> String {
+    let bare = Backend {
+        host: backend.host.clone(),
+        port: backend.port,
+        ..Backend::unsaid()
+    };
+    HostPort::of(&bare).to_string()
+}
+
+/// Servers at one address differ by their ports, so these come into their names.
+fn name_apart(backends: &mut [Backend], listening: Option<u16>) {
+    let shared: Vec<bool> = backends
+        .iter()
+        .map(|one| backends.iter().filter(|b| b.host == one.host).count() > 1)
+        .collect();
+    for (backend, _) in backends
+        .iter_mut()
+        .zip(shared)
+        .filter(|(b, s)| *s && b.path().is_none())
+    {
+        backend.name = match backend.port {
+            0 => full_name(&Backend {
+                port: listening.unwrap_or(0),
+                ..backend.clone()
+            }),
+            _ => full_name(backend),
         };
-        self.config.services = vec![service];
-        self.config.pools = vec![pool];
-        self.config
-            .check_at(&places)
-            .map(|checked| checked.noted_before(self.notes))
     }
 }

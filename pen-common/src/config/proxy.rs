@@ -9,6 +9,19 @@ use super::words::words;
 /// Connections of one service at the same time, if nothing is said.
 pub const CONN_MAX_DEFAULT: u32 = 10_000;
 
+/// Longest time that a connection to a server may take, in seconds.
+pub const TIMEOUT_MAX: u32 = 3600;
+/// Longest of the other times, in seconds: a year.
+pub const SECONDS_MAX: u32 = 365 * 24 * 3600;
+/// Most clients that one service remembers.
+pub const CLIENTS_MAX_MAX: u32 = 10_000_000;
+/// Most connections of one service at the same time.
+pub const CONN_MAX_MAX: u32 = 1_000_000;
+/// Most connections to servers that may be under way.
+pub const PENDING_MAX_MAX: u32 = 1_000_000;
+/// Longest queue of clients that may be asked of the kernel.
+pub const BACKLOG_MAX: u32 = 65_535;
+
 words! {
     /// What chooses a server for a client that none is remembered for, or how that is done. The
     /// first that is switched on of prio, weight, hash and least chooses; without any of them the

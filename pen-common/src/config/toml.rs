@@ -1,7 +1,6 @@
 //! The TOML form of a configuration.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 use ::toml::Spanned;
 use ::toml::Value;
@@ -9,8 +8,9 @@ use ::toml::de::{DeInteger, DeTable, DeValue};
 
 use super::error::{ConfigError, ConfigErrors, Item, Place, Places};
 use super::given::Given;
-use super::keys::{BACKEND, CONFIG, Key, POOL, SERVICE};
+use super::keys::{BACKEND, CONFIG, Key, POOL};
 use super::nearest::did_you_mean;
+use super::service_keys::SERVICE;
 use super::{Backend, Checked, Config, Outside, Pool, Service, parse_server};
 
 impl Config {
@@ -246,9 +246,8 @@ impl Reader<'_> {
         if backend.host.is_empty() {
             return;
         }
-        match resolve(&backend.host, self.outside) {
-            Ok(address) => backend.address = address,
-            Err(why) => self.fault(item, at, why),
+        if let Err(why) = resolve(backend, self.outside) {
+            self.fault(item, at, why);
         }
     }
 
@@ -313,14 +312,19 @@ impl Reader<'_> {
     }
 }
 
-/// The address that `host` stands for.
-pub(crate) fn resolve(host: &str, outside: &dyn Outside) -> Result<IpAddr, String> {
-    if let Ok(address) = host.parse() {
-        return Ok(address);
+/// Finds the address that a back end's host stands for; a path stands for none.
+pub(crate) fn resolve(backend: &mut Backend, outside: &dyn Outside) -> Result<(), String> {
+    if backend.path().is_some() {
+        return Ok(());
     }
-    outside.resolve(host).map_err(|why| {
-        format!("host name {host:?} does not resolve: {why}; check it, or write the address")
-    })
+    let host = &backend.host;
+    backend.address = match host.parse() {
+        Ok(address) => address,
+        Err(_) => outside.resolve(host).map_err(|why| {
+            format!("host name {host:?} does not resolve: {why}; check it, or write the address")
+        })?,
+    };
+    Ok(())
 }
 
 fn given<'v>(value: &'v DeValue<'_>) -> Result<Given<'v>, String> {

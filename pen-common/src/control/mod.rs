@@ -15,7 +15,7 @@ pub use status::{
 };
 
 use crate::config::nearest::did_you_mean;
-use crate::config::{Change, Command, CommandFault, Config, ServerRef};
+use crate::config::{AclChange, Balance, Change, Command, CommandFault, Config, ServerRef};
 
 /// Longest request in bytes, line feed included (what Pen reads at once).
 pub const REQUEST_BYTES_MAX: usize = 4095;
@@ -61,8 +61,19 @@ pub enum Action {
     Debug(Option<u8>),
     /// Change a back end: all changes or none. [`Config::locate`] finds it.
     Server(ServerRef, Vec<Change>),
-    /// Hash over the whole flow (true) or the source address alone.
-    RoundRobin(bool),
+    /// Turn one of Pen's switches on or off. In DSR there is `roundrobin` alone: hash over the whole
+    /// flow, or the source address.
+    Switch(Balance, bool),
+    /// Show a key of a service in proxy mode ([`Service::shown`](crate::config::Service::shown)),
+    /// or set it ([`Service::set`](crate::config::Service::set)).
+    Option {
+        /// Name of the key.
+        key: &'static str,
+        /// Its value, which can stand there; `None` to show it.
+        value: Option<String>,
+    },
+    /// Change an access list.
+    Acl(u8, AclChange),
     /// Accepted and without effect: succeed in silence.
     Nothing,
     /// A blank line: succeed in silence.
@@ -172,7 +183,9 @@ fn live(command: Command) -> Result<Action, String> {
         Command::Debug(level) => Action::Debug(level),
         Command::Listen(None) => Action::Listen,
         Command::Server(server, changes) => Action::Server(server, changes),
-        Command::RoundRobin(on) => Action::RoundRobin(on),
+        Command::Switch(switch, on) => Action::Switch(switch, on),
+        Command::Option { key, value } => Action::Option { key, value },
+        Command::Acl(number, change) => Action::Acl(number, change),
         Command::Nothing(_) => Action::Nothing,
         Command::Set { key, .. } => return Err(only_at_start(key)),
         Command::Listen(Some(_)) => return Err(only_at_start("listen")),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::{Counter, Form, ServerStatus, Status};
-use crate::config::HashBy;
+use crate::config::{Balance, Switches};
 
 /// An answer to a request that was understood.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,11 +132,27 @@ impl Servers {
     }
 }
 
-/// Pen's `mode` line: of its switches only `roundrobin` means anything in DSR.
-pub fn mode_line(hash: HashBy) -> String {
-    let no = match hash {
-        HashBy::Flow => "",
-        HashBy::Source => "no ",
-    };
-    format!("no hash {no}roundrobin no stubborn no weight no prio")
+/// Pen's `mode` line: its switches in its order, each with `no` before it if it is off. `least`,
+/// which Pen has not, is told only if it is on.
+pub fn mode_line(switches: Switches) -> String {
+    const PENS: [Balance; 5] = [
+        Balance::Hash,
+        Balance::RoundRobin,
+        Balance::Stubborn,
+        Balance::Weight,
+        Balance::Prio,
+    ];
+    let mut words: Vec<String> = PENS
+        .iter()
+        .map(|switch| match switches.has(*switch) {
+            true => switch.to_string(),
+            false => format!("no {switch}"),
+        })
+        .collect();
+    words.extend(
+        switches
+            .has(Balance::Least)
+            .then(|| Balance::Least.to_string()),
+    );
+    words.join(" ")
 }

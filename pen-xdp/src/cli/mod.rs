@@ -187,6 +187,7 @@ fn action(matches: &ArgMatches) -> Result<Action, String> {
             servers: operands.collect(),
             udp: matches.get_flag("udp"),
             round_robin: matches.get_flag("roundrobin"),
+            flags: Vec::new(),
             commands: texts(matches, "command"),
             file: text(matches, "file").map(PathBuf::from),
         }),

@@ -230,7 +230,7 @@ impl State {
                     self.blacklisted_until_ms
                         .insert(id.unwrap_or_default(), until);
                 }
-                Change::Address(_) | Change::Port(_) => {}
+                Change::Address(_) | Change::Port(_) | Change::Acl(_) => {}
             }
         }
         Ok(before.0 != backend.weight || before.1 != self.blacklisted_until_ms)
@@ -328,6 +328,7 @@ fn refuse_what_is_fixed(change: &Change) -> Result<(), Refusal> {
         Change::Blacklist(seconds) if seconds > BLACKLIST_S_MAX => Err(Refusal::Blacklist(seconds)),
         Change::Address(_) => Err(Refusal::Fixed("address")),
         Change::Port(_) => Err(Refusal::Fixed("port")),
+        Change::Acl(_) => Err(Refusal::Fixed("acl")),
         Change::Weight(_)
         | Change::Max(_)
         | Change::Hard(_)

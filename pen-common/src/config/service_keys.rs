@@ -1,0 +1,279 @@
+//! Every key of a `[[service]]`, and of Pen's commands and flags for the one service of a line.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ::toml::Value;
+
+use super::address::{check_connectable, parse_listener, parse_place, parse_server};
+use super::given::Given;
+use super::keys::{Key, key, number, path, read_acl_number, text};
+use super::{
+    BACKLOG_MAX, Backend, Balance, CLIENTS_MAX_MAX, CONN_MAX_MAX, HostPort, Mode, PENDING_MAX_MAX,
+    Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, VLAN_MAX,
+};
+
+/// Keys of a `[[service]]`. Those of one mode only are faults in another.
+pub(crate) const SERVICE: &[Key<Service>] = &[
+    key!(
+        "name",
+        "unique among services",
+        |s, given| given.text("name").map(|name| name.clone_into(&mut s.name)),
+        |s| text(&s.name)
+    ),
+    Key {
+        name: "listen",
+        help: "one VIP or a list: ADDRESS, ADDRESS:PORT, [IPV6]:PORT, each with /udp for UDP; in \
+               proxy mode also PORT alone (all addresses) and /PATH (a Unix socket)",
+        read: read_listen,
+        write: write_listen,
+        list: true,
+        only: None,
+    },
+    key!(
+        "mode",
+        "how it is served: dsr or tcp (a proxy); udp and http aren't there yet",
+        |s, given| read_mode(given).map(|mode| s.mode = mode),
+        |s| text(s.mode)
+    ),
+    key!(
+        "pool",
+        "name of the pool that serves it; that of the service if left out",
+        |s, given| given.text("pool").map(|pool| pool.clone_into(&mut s.pool)),
+        |s| text(&s.pool)
+    ),
+    key!(
+        Mode::Dsr,
+        "vlan",
+        "VLAN that its frames carry; left out, they are taken with and without tags",
+        |s, given| given
+            .number("vlan", 1..=VLAN_MAX)
+            .map(|vlan| s.vlan = Some(vlan)),
+        |s| s.vlan.and_then(number)
+    ),
+    key!(
+        Mode::Dsr,
+        "hash",
+        "what chooses the back end: flow (Pen's -r) or source (the client's address alone)",
+        |s, given| given.word("hash").map(|hash| s.hash = hash),
+        |s| text(s.hash)
+    ),
+    Key {
+        name: "balance",
+        help: "how servers are chosen, one or a list: roundrobin, hash, weight, prio, least, stubborn",
+        read: |s, given| {
+            let switch = given.word::<Balance>("balance")?;
+            s.proxy.balance.set(switch, true);
+            Ok(())
+        },
+        write: write_balance,
+        list: true,
+        only: Some(Mode::Tcp),
+    },
+    key!(
+        Mode::Tcp,
+        "timeout",
+        "seconds that a connection to a server may take (-t)",
+        |s, given| within("timeout", given, 1..=TIMEOUT_MAX, &mut s.proxy.timeout),
+        |s| number(s.proxy.timeout)
+    ),
+    key!(
+        Mode::Tcp,
+        "idle_timeout",
+        "seconds without a byte after which a connection is closed; 0 is never",
+        |s, given| within(
+            "idle_timeout",
+            given,
+            0..=SECONDS_MAX,
+            &mut s.proxy.idle_timeout
+        ),
+        |s| number(s.proxy.idle_timeout)
+    ),
+    key!(
+        Mode::Tcp,
+        "blacklist",
+        "seconds that a server gets no clients after a failed connection (-b)",
+        |s, given| within("blacklist", given, 0..=SECONDS_MAX, &mut s.proxy.blacklist),
+        |s| number(s.proxy.blacklist)
+    ),
+    key!(
+        Mode::Tcp,
+        "tracking",
+        "seconds that a client's server is remembered (-T); 0 is for ever",
+        |s, given| within("tracking", given, 0..=SECONDS_MAX, &mut s.proxy.tracking),
+        |s| number(s.proxy.tracking)
+    ),
+    key!(
+        Mode::Tcp,
+        "clients_max",
+        "clients that are remembered (-c)",
+        |s, given| within(
+            "clients_max",
+            given,
+            1..=CLIENTS_MAX_MAX,
+            &mut s.proxy.clients_max
+        ),
+        |s| number(s.proxy.clients_max)
+    ),
+    key!(
+        Mode::Tcp,
+        "conn_max",
+        "connections at the same time (-x)",
+        |s, given| within("conn_max", given, 1..=CONN_MAX_MAX, &mut s.proxy.conn_max),
+        |s| number(s.proxy.conn_max)
+    ),
+    key!(
+        Mode::Tcp,
+        "pending_max",
+        "connections to servers under way before no more clients are taken",
+        |s, given| within(
+            "pending_max",
+            given,
+            1..=PENDING_MAX_MAX,
+            &mut s.proxy.pending_max
+        ),
+        |s| number(s.proxy.pending_max)
+    ),
+    key!(
+        Mode::Tcp,
+        "backlog",
+        "clients that the kernel keeps waiting (-q)",
+        |s, given| within("backlog", given, 1..=BACKLOG_MAX, &mut s.proxy.backlog),
+        |s| number(s.proxy.backlog)
+    ),
+    key!(
+        Mode::Tcp,
+        "tcp_fastclose",
+        "whose end of its stream ends the connection: off, up (the server's), down or both",
+        |s, given| given
+            .word("tcp_fastclose")
+            .map(|side| s.proxy.tcp_fastclose = side),
+        |s| text(s.proxy.tcp_fastclose)
+    ),
+    key!(
+        Mode::Tcp,
+        "keepalive",
+        "whether the kernel asks silent peers if they are still there: true or false",
+        |s, given| given.flag("keepalive").map(|flag| s.proxy.keepalive = flag),
+        |s| Some(Value::Boolean(s.proxy.keepalive))
+    ),
+    key!(
+        Mode::Tcp,
+        "source",
+        "address that connections to servers come from",
+        |s, given| read_source(given).map(|source| s.proxy.source = Some(source)),
+        |s| s.proxy.source.and_then(text)
+    ),
+    key!(
+        Mode::Tcp,
+        "client_acl",
+        "number of the access list that clients must pass",
+        |s, given| read_acl_number("client_acl", given).map(|acl| s.proxy.client_acl = acl),
+        |s| number(s.proxy.client_acl)
+    ),
+    key!(
+        Mode::Tcp,
+        "emergency",
+        "HOST:PORT that serves when no server can (-e)",
+        |s, given| read_spare("emergency", given).map(|spare| s.proxy.emergency = Some(spare)),
+        |s| s.proxy.emergency.as_ref().and_then(write_spare)
+    ),
+    key!(
+        Mode::Tcp,
+        "abuse",
+        "HOST:PORT that serves clients whom the access list denies (-B)",
+        |s, given| read_spare("abuse", given).map(|spare| s.proxy.abuse = Some(spare)),
+        |s| s.proxy.abuse.as_ref().and_then(write_spare)
+    ),
+];
+
+impl Service {
+    /// Sets a key of a service to a value in words, as a command or a flag gives it. A key that
+    /// takes a list gets one more element.
+    ///
+    /// # Errors
+    /// A sentence that names the key, the value and what may stand there.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match SERVICE.iter().find(|known| known.name == key) {
+            Some(known) => (known.read)(self, Given::Word(value)),
+            None => Err(format!("a service has no key `{key}`")),
+        }
+    }
+
+    /// What Pen answers to the command `key` without a value; empty if the key is unset.
+    pub fn shown(&self, key: &str) -> String {
+        if key == "idle_timeout" {
+            return format!("Idle timeout: {} seconds", self.proxy.idle_timeout);
+        }
+        let known = SERVICE.iter().find(|known| known.name == key);
+        match known.and_then(|known| (known.write)(self)) {
+            Some(Value::String(text)) => text,
+            Some(value) => value.to_string(),
+            None => String::new(),
+        }
+    }
+}
+
+fn within(
+    key: &str,
+    given: Given<'_>,
+    range: RangeInclusive<u32>,
+    target: &mut u32,
+) -> Result<(), String> {
+    *target = given.number(key, range)?;
+    Ok(())
+}
+
+/// The mode has been read before, wherever it stands: where clients connect is another matter in
+/// proxy mode.
+fn read_listen(service: &mut Service, given: Given<'_>) -> Result<(), String> {
+    let text = given.text("listen")?;
+    match service.mode {
+        Mode::Dsr => service.listeners.push(parse_listener(text, Protocol::Tcp)?),
+        Mode::Tcp => parse_place(text)?.join(service),
+    }
+    Ok(())
+}
+
+fn write_listen(service: &Service) -> Option<Value> {
+    let listeners = service.listeners.iter().filter_map(text);
+    let paths = service.proxy.paths.iter().filter_map(|at| path(at));
+    Some(Value::Array(listeners.chain(paths).collect()))
+}
+
+fn write_balance(service: &Service) -> Option<Value> {
+    let on = Balance::ALL
+        .iter()
+        .filter(|switch| service.proxy.balance.has(**switch));
+    Some(Value::Array(on.filter_map(text).collect()))
+}
+
+fn read_mode(given: Given<'_>) -> Result<Mode, String> {
+    match given {
+        Given::Text("udp" | "http") => Err(format!(
+            "mode = {given} isn't there yet: \"dsr\" and \"tcp\" are"
+        )),
+        Given::Text(_) | Given::Word(_) | Given::Whole(_) | Given::Flag(_) => given.word("mode"),
+    }
+}
+
+fn read_source(given: Given<'_>) -> Result<IpAddr, String> {
+    let text = given.text("source")?;
+    let address = text
+        .parse()
+        .map_err(|_| format!("source = {given} is not an address"))?;
+    check_connectable(address).map_err(|why| format!("source = {given}: {why}"))?;
+    Ok(address)
+}
+
+/// A server beside the pool's, as written; it is looked up when all has been read.
+fn read_spare(key: &str, given: Given<'_>) -> Result<Backend, String> {
+    let server = parse_server(given.text(key)?).map_err(|why| format!("{key}: {why}"))?;
+    let mut backend = Backend::unsaid();
+    server.fill(&mut backend);
+    Ok(backend)
+}
+
+fn write_spare(backend: &Backend) -> Option<Value> {
+    text(HostPort::of(backend))
+}
