@@ -309,6 +309,12 @@ impl State {
         self.redirect_len_max
     }
 
+    /// Until when a command has taken a back end out, milliseconds of the monotonic clock.
+    pub fn blacklisted_until_ms(&self, pool: &str, backend: &Backend) -> Option<u64> {
+        let until = self.blacklisted_until_ms.get(&self.id(pool, &backend.name));
+        until.copied()
+    }
+
     /// Whether a back end takes flows, and if not, why.
     pub fn standing(&self, pool: &str, backend: &Backend) -> Standing {
         let until = self.blacklisted_until_ms.get(&self.id(pool, &backend.name));

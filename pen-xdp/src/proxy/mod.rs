@@ -9,6 +9,7 @@ mod accept;
 pub mod balance;
 mod buffers;
 mod connect;
+mod direction;
 mod gate;
 mod listen;
 mod pipes;
@@ -17,6 +18,7 @@ mod report;
 mod routes;
 mod service;
 mod session;
+mod spares;
 pub mod stream;
 mod threads;
 

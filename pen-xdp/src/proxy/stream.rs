@@ -1,0 +1,257 @@
+//! One type for the two kinds of connections, TCP and Unix.
+
+use std::{
+    fmt,
+    io::{self, ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr},
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    task::{Context, Poll},
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{Interest, Ready},
+    net::{TcpStream, UnixStream},
+};
+
+/// Where one end of a connection is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An address and a port.
+    Ip(SocketAddr),
+    /// A Unix socket; most clients' have no path.
+    Unix(Option<PathBuf>),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(Some(path)) => write!(f, "unix:{}", path.display()),
+            Self::Unix(None) => f.write_str("unix"),
+        }
+    }
+}
+
+/// A connection, to a client or to a server.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a Unix socket.
+    Unix(UnixStream),
+}
+
+/// Calls a method that both kinds have.
+macro_rules! either {
+    ($stream:expr, $name:ident => $call:expr) => {
+        match $stream {
+            Stream::Tcp($name) => $call,
+            Stream::Unix($name) => $call,
+        }
+    };
+}
+
+impl Stream {
+    /// Waits until there is something to read, the end of the stream and errors included.
+    ///
+    /// # Errors
+    /// The runtime is about to end.
+    pub async fn readable(&self) -> io::Result<()> {
+        either!(self, stream => stream.readable().await)
+    }
+
+    /// Waits until something can be written, or writing would fail.
+    ///
+    /// # Errors
+    /// The runtime is about to end.
+    pub async fn writable(&self) -> io::Result<()> {
+        either!(self, stream => stream.writable().await)
+    }
+
+    /// As [`Stream::readable`]; only the task that polled last is woken.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_read_ready(context))
+    }
+
+    /// As [`Stream::writable`]; only the task that polled last is woken.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_write_ready(context))
+    }
+
+    /// Waits until the connection is broken, for who neither reads nor writes at the moment.
+    ///
+    /// # Errors
+    /// The runtime is about to end.
+    pub async fn broken(&self) -> io::Result<Ready> {
+        either!(self, stream => stream.ready(Interest::ERROR).await)
+    }
+
+    /// The error that the kernel keeps for the connection; it is told once.
+    ///
+    /// # Errors
+    /// The kernel can't say.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        either!(self, stream => stream.take_error())
+    }
+
+    /// Reads what is there; 0 is the end of the stream.
+    ///
+    /// Whoever gets less than the buffer holds has got all there was, and the next try is answered
+    /// `WouldBlock` without a call of the kernel. (Out-of-band data is the exception: a read stops
+    /// in front of it, and what follows is read when more comes.)
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is there; else what broke the connection.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let all = buffer.len();
+        let mut got = 0;
+        let tried = self.try_io(Interest::READABLE, || {
+            got = (&*SockRef::from(self)).read(buffer)?;
+            whole(got, all)
+        });
+        if got > 0 { Ok(got) } else { tried.map(|()| 0) }
+    }
+
+    /// Writes what the kernel takes; after less than all, the next try is answered `WouldBlock`
+    /// without a call of the kernel.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it takes nothing; else what broke the connection.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut sent = 0;
+        let tried = self.try_io(Interest::WRITABLE, || {
+            sent = (&*SockRef::from(self)).write(bytes)?;
+            whole(sent, bytes.len())
+        });
+        if sent > 0 {
+            Ok(sent)
+        } else {
+            tried.map(|()| 0)
+        }
+    }
+
+    /// Makes a call of the kernel if the socket is not known to be unready for it, and takes down
+    /// that it is if the call says `WouldBlock`.
+    ///
+    /// # Errors
+    /// `WouldBlock`, or what the call says.
+    pub fn try_io<R>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
+        either!(self, stream => stream.try_io(interest, call))
+    }
+
+    /// Closes one half, or both, for this process and everyone who shares the connection.
+    ///
+    /// # Errors
+    /// `NotConnected` if the connection is broken.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        SockRef::from(self).shutdown(how)
+    }
+
+    /// The other end.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn peer(&self) -> io::Result<Address> {
+        Ok(match self {
+            Self::Tcp(stream) => Address::Ip(stream.peer_addr()?),
+            Self::Unix(stream) => path(&stream.peer_addr()?),
+        })
+    }
+
+    /// This end.
+    ///
+    /// # Errors
+    /// The kernel can't say.
+    pub fn local(&self) -> io::Result<Address> {
+        Ok(match self {
+            Self::Tcp(stream) => Address::Ip(stream.local_addr()?),
+            Self::Unix(stream) => path(&stream.local_addr()?),
+        })
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, stream => stream.as_fd())
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Tcp(stream)
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Self::Unix(stream)
+    }
+}
+
+/// A call that moved some, but not all, leaves a socket that has no more: the runtime is told so
+/// by `WouldBlock`, which saves the call that would find it out.
+fn whole(moved: usize, all: usize) -> io::Result<()> {
+    if moved > 0 && moved < all {
+        return Err(ErrorKind::WouldBlock.into());
+    }
+    Ok(())
+}
+
+fn path(address: &tokio::net::unix::SocketAddr) -> Address {
+    Address::Unix(address.as_pathname().map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    #[tokio::test]
+    async fn a_short_read_is_the_last_one_until_more_comes_and_the_end_is_still_seen() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let near = Stream::from(near);
+        let mut buffer = [0; 8];
+        for text in ["one", "three"] {
+            far.write_all(text.as_bytes()).await.unwrap();
+            near.readable().await.unwrap();
+            assert_eq!(near.try_read(&mut buffer).unwrap(), text.len());
+            assert_eq!(&buffer[..text.len()], text.as_bytes());
+            let nothing = near.try_read(&mut buffer).unwrap_err();
+            assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+        }
+        far.write_all(b"end").await.unwrap();
+        drop(far);
+        near.readable().await.unwrap();
+        assert_eq!(near.try_read(&mut buffer).unwrap(), 3);
+        near.readable().await.unwrap();
+        assert_eq!(near.try_read(&mut buffer).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn addresses_are_told_for_both_kinds() {
+        let listener = TcpListener::bind("[::1]:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let tcp = Stream::from(TcpStream::connect(at).await.unwrap());
+        assert_eq!(tcp.peer().unwrap(), Address::Ip(at));
+        assert_eq!(tcp.peer().unwrap().to_string(), at.to_string());
+        assert_ne!(tcp.local().unwrap(), Address::Ip(at));
+        let (near, _far) = UnixStream::pair().unwrap();
+        let unix = Stream::from(near);
+        assert_eq!(unix.peer().unwrap(), Address::Unix(None));
+        assert_eq!(unix.local().unwrap().to_string(), "unix");
+        let named = Address::Unix(Some("/run/web".into()));
+        assert_eq!(named.to_string(), "unix:/run/web");
+    }
+}
