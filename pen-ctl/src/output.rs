@@ -117,7 +117,15 @@ fn proxied(service: &ProxyStatus) -> String {
     );
     out.push_str(&labelled("", 2, &line));
     let mut table = Table::new(&[
-        ">#", "server", "address", ">weight", "state", ">conn", ">connects", ">failed", ">sent",
+        ">#",
+        "server",
+        "address",
+        ">weight",
+        "state",
+        ">conn",
+        ">connects",
+        ">failed",
+        ">sent",
         ">received",
     ]);
     for (index, server) in service.servers.iter().enumerate() {

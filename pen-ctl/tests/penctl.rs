@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pen_common::config::{Busy, HashBy, Plane, Protocol, Switches, XdpMode};
+use pen_common::config::{Busy, HashBy, Mode, Plane, Protocol, Switches, XdpMode};
 use pen_common::control::*;
 
 /// A folder of its own for each test, gone at the end.
@@ -411,81 +411,126 @@ fn full_status() -> Status {
         config: ConfigStatus {
             source: "/etc/pen/pen.toml".to_owned(),
         },
-        interface: InterfaceStatus {
-            name: "eth1".to_owned(),
-            index: 3,
-            mac: "02:00:00:00:00:01".to_owned(),
-            mtu: 1500,
-            driver: "veth".to_owned(),
-        },
-        plane: PlaneStatus {
-            wanted: Plane::Auto,
-            actual: Plane::Xdp,
-            why: "the driver has no native mode".to_owned(),
-            rungs: vec![
-                Rung {
-                    plane: Plane::AfXdp,
-                    taken: false,
-                    why: "XDP is generic here".to_owned(),
-                },
-                Rung {
-                    plane: Plane::Xdp,
-                    taken: true,
-                    why: "it works".to_owned(),
-                },
-            ],
-        },
-        xdp: XdpStatus {
-            mode: Some(XdpMode::Generic),
-            why: "native was refused".to_owned(),
-        },
-        busy: Busy::Auto,
-        queues: vec![queue(0, ServedBy::Worker), queue(1, ServedBy::Program)],
         degraded: vec![Degraded {
             what: "tx budget".to_owned(),
             why: "kernel 6.1".to_owned(),
         }],
-        vips: vec![
-            vip.clone(),
-            VipStatus {
-                address: "2001:db8::100".parse().unwrap(),
-                port: 0,
-                protocol: Protocol::Udp,
-                vlan: Some(12),
-                owner: Owner::Kernel,
-                ..vip
+        dsr: Some(DsrStatus {
+            interface: InterfaceStatus {
+                name: "eth1".to_owned(),
+                index: 3,
+                mac: "02:00:00:00:00:01".to_owned(),
+                mtu: 1500,
+                driver: "veth".to_owned(),
             },
-        ],
-        pools: vec![PoolStatus {
-            name: "web".to_owned(),
-            table_size: 65_537,
-            backends: vec![
-                backend(0, "web1", 43_691),
-                BackendStatus {
-                    mac: None,
-                    state: BackendState::NoMac,
-                    flows: 0,
-                    frames: 0,
-                    bytes: 0,
-                    ..backend(1, "10.77.0.11", 0)
-                },
-                BackendStatus {
-                    state: BackendState::Blacklisted,
-                    blacklist_left_s: Some(17),
-                    ..backend(2, "web3", 0)
+            plane: PlaneStatus {
+                wanted: Plane::Auto,
+                actual: Plane::Xdp,
+                why: "the driver has no native mode".to_owned(),
+                rungs: vec![
+                    Rung {
+                        plane: Plane::AfXdp,
+                        taken: false,
+                        why: "XDP is generic here".to_owned(),
+                    },
+                    Rung {
+                        plane: Plane::Xdp,
+                        taken: true,
+                        why: "it works".to_owned(),
+                    },
+                ],
+            },
+            xdp: XdpStatus {
+                mode: Some(XdpMode::Generic),
+                why: "native was refused".to_owned(),
+            },
+            busy: Busy::Auto,
+            queues: vec![queue(0, ServedBy::Worker), queue(1, ServedBy::Program)],
+            vips: vec![
+                vip.clone(),
+                VipStatus {
+                    address: "2001:db8::100".parse().unwrap(),
+                    port: 0,
+                    protocol: Protocol::Udp,
+                    vlan: Some(12),
+                    owner: Owner::Kernel,
+                    ..vip
                 },
             ],
-        }],
-        counters: vec![Counter {
-            reason: "not-a-vip".to_owned(),
-            text: "other traffic".to_owned(),
-            count: 9,
-        }],
-        nic_changes: vec![NicChange {
-            what: "gro".to_owned(),
-            before: "on".to_owned(),
-            now: "off".to_owned(),
-        }],
+            pools: vec![PoolStatus {
+                name: "web".to_owned(),
+                table_size: 65_537,
+                backends: vec![
+                    backend(0, "web1", 43_691),
+                    BackendStatus {
+                        mac: None,
+                        state: BackendState::NoMac,
+                        flows: 0,
+                        frames: 0,
+                        bytes: 0,
+                        ..backend(1, "10.77.0.11", 0)
+                    },
+                    BackendStatus {
+                        state: BackendState::Blacklisted,
+                        blacklist_left_s: Some(17),
+                        ..backend(2, "web3", 0)
+                    },
+                ],
+            }],
+            counters: vec![Counter {
+                reason: "not-a-vip".to_owned(),
+                text: "other traffic".to_owned(),
+                count: 9,
+            }],
+            nic_changes: vec![NicChange {
+                what: "gro".to_owned(),
+                before: "on".to_owned(),
+                now: "off".to_owned(),
+            }],
+        }),
+        proxy: vec![proxied()],
+    }
+}
+
+fn proxied() -> ProxyStatus {
+    let first = ProxyServerStatus {
+        name: "web1".to_owned(),
+        address: "10.77.0.11:80".to_owned(),
+        weight: 1,
+        state: BackendState::Up,
+        blacklist_left_s: None,
+        conn: 12,
+        connects: 4321,
+        failures: 0,
+        sx: 1_234_567,
+        rx: 123_456_789,
+    };
+    let denied = Counter {
+        reason: "acl-denied".to_owned(),
+        text: "the access list denies the client".to_owned(),
+        count: 5,
+    };
+    ProxyStatus {
+        service: "shop".to_owned(),
+        mode: Mode::Tcp,
+        listen: vec!["[::]:80".to_owned(), "/run/shop".to_owned()],
+        pool: "web".to_owned(),
+        balance: "no hash roundrobin no stubborn no weight no prio".to_owned(),
+        connections: 13,
+        conn_max: 10_000,
+        accepted: 4_400,
+        refused: vec![denied],
+        servers: vec![
+            first.clone(),
+            ProxyServerStatus {
+                name: "unix".to_owned(),
+                address: "/run/back".to_owned(),
+                state: BackendState::Blacklisted,
+                blacklist_left_s: Some(17),
+                failures: 3,
+                ..first
+            },
+        ],
     }
 }
 

@@ -403,12 +403,8 @@ impl Config {
 
     /// The pools of services that are forwarded at layer 2, in the order of the configuration. A
     /// pool that no service uses has its table, too.
-    pub fn dsr_pools(&self) -> impl Iterator<Item = &Pool> {
-        self.pools.iter().filter(|pool| {
-            let mut users = self.services.iter().filter(|s| s.pool == pool.name);
-            let first = users.next();
-            first.is_none_or(|first| first.mode == Mode::Dsr) || users.any(|s| s.mode == Mode::Dsr)
-        })
+    pub fn dsr_pools(&self) -> impl Iterator<Item = &Pool> + Clone {
+        self.pools.iter().filter(|pool| self.needs_table(pool))
     }
 
     /// The pool named `name`.
@@ -431,13 +427,9 @@ impl Config {
         users.clone().next().is_none() || users.any(|service| service.mode == Mode::Dsr)
     }
 
-    fn pools_with_table(&self) -> impl Iterator<Item = &Pool> {
-        self.pools.iter().filter(|pool| self.needs_table(pool))
-    }
-
     /// Bytes that the slots of all pools take once. A table begins at a word of its own.
     pub fn slot_bytes(&self) -> u64 {
-        self.pools_with_table()
+        self.dsr_pools()
             .map(|pool| u64::from(pool.table_size).next_multiple_of(SLOTS_PER_WORD) * SLOT_BYTES)
             .sum()
     }
@@ -453,7 +445,7 @@ impl Config {
     pub fn table_memory(&self) -> u64 {
         self.table_memory.unwrap_or_else(|| {
             let largest = self
-                .pools_with_table()
+                .dsr_pools()
                 .map(|pool| pool.table_size)
                 .max()
                 .unwrap_or(0);

@@ -8,7 +8,7 @@ use pen_common::{
     },
     flow_table::FLOW_IDLE_S,
     maglev,
-    tables::BACKENDS_MAX,
+    tables::{BACKENDS_MAX, BackendId},
     verdict::Reason,
 };
 
@@ -100,46 +100,10 @@ impl Seen<'_> {
     /// # Errors
     /// There is no such service.
     pub fn servers(&self, service: Option<&str>) -> Result<Servers, String> {
-        let config = self.config();
-        let only = match service {
-            None => None,
-            Some(name) => {
-                let found = config.services.iter().find(|service| service.name == name);
-                let found = found.ok_or_else(|| format!("there is no service {name:?}"))?;
-                Some(found.pool.as_str())
-            }
-        };
         let flows = self.flows();
-        let pools = config
-            .pools
-            .iter()
-            .filter(|pool| only.is_none_or(|only| pool.name == only));
-        let pools = pools.map(|pool| ServersOfPool {
-            pool: pool.name.clone(),
-            servers: pool
-                .backends
-                .iter()
-                .enumerate()
-                .map(|(index, backend)| {
-                    let id = self.state.id(&pool.name, &backend.name);
-                    ServerStatus {
-                        index,
-                        name: backend.name.clone(),
-                        address: backend.address,
-                        port: backend.port,
-                        conn: flows.get(usize::from(id)).copied().unwrap_or_default(),
-                        max: backend.max,
-                        hard: backend.hard,
-                        weight: backend.weight,
-                        prio: backend.prio,
-                        sx: self.memory.traffic(id).bytes,
-                        rx: 0,
-                    }
-                })
-                .collect(),
-        });
-        Ok(Servers {
-            pools: pools.collect(),
+        servers(self.state, service, |id| Went {
+            conn: flows.get(usize::from(id)).copied().unwrap_or_default(),
+            sx: self.memory.traffic(id).bytes,
         })
     }
 
@@ -165,6 +129,66 @@ impl Seen<'_> {
         });
         counters.collect()
     }
+}
+
+/// What went to a back end past the kernel.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Went {
+    /// Flows.
+    pub conn: u32,
+    /// Bytes.
+    pub sx: u64,
+}
+
+/// Pen's `servers`, as far as the state knows them; `went` says what went to each.
+///
+/// # Errors
+/// There is no such service.
+pub fn servers(
+    state: &State,
+    service: Option<&str>,
+    went: impl Fn(BackendId) -> Went,
+) -> Result<Servers, String> {
+    let config = state.config();
+    let only = match service {
+        None => None,
+        Some(name) => {
+            let found = config.services.iter().find(|service| service.name == name);
+            let found = found.ok_or_else(|| format!("there is no service {name:?}"))?;
+            Some(found.pool.as_str())
+        }
+    };
+    let pools = config
+        .pools
+        .iter()
+        .filter(|pool| only.is_none_or(|only| pool.name == only));
+    let pools = pools.map(|pool| ServersOfPool {
+        pool: pool.name.clone(),
+        servers: pool
+            .backends
+            .iter()
+            .enumerate()
+            .map(|(index, backend)| {
+                let Went { conn, sx } = went(state.id(&pool.name, &backend.name));
+                ServerStatus {
+                    index,
+                    name: backend.name.clone(),
+                    address: backend.address,
+                    port: backend.port,
+                    conn,
+                    max: backend.max,
+                    hard: backend.hard,
+                    weight: backend.weight,
+                    prio: backend.prio,
+                    sx,
+                    rx: 0,
+                }
+            })
+            .collect(),
+    });
+    Ok(Servers {
+        pools: pools.collect(),
+    })
 }
 
 const fn state_word(standing: Standing) -> BackendState {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use pen_common::{
-    config::{Backend, Change, Config, HashBy, ServerRef},
+    config::{AclChange, Backend, Balance, Change, Config, HashBy, Mode, ServerRef, Service},
     hash::NameKey,
     tables::{BACKENDS_MAX, BackendId, Mac},
 };
@@ -33,13 +33,26 @@ pub enum Command {
         /// What is to be different.
         changes: Vec<Change>,
     },
-    /// `roundrobin`: hash over the whole flow (Pen's `-r`), or over the client's address alone.
-    RoundRobin {
-        /// Which service; all without a name.
+    /// One of Pen's switches on or off.
+    Switch {
+        /// Which service; all that know the switch without a name.
         service: Option<String>,
-        /// Whether the whole flow counts.
+        /// Which switch. In DSR there is `roundrobin` alone.
+        switch: Balance,
+        /// On or off.
         on: bool,
     },
+    /// A key of a service in proxy mode.
+    Option {
+        /// Which service; without a name the only one there is.
+        service: Option<String>,
+        /// Name of the key.
+        key: &'static str,
+        /// Its value as written.
+        value: String,
+    },
+    /// A change of an access list.
+    Acl(u8, AclChange),
     /// The kernel's neighbour table has, or no longer has, a MAC address.
     Neighbor {
         /// The back end's address.
@@ -68,6 +81,12 @@ pub enum Refusal {
     /// No such back end or service, or several that could be meant.
     #[error("{0}")]
     NotFound(String),
+    /// The thing means nothing there.
+    #[error("{0}")]
+    Meaningless(String),
+    /// A value that can't stand there.
+    #[error("{0}")]
+    Value(String),
     /// A time that makes no sense.
     #[error("blacklist {0} is out of range; give 0 to {BLACKLIST_S_MAX} seconds")]
     Blacklist(u32),
@@ -150,7 +169,20 @@ impl State {
                 server,
                 changes,
             } => self.change_server(service.as_deref(), &server, &changes),
-            Command::RoundRobin { service, on } => self.round_robin(service.as_deref(), on),
+            Command::Switch {
+                service,
+                switch,
+                on,
+            } => self.switch(service.as_deref(), switch, on),
+            Command::Option {
+                service,
+                key,
+                value,
+            } => self.set_option(service.as_deref(), key, &value),
+            Command::Acl(number, change) => {
+                self.config.change_acl(number, &change);
+                Ok(false)
+            }
             Command::Neighbor { address, mac } => Ok(self.neighbor(address, mac)),
             Command::Carrier(on) => {
                 self.carrier = on;
@@ -209,6 +241,7 @@ impl State {
         for change in changes {
             refuse_what_is_fixed(change)?;
         }
+        self.refuse_what_means_nothing(pool, changes)?;
         let pool = &mut self.config.pools[pool];
         let backend = &mut pool.backends[index];
         let id = self
@@ -230,26 +263,103 @@ impl State {
                     self.blacklisted_until_ms
                         .insert(id.unwrap_or_default(), until);
                 }
-                Change::Address(_) | Change::Port(_) | Change::Acl(_) => {}
+                Change::Acl(acl) => backend.acl = acl,
+                Change::Address(_) | Change::Port(_) => {}
             }
         }
         Ok(before.0 != backend.weight || before.1 != self.blacklisted_until_ms)
     }
 
-    fn round_robin(&mut self, service: Option<&str>, on: bool) -> Result<bool, Refusal> {
-        let hash = if on { HashBy::Flow } else { HashBy::Source };
-        let known = service.is_none_or(|name| self.config.services.iter().any(|s| s.name == name));
-        if !known {
-            let name = service.unwrap_or_default();
-            return Err(Refusal::NotFound(format!("there is no service {name:?}")));
+    /// Layer 2 forwarding knows no access lists.
+    fn refuse_what_means_nothing(&self, pool: usize, changes: &[Change]) -> Result<(), Refusal> {
+        let name = &self.config.pools[pool].name;
+        let proxied = self.config.proxy_services().any(|s| s.pool == *name);
+        match changes
+            .iter()
+            .any(|change| matches!(change, Change::Acl(_)))
+            && !proxied
+        {
+            false => Ok(()),
+            true => Err(Refusal::Meaningless(
+                "a server's access list means nothing in DSR: use a firewall at the server".into(),
+            )),
         }
+    }
+
+    fn switch(
+        &mut self,
+        service: Option<&str>,
+        switch: Balance,
+        on: bool,
+    ) -> Result<bool, Refusal> {
+        let knows = |service: &Service| service.mode != Mode::Dsr || switch == Balance::RoundRobin;
+        self.find(service)?;
         let services = self.config.services.iter_mut();
-        let mut changed = false;
-        for service in services.filter(|s| service.is_none_or(|name| s.name == name)) {
-            changed |= service.hash != hash;
-            service.hash = hash;
+        let named = services.filter(|s| service.is_none_or(|name| s.name == name));
+        let (mut found, mut changed) = (false, false);
+        for service in named.filter(|service| knows(service)) {
+            let before = (service.hash, service.proxy.balance);
+            match service.mode {
+                Mode::Dsr => service.hash = if on { HashBy::Flow } else { HashBy::Source },
+                Mode::Tcp => service.proxy.balance.set(switch, on),
+            }
+            (found, changed) = (
+                true,
+                changed || before != (service.hash, service.proxy.balance),
+            );
         }
-        Ok(changed)
+        match found {
+            true => Ok(changed),
+            false => Err(Refusal::Meaningless(format!(
+                "`{switch}` means nothing in DSR, where a hash chooses back ends"
+            ))),
+        }
+    }
+
+    fn set_option(
+        &mut self,
+        service: Option<&str>,
+        key: &str,
+        value: &str,
+    ) -> Result<bool, Refusal> {
+        let service = self.only(service, key)?;
+        // Tried on a copy: a value that can't stand there changes nothing.
+        let mut changed = service.clone();
+        changed.set(key, value).map_err(Refusal::Value)?;
+        *service = changed;
+        Ok(false)
+    }
+
+    /// The service in proxy mode that a command means.
+    ///
+    /// # Errors
+    /// There is none of that name, several could be meant, or it is served in DSR.
+    fn only(&mut self, name: Option<&str>, key: &str) -> Result<&mut Service, Refusal> {
+        self.find(name)?;
+        let services = self.config.services.iter_mut();
+        let mut meant = services.filter(|service| match name {
+            Some(name) => service.name == name,
+            None => service.mode != Mode::Dsr,
+        });
+        match (meant.next(), meant.next()) {
+            (Some(service), None) if service.mode != Mode::Dsr => Ok(service),
+            (Some(_), Some(_)) => Err(Refusal::NotFound(format!(
+                "which service's {key}? Say -s NAME first"
+            ))),
+            (Some(_) | None, _) => Err(Refusal::Meaningless(format!(
+                "`{key}` means nothing in DSR"
+            ))),
+        }
+    }
+
+    /// # Errors
+    /// There is no service of that name.
+    fn find(&self, service: Option<&str>) -> Result<(), Refusal> {
+        let Some(name) = service else { return Ok(()) };
+        match self.config.services.iter().any(|s| s.name == name) {
+            true => Ok(()),
+            false => Err(Refusal::NotFound(format!("there is no service {name:?}"))),
+        }
     }
 
     /// Goes back to what was asked for `before`; what was observed stays.
@@ -334,11 +444,11 @@ fn refuse_what_is_fixed(change: &Change) -> Result<(), Refusal> {
         Change::Blacklist(seconds) if seconds > BLACKLIST_S_MAX => Err(Refusal::Blacklist(seconds)),
         Change::Address(_) => Err(Refusal::Fixed("address")),
         Change::Port(_) => Err(Refusal::Fixed("port")),
-        Change::Acl(_) => Err(Refusal::Fixed("acl")),
         Change::Weight(_)
         | Change::Max(_)
         | Change::Hard(_)
         | Change::Prio(_)
+        | Change::Acl(_)
         | Change::Blacklist(_) => Ok(()),
     }
 }
@@ -422,8 +532,9 @@ pub(crate) mod tests {
             change(0, Change::Blacklist(BLACKLIST_S_MAX + 1)),
             change(0, Change::Address("10.0.0.9".to_owned())),
             half,
-            Command::RoundRobin {
+            Command::Switch {
                 service: Some("x".to_owned()),
+                switch: Balance::RoundRobin,
                 on: false,
             },
         ];
@@ -483,8 +594,9 @@ pub(crate) mod tests {
     #[test]
     fn round_robin_is_hash_by_flow() {
         let mut state = State::new(config(1), 0);
-        let by_source = Command::RoundRobin {
+        let by_source = Command::Switch {
             service: None,
+            switch: Balance::RoundRobin,
             on: false,
         };
         assert_eq!(state.apply(by_source.clone()), Ok(true));

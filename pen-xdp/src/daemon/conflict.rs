@@ -41,9 +41,7 @@ pub(super) fn conflicts(config: &Config, owned: &Owned) -> Vec<Degraded> {
     if config.plane != Plane::AfPacket {
         return Vec::new();
     }
-    let listeners = config
-        .dsr_services()
-        .flat_map(|service| &service.listeners);
+    let listeners = config.dsr_services().flat_map(|service| &service.listeners);
     let vips: BTreeSet<IpAddr> = listeners.map(|listener| listener.address).collect();
     vips.into_iter()
         .filter_map(|vip| {

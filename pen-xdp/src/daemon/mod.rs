@@ -24,7 +24,10 @@ use std::{
 };
 
 use anyhow::Result;
-use pen_common::control::{Action, Reply, Request, Value, mode_line};
+use pen_common::{
+    config::{self, Service},
+    control::{Action, Reply, Request, Value, mode_line},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Duration, interval},
@@ -43,7 +46,6 @@ use crate::{
 };
 use change::{Change, Waiting, grace_over};
 use dsr::Dsr;
-use flow_clock::FlowClock;
 use signals::Signals;
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
@@ -157,11 +159,25 @@ impl Daemon {
                 server: server.clone(),
                 changes: changes.clone(),
             }),
-            Action::RoundRobin(on) => self.change.state.apply(Command::RoundRobin {
+            Action::Switch(switch, on) => self.change.state.apply(Command::Switch {
                 service: request.service.clone(),
+                switch: *switch,
                 on: *on,
             }),
-            Action::Status
+            Action::Option {
+                key,
+                value: Some(value),
+            } => self.change.state.apply(Command::Option {
+                service: request.service.clone(),
+                key,
+                value: value.clone(),
+            }),
+            Action::Acl(number, change) => self
+                .change
+                .state
+                .apply(Command::Acl(*number, change.clone())),
+            Action::Option { value: None, .. }
+            | Action::Status
             | Action::Servers
             | Action::Counters
             | Action::Mode
@@ -177,8 +193,25 @@ impl Daemon {
         };
         match outcome {
             // In force only when it is published and nobody reads the old tables any more.
-            Ok(_) => self.change.waiting.push(Waiting { request, answer }),
+            Ok(_) => {
+                self.readmit(&request);
+                self.change.waiting.push(Waiting { request, answer });
+            }
             Err(refusal) => self.reply(&request, answer, Err(refusal.to_string())),
+        }
+    }
+
+    /// `blacklist 0` also ends what no command began.
+    fn readmit(&self, request: &Request) {
+        let (Action::Server(server, changes), Some(proxy)) = (&request.action, &self.proxy) else {
+            return;
+        };
+        let config = self.change.state.config();
+        if changes.contains(&config::Change::Blacklist(0))
+            && let Ok((pool, index)) = config.locate(request.service.as_deref(), server)
+        {
+            let pool = &config.pools[pool];
+            proxy.readmit(&pool.name, &pool.backends[index].name);
         }
     }
 
@@ -190,12 +223,8 @@ impl Daemon {
             Action::Servers => self.servers(service).map(Value::Servers),
             Action::Counters => Ok(Value::Counters(self.counters())),
             Action::Mode => {
-                let found = config
-                    .services
-                    .iter()
-                    .find(|s| service.is_none_or(|n| n == s.name));
-                let found = found.ok_or_else(|| "there is no such service".to_owned())?;
-                Ok(Value::Text(mode_line(found.hash)))
+                let found = named(config.services.iter(), service)?;
+                Ok(Value::Text(mode_line(found.switches())))
             }
             Action::Pid => Ok(Value::Number(u64::from(std::process::id()))),
             Action::Control => {
@@ -212,8 +241,14 @@ impl Daemon {
                 self.change.state.set_debug(*level);
                 Ok(Value::Applied)
             }
+            Action::Option { key, value: None } => {
+                let found = named(config.proxy_services(), service)?;
+                Ok(Value::Text(found.shown(key)))
+            }
             Action::Nothing | Action::Blank => Ok(Value::Applied),
-            Action::Server(..) | Action::RoundRobin(_) => Ok(Value::Applied),
+            Action::Server(..) | Action::Switch(..) | Action::Option { .. } | Action::Acl(..) => {
+                Ok(Value::Applied)
+            }
         }
     }
 
@@ -335,6 +370,15 @@ impl Daemon {
             self.reply(&request, answer, Ok(Value::Applied));
         }
     }
+}
+
+/// The service of that name, or the first one.
+fn named<'a>(
+    mut services: impl Iterator<Item = &'a Service>,
+    name: Option<&str>,
+) -> Result<&'a Service, String> {
+    let found = services.find(|service| name.is_none_or(|name| name == service.name));
+    found.ok_or_else(|| "there is no such service".to_owned())
 }
 
 /// What the kernel tells next; never anything without a data plane.

@@ -3,15 +3,18 @@
 use pen_common::{
     config::Config,
     control::{
-        ConfigStatus, Counter, Degraded, DsrStatus, FrameAccount, InterfaceStatus, NicChange, PlaneStatus, QueueStatus,
-        Status, XdpStatistics,
+        ConfigStatus, Counter, Degraded, DsrStatus, FrameAccount, InterfaceStatus, NicChange,
+        PlaneStatus, QueueStatus, Servers, Status, XdpStatistics,
     },
     tables::Mac,
 };
 
 use super::{Daemon, conflict, dsr::Dsr};
 use crate::{
-    control::state::State,
+    control::{
+        report::{self, Went},
+        state::State,
+    },
     plane::{Losses, QueueReport, WorkerReport, coarse_ns},
     proxy::Proxy,
 };
@@ -39,6 +42,36 @@ impl Daemon {
             dsr,
             proxy: self.proxy.as_ref().map(Proxy::status).unwrap_or_default(),
         }
+    }
+
+    /// Pen's `servers`: of one service's pool, or of all pools.
+    pub(super) fn servers(&self, service: Option<&str>) -> Result<Servers, String> {
+        let state = &self.change.state;
+        let mut servers = match &self.dsr {
+            Some(dsr) => dsr.seen(state).servers(service),
+            None => report::servers(state, service, |_| Went::default()),
+        }?;
+        let Some(proxy) = &self.proxy else {
+            return Ok(servers);
+        };
+        for pool in &mut servers.pools {
+            // The port that a server's connections go to if it names none.
+            let mut users = state.config().proxy_services();
+            let port = users
+                .find(|service| service.pool == pool.pool)
+                .and_then(|service| service.listeners.first())
+                .map_or(0, |listener| listener.port);
+            for server in &mut pool.servers {
+                let (conn, sent, received) = proxy.traffic(&pool.pool, &server.name);
+                server.conn += conn;
+                server.sx += sent;
+                server.rx += received;
+                if server.port == 0 {
+                    server.port = port;
+                }
+            }
+        }
+        Ok(servers)
     }
 
     /// Every reason of the data plane, and every reason why the proxy served no client.

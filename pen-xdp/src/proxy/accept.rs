@@ -94,7 +94,7 @@ pub(super) async fn accept(service: Arc<Service>, listener: Listener) -> io::Res
 
 /// Whether descriptors or memory are used up (accept(2)).
 fn is_exhaustion(error: &io::Error) -> bool {
-    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    use libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
     let code = error.raw_os_error();
     code.is_some_and(|code| [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&code))
 }

@@ -48,7 +48,10 @@ async fn tcp(mut address: SocketAddr, how: How) -> io::Result<Stream> {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    if let Some(source) = how.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+    if let Some(source) = how
+        .source
+        .filter(|source| source.is_ipv4() == address.is_ipv4())
+    {
         // The port is chosen when it is known whom it goes to: else there would be but one
         // connection for each port, to all servers together.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;

@@ -86,9 +86,7 @@ impl Bound {
         let sockets = self.first.iter().map(|listening| {
             let socket = match &listening.socket {
                 First::Tcp(_, socket) if thread == 0 => socket.try_clone().map(Listener::Tcp),
-                First::Tcp(address, _) => {
-                    tcp(*address, listening.backlog, true).map(Listener::Tcp)
-                }
+                First::Tcp(address, _) => tcp(*address, listening.backlog, true).map(Listener::Tcp),
                 First::Unix(file) => file.listener.try_clone().map(Listener::Unix),
             };
             Ok((listening.service, socket?))
@@ -112,7 +110,7 @@ fn tcp_first(address: SocketAddr, backlog: i32) -> io::Result<First> {
             if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
                 && matches!(
                     error.raw_os_error(),
-                    Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL)
+                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
                 ) =>
         {
             let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
@@ -180,8 +178,8 @@ impl SocketFile {
             listener.set_nonblocking(true)?;
             Ok((listener, identity(path)?))
         });
-        let (listener, identity) = bound
-            .with_context(|| format!("can't listen on {name}; is its directory there?"))?;
+        let (listener, identity) =
+            bound.with_context(|| format!("can't listen on {name}; is its directory there?"))?;
         Ok(Self {
             listener,
             path: path.to_owned(),

@@ -49,7 +49,10 @@ impl Bound {
     /// A listener can't be opened for a further thread, or there is no further thread to be had.
     pub fn start(self, taken: &BTreeSet<usize>) -> Result<Proxy> {
         let routes = self.routes().clone();
-        let services: Vec<_> = routes.iter().map(|route| Arc::new(Service::new(route))).collect();
+        let services: Vec<_> = routes
+            .iter()
+            .map(|route| Arc::new(Service::new(route)))
+            .collect();
         let threads = Threads::start(&self, &services, taken)?;
         Ok(Proxy {
             routes,

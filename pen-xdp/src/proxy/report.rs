@@ -13,12 +13,19 @@ impl Proxy {
     /// The services, in the order of the configuration.
     pub fn status(&self) -> Vec<ProxyStatus> {
         let services = self.services.iter().zip(self.routes.iter());
-        services.map(|(service, route)| status(service, route)).collect()
+        services
+            .map(|(service, route)| status(service, route))
+            .collect()
     }
 
     /// Why clients were not served, over all services.
     pub fn refusals(&self) -> Vec<Counter> {
-        let sum = |why| self.services.iter().map(|service| service.refused(why)).sum();
+        let sum = |why| {
+            self.services
+                .iter()
+                .map(|service| service.refused(why))
+                .sum()
+        };
         let reasons = Refused::ALL.iter();
         reasons.map(|why| counter(*why, sum(*why))).collect()
     }
@@ -31,7 +38,10 @@ impl Proxy {
         let mut sum = (0, 0, 0);
         for (service, _) in of_pool {
             let choice = service.choice();
-            let found = choice.balancer.servers(now_ms()).find(|view| view.name == server);
+            let found = choice
+                .balancer
+                .servers(now_ms())
+                .find(|view| view.name == server);
             if let Some(view) = found {
                 let (sent, received) = choice.point(view.id).map(|p| bytes(p)).unwrap_or_default();
                 sum.0 += view.tally.connections;
@@ -44,7 +54,9 @@ impl Proxy {
 }
 
 fn status(service: &Service, route: &Route) -> ProxyStatus {
-    let refused = Refused::ALL.iter().map(|why| counter(*why, service.refused(*why)));
+    let refused = Refused::ALL
+        .iter()
+        .map(|why| counter(*why, service.refused(*why)));
     ProxyStatus {
         service: service.name.clone(),
         mode: route.mode,
@@ -68,11 +80,17 @@ fn servers(service: &Service, route: &Route) -> Vec<ProxyServerStatus> {
         let (Some(server), Some(point)) = (server, choice.point(view.id)) else {
             continue;
         };
-        let left_ms = view.blacklisted_until_ms.map(|until| until.saturating_sub(now_ms));
+        let left_ms = view
+            .blacklisted_until_ms
+            .map(|until| until.saturating_sub(now_ms));
         rows.push(row(server, point, view.tally, left_ms));
     }
     let last = [
-        (&route.emergency, &choice.emergency, choice.balancer.emergency()),
+        (
+            &route.emergency,
+            &choice.emergency,
+            choice.balancer.emergency(),
+        ),
         (&route.abuse, &choice.abuse, choice.balancer.abuse()),
     ];
     for (server, point, tally) in last {

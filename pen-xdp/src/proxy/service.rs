@@ -174,7 +174,9 @@ impl Choice {
             self.points.insert(id, Point::of(server, known));
         }
         let last = |server: &Option<Server>, was: &Option<Arc<Point>>| {
-            server.as_ref().map(|server| Point::of(server, was.as_ref()))
+            server
+                .as_ref()
+                .map(|server| Point::of(server, was.as_ref()))
         };
         self.emergency = last(&route.emergency, &self.emergency);
         self.abuse = last(&route.abuse, &self.abuse);
@@ -188,7 +190,9 @@ impl Point {
             name: server.name.clone(),
             place: server.place.clone(),
             blacklisted_until_ms: server.blacklisted_until_ms,
-            counts: before.map(|point| Arc::clone(&point.counts)).unwrap_or_default(),
+            counts: before
+                .map(|point| Arc::clone(&point.counts))
+                .unwrap_or_default(),
         })
     }
 }

@@ -34,7 +34,11 @@ pub(super) async fn serve(service: Arc<Service>, client: Stream, visitor: Visito
         return;
     };
     let end = relay(&client, &server, &visit.settings.relay, &point.counts).await;
-    tracing::trace!("service {}: {visitor:?} at {}: {end:?}", service.name, point.name);
+    tracing::trace!(
+        "service {}: {visitor:?} at {}: {end:?}",
+        service.name,
+        point.name
+    );
 }
 
 /// A connection to the first server that can be reached.

@@ -75,7 +75,10 @@ impl Drop for Threads {
 /// The cores to serve on; `None` is wherever the scheduler likes.
 fn cores(taken: &BTreeSet<usize>) -> Vec<Option<CoreId>> {
     let all = core_affinity::get_core_ids().unwrap_or_default();
-    let free: Vec<_> = all.into_iter().filter(|core| !taken.contains(&core.id)).collect();
+    let free: Vec<_> = all
+        .into_iter()
+        .filter(|core| !taken.contains(&core.id))
+        .collect();
     match free.is_empty() {
         true => vec![None],
         false => free.into_iter().map(Some).collect(),

@@ -87,7 +87,11 @@ fn in_the_background_it_serves_when_the_command_returns() {
     let answer = ask(&lab.folder().join("control"), "status").value.unwrap();
     let status: Status = serde_json::from_value(answer).unwrap();
     assert_eq!((status.pid, status.dsr().plane.actual), (pid, Plane::AfXdp));
-    let frames: u64 = status.dsr().pools[0].backends.iter().map(|b| b.frames).sum();
+    let frames: u64 = status.dsr().pools[0]
+        .backends
+        .iter()
+        .map(|b| b.frames)
+        .sum();
     assert!(frames > 0, "the pages went another way");
     stop(pid);
     assert_nothing_left(&lab, lab.balancer());

@@ -52,7 +52,10 @@ fn a_datagram_in_fragments_comes_back_byte_for_byte() {
             );
         }
         let status = pen.status();
-        assert_eq!((status.dsr().plane.actual, status.dsr().xdp.mode), (plane, mode));
+        assert_eq!(
+            (status.dsr().plane.actual, status.dsr().xdp.mode),
+            (plane, mode)
+        );
         // Fragments are the program's on every plane that has one: in order, on one CPU.
         assert_eq!(
             (pen.count("forwarded"), pen.count("redirected")),

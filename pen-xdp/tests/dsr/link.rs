@@ -107,7 +107,11 @@ fn after_a_link_flap_the_vips_are_announced_and_served_again() {
         let status = pen.status();
         assert_eq!(status.dsr().plane.actual, plane);
         let whole = |q: &pen_common::control::QueueStatus| q.frames.is_none_or(|f| f.adds_up());
-        assert!(status.dsr().queues.iter().all(whole), "{:?}", status.dsr().queues);
+        assert!(
+            status.dsr().queues.iter().all(whole),
+            "{:?}",
+            status.dsr().queues
+        );
         pen.stop(&lab, lab.balancer());
     }
 }
@@ -123,7 +127,11 @@ fn announces(frame: &[u8], vip: IpAddr) -> bool {
 /// The kernel forgets its neighbours with the link.
 fn wait_for_macs(pen: &Pen) {
     let end = Instant::now() + Duration::from_secs(20);
-    while pen.status().dsr().pools[0].backends.iter().any(|b| b.slots == 0) {
+    while pen.status().dsr().pools[0]
+        .backends
+        .iter()
+        .any(|b| b.slots == 0)
+    {
         assert!(Instant::now() < end, "{:?}", pen.status().dsr().pools);
         thread::sleep(Duration::from_millis(50));
     }
@@ -154,7 +162,10 @@ fn a_filtering_interface_hears_who_asks_for_a_vip() {
         assert!(pen.count("neighbor-answered") >= 3, "{wanted}");
         let sent = assert_traffic(&lab, "macvlan");
         let status = pen.status();
-        assert_eq!((status.dsr().plane.actual, status.dsr().xdp.mode), (plane, mode));
+        assert_eq!(
+            (status.dsr().plane.actual, status.dsr().xdp.mode),
+            (plane, mode)
+        );
         assert_eq!(pen.count("forwarded"), sent, "{wanted}");
         let by_workers = if plane == Plane::AfXdp { sent } else { 0 };
         assert_eq!(pen.count("redirected"), by_workers, "{wanted}");

@@ -75,7 +75,8 @@ fn three_of_4096_back_ends_that_answer_serve() {
         (pen.count("forwarded"), pen.count("redirected")),
         (16_000, 16_000)
     );
-    let backends = &pen.status().dsr().pools[0].backends;
+    let status = pen.status();
+    let backends = &status.dsr().pools[0].backends;
     let shares: Vec<u32> = PRESENT.iter().map(|i| backends[*i].slots).collect();
     assert_eq!(shares.iter().sum::<u32>(), 65_537, "{shares:?}");
     pen.stop(&lab, lab.balancer());

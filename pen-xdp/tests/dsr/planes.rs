@@ -132,6 +132,7 @@ fn carry(way: Way) {
 
 fn count(status: &Status, reason: &str) -> u64 {
     status
+        .dsr()
         .counters
         .iter()
         .find(|counter| counter.reason == reason)
@@ -142,15 +143,22 @@ fn count(status: &Status, reason: &str) -> u64 {
 /// The counters name the plane, the mode and the queues.
 fn assert_way(way: Way, status: &Status) {
     assert_eq!(
-        status.dsr().plane.actual, way.plane,
+        status.dsr().plane.actual,
+        way.plane,
         "{way:?}: {:?}",
         status.dsr().plane
     );
-    assert_eq!(status.dsr().xdp.mode, way.mode, "{way:?}: {:?}", status.dsr().xdp);
+    assert_eq!(
+        status.dsr().xdp.mode,
+        way.mode,
+        "{way:?}: {:?}",
+        status.dsr().xdp
+    );
     let forwarded = count(status, "forwarded");
     let redirected = count(status, "redirected");
     assert!(forwarded > 1000, "{way:?}: {forwarded}");
     let by_backends: u64 = status
+        .dsr()
         .pools
         .iter()
         .flat_map(|pool| &pool.backends)
@@ -271,6 +279,7 @@ fn workers_that_fail_half_way_leave_every_queue_to_the_program() {
         assert_eq!((queue.worker, queue.zero_copy), (None, false), "{queue:?}");
     }
     let interrupts = status
+        .dsr()
         .nic_changes
         .iter()
         .find(|change| change.what == "gro_flush_timeout");

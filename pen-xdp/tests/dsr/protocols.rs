@@ -70,7 +70,13 @@ fn a_vip_of_the_kernel_stays_the_kernels() {
         (0, 0)
     );
     assert!(pen.count("kernel-owned") > 0 && pen.count("forwarded") > 0);
-    let owners: Vec<_> = pen.status().dsr().vips.iter().map(|vip| vip.owner).collect();
+    let owners: Vec<_> = pen
+        .status()
+        .dsr()
+        .vips
+        .iter()
+        .map(|vip| vip.owner)
+        .collect();
     assert!(
         owners
             .iter()

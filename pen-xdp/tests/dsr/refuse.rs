@@ -237,7 +237,10 @@ fn a_second_daemon_does_not_disturb_the_first() {
     let tally = load.finish(running).unwrap();
     assert_eq!(tally.answered, tally.sent, "{tally:?}");
     assert_eq!(pen.status().generation, generation);
-    assert_eq!(pen.status().dsr().plane.actual, pen_common::config::Plane::AfXdp);
+    assert_eq!(
+        pen.status().dsr().plane.actual,
+        pen_common::config::Plane::AfXdp
+    );
     pen.stop(&lab, lab.balancer());
 }
 

@@ -147,7 +147,11 @@ fn a_thousand_vips_256_pools_and_4096_back_ends() {
         let status = pen.status();
         let largest = &status.dsr().pools[0].backends;
         assert_eq!(
-            (status.dsr().vips.len(), status.dsr().pools.len(), largest.len()),
+            (
+                status.dsr().vips.len(),
+                status.dsr().pools.len(),
+                largest.len()
+            ),
             (VIPS, POOLS, BACKENDS)
         );
         // 65,537 slots are 16 for each back end.

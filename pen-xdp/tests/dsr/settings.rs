@@ -73,7 +73,7 @@ fn assert_changed(pen: &Pen, before: &str, machine: &Namespace, mode: &str) {
     let status = pen.status();
     assert_eq!(status.dsr().xdp.mode.unwrap().to_string(), mode);
     assert_eq!(status.dsr().plane.actual.to_string(), "af_xdp");
-    let changes = status.dsr().nic_changes;
+    let changes = &status.dsr().nic_changes;
     let shown = |what: &str| changes.iter().find(|change| change.what.contains(what));
     for (knob, value) in KNOBS.into_iter().zip(["1", "7000"]) {
         let change = shown(knob).unwrap_or_else(|| panic!("{knob} in {changes:?}"));

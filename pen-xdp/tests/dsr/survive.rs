@@ -90,7 +90,11 @@ fn a_restart_with_other_back_ends_moves_only_what_it_must() {
             .stop(Signal::Kill, Duration::from_secs(5))
             .unwrap();
         pen = Pen::start(&lab, top, &service(&lab, SERVICE, backends));
-        let slots: u32 = pen.status().dsr().pools[0].backends.iter().map(|b| b.slots).sum();
+        let slots: u32 = pen.status().dsr().pools[0]
+            .backends
+            .iter()
+            .map(|b| b.slots)
+            .sum();
         assert_eq!(slots, 65_537);
         restarts += 1;
     }

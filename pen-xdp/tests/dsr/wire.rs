@@ -115,7 +115,10 @@ impl Rig {
     /// What arrived for a back end, and what Pen says that it sent there.
     pub(crate) fn to_backend(&self, index: u8, status: &Status) -> (u64, u64) {
         let arrived = self.sink.to(self.wire.backend_mac(index));
-        (arrived, status.dsr().pools[0].backends[usize::from(index)].frames)
+        (
+            arrived,
+            status.dsr().pools[0].backends[usize::from(index)].frames,
+        )
     }
 }
 
@@ -139,6 +142,7 @@ pub(crate) fn dropped(status: &Status) -> u64 {
 /// What the rings lost.
 pub(crate) fn lost(status: &Status) -> u64 {
     let losses = status
+        .dsr()
         .queues
         .iter()
         .filter_map(|queue| queue.xdp_statistics);

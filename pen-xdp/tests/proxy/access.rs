@@ -16,7 +16,16 @@ fn a_denied_client_never_reaches_the_emergency_server() {
     let lab = lab(2);
     let _web = Nginx::start_all(&lab, &[80]).unwrap();
     let deny = format!("acl 1 deny {}", client());
-    let words = ["-O", &deny, "-O", "client_acl 1", "-e", &server(1), "80", &server(0)];
+    let words = [
+        "-O",
+        &deny,
+        "-O",
+        "client_acl 1",
+        "-e",
+        &server(1),
+        "80",
+        &server(0),
+    ];
     let pen = Pen::start(&lab, &words);
     assert_eq!(answerers(&lab, addresses()[0], 3), ["-"; 3]);
     // The list speaks of IPv4 only: whom no line matches gets the opposite of the last one.
@@ -36,7 +45,16 @@ fn a_denied_client_is_sent_to_the_abuse_server() {
     let _web = Nginx::start_all(&lab, &[80]).unwrap();
     // The bits beyond the mask don't matter; in Pen such a line matched nothing.
     let deny = "acl 3 deny 10.77.0.99 255.255.255.0";
-    let words = ["-O", deny, "-O", "client_acl 3", "-B", &server(1), "80", &server(0)];
+    let words = [
+        "-O",
+        deny,
+        "-O",
+        "client_acl 3",
+        "-B",
+        &server(1),
+        "80",
+        &server(0),
+    ];
     let pen = Pen::start(&lab, &words);
     assert_eq!(answerers(&lab, addresses()[0], 3), ["be1"; 3]);
     pen.change("no acl 3");
@@ -53,11 +71,24 @@ fn a_server_with_a_list_of_its_own_serves_those_on_it_alone() {
     let lab = lab(2);
     let _web = Nginx::start_all(&lab, &[80]).unwrap();
     let permit = format!("acl 2 permit {}", Station::client().v6());
-    let words = ["-r", "-O", &permit, "-O", "server 0 acl 2", "80", &server(0), &server(1)];
+    let words = [
+        "-r",
+        "-O",
+        &permit,
+        "-O",
+        "server 0 acl 2",
+        "80",
+        &server(0),
+        &server(1),
+    ];
     let pen = Pen::start(&lab, &words);
     assert_eq!(answerers(&lab, addresses()[0], 3), ["be1"; 3]);
     let both = answerers(&lab, addresses()[1], 4);
-    assert_eq!(both.iter().filter(|name| *name == "be0").count(), 2, "{both:?}");
+    assert_eq!(
+        both.iter().filter(|name| *name == "be0").count(),
+        2,
+        "{both:?}"
+    );
     pen.stop();
 }
 

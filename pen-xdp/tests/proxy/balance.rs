@@ -13,7 +13,10 @@ fn servers_take_turns_from_server_0_on() {
     let _web = Nginx::start_all(&lab, &[80]).unwrap();
     let pen = Pen::start(&lab, &["-r", "80", &server(0), &server(1), &server(2)]);
     // Pen began with server 1.
-    assert_eq!(answerers(&lab, addresses()[0], 4), ["be0", "be1", "be2", "be0"]);
+    assert_eq!(
+        answerers(&lab, addresses()[0], 4),
+        ["be0", "be1", "be2", "be0"]
+    );
     assert_eq!(answerers(&lab, addresses()[1], 3), ["be1", "be2", "be0"]);
     pen.wait_until_idle();
     let connects: Vec<u64> = pen.service().servers.iter().map(|s| s.connects).collect();
@@ -53,14 +56,20 @@ fn prio_and_weight_choose_and_failover_keeps_to_their_order() {
         .zip(&servers)
         .map(|(prio, host)| format!("{host}:80:0:0:1:{prio}"))
         .collect();
-    let pen = Pen::start(&lab, &["-r", "-O", "prio", "80", &prio[0], &prio[1], &prio[2]]);
+    let pen = Pen::start(
+        &lab,
+        &["-r", "-O", "prio", "80", &prio[0], &prio[1], &prio[2]],
+    );
     assert_eq!(answerers(&lab, addresses()[0], 2), ["be2"; 2]);
     // Pen went on by number, to server 0 here and to server 1 if 0 was gone.
     pen.change("server 2 blacklist 60");
     assert_eq!(answerers(&lab, addresses()[0], 2), ["be0"; 2]);
     pen.change("server 0 blacklist 60");
     assert_eq!(answerers(&lab, addresses()[0], 2), ["be1"; 2]);
-    assert_eq!(pen.say("mode"), "no hash roundrobin no stubborn no weight prio\n");
+    assert_eq!(
+        pen.say("mode"),
+        "no hash roundrobin no stubborn no weight prio\n"
+    );
     pen.stop();
 }
 
@@ -85,7 +94,9 @@ fn the_least_connections_for_the_weight_count() {
         addresses()[0]
     );
     let client = lab.client().spawn("python3", ["-c", &script]).unwrap();
-    client.wait_for_line("held", std::time::Duration::from_secs(10)).unwrap();
+    client
+        .wait_for_line("held", std::time::Duration::from_secs(10))
+        .unwrap();
     let conn: Vec<u32> = pen.servers().iter().map(|server| server.conn).collect();
     assert_eq!(conn, [10, 30]);
     drop(client);

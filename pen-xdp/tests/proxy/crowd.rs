@@ -52,7 +52,9 @@ fn ten_thousand_idle_connections_cost_little_memory_and_no_time() {
     let before = pen.resident_kib();
     let script = hold(COUNT);
     let client = lab.client().spawn("python3", ["-c", &script]).unwrap();
-    client.wait_for_line("ready", Duration::from_secs(60)).unwrap();
+    client
+        .wait_for_line("ready", Duration::from_secs(60))
+        .unwrap();
     assert_eq!(pen.service().connections as usize, COUNT);
     let each = (pen.resident_kib() - before) as f64 / COUNT as f64;
     assert!(each <= 16.0, "{each} KiB for each idle connection");
@@ -76,7 +78,9 @@ fn clients_wait_while_there_are_no_descriptors_and_are_served_then() {
     let limit = pen.descriptors() + 20;
     let pid = pen.process.id().to_string();
     let nofile = format!("--nofile={limit}:{limit}");
-    lab.balancer().run_ok("prlimit", ["--pid", &pid, &nofile]).unwrap();
+    lab.balancer()
+        .run_ok("prlimit", ["--pid", &pid, &nofile])
+        .unwrap();
     // Ten clients fit; the others wait until one of those leaves.
     let said = python::client(
         &lab,
@@ -145,7 +149,12 @@ fn nothing_leaks_over_a_hundred_thousand_refused_connects() {
     assert_eq!(pen.descriptors(), descriptors);
     let grown = pen.resident_kib().saturating_sub(memory);
     assert!(grown < 2048, "{grown} KiB more than before");
-    let failures: u64 = pen.service().servers.iter().map(|server| server.failures).sum();
+    let failures: u64 = pen
+        .service()
+        .servers
+        .iter()
+        .map(|server| server.failures)
+        .sum();
     assert_eq!(failures, 101_000);
     wait_for("the last client's end", || pen.service().connections == 0);
     pen.stop();

@@ -17,17 +17,30 @@ fn a_refusing_server_costs_no_client_an_answer() {
     }
     let lab = lab(2);
     let mut web = Nginx::start_all(&lab, &[80]).unwrap();
-    web[0].process().stop(Signal::Term, Duration::from_secs(5)).unwrap();
+    web[0]
+        .process()
+        .stop(Signal::Term, Duration::from_secs(5))
+        .unwrap();
     // No blacklist: every second client meets the server that refuses. Pen stood still for ever
     // after a hundred of them.
     let pen = Pen::start(&lab, &["-r", "-b", "0", "80", &server(0), &server(1)]);
     let before = pen.descriptors();
-    let ab = lab.client().run_ok("ab", ["-q", "-c", "10", "-n", "2000", &url()]).unwrap();
-    assert!(ab.stdout.contains("Failed requests:        0"), "{}", ab.stdout);
+    let ab = lab
+        .client()
+        .run_ok("ab", ["-q", "-c", "10", "-n", "2000", &url()])
+        .unwrap();
+    assert!(
+        ab.stdout.contains("Failed requests:        0"),
+        "{}",
+        ab.stdout
+    );
     pen.wait_until_idle();
     let service = pen.service();
     assert!(service.servers[0].failures >= 900, "{service:?}");
-    assert_eq!((service.servers[0].connects, service.servers[1].connects), (0, 2000));
+    assert_eq!(
+        (service.servers[0].connects, service.servers[1].connects),
+        (0, 2000)
+    );
     assert_eq!(pen.descriptors(), before);
     pen.stop();
 }
@@ -56,7 +69,11 @@ fn a_failed_server_is_left_alone_for_a_time_and_then_tried_again() {
     });
     assert!(failed.elapsed() >= Duration::from_secs(2));
     let again = answerers(&lab, addresses()[0], 4);
-    assert_eq!(again.iter().filter(|name| *name == "be0").count(), 2, "{again:?}");
+    assert_eq!(
+        again.iter().filter(|name| *name == "be0").count(),
+        2,
+        "{again:?}"
+    );
     pen.stop();
 }
 
@@ -68,15 +85,24 @@ fn a_server_that_nobody_hears_of_costs_one_client_the_timeout() {
     let lab = lab(2);
     let _web = Nginx::start_all(&lab, &[80]).unwrap();
     // It swallows what comes for port 80.
-    lab.backend(0).ip("route add blackhole 10.77.0.2/32").unwrap();
+    lab.backend(0)
+        .ip("route add blackhole 10.77.0.2/32")
+        .unwrap();
     let pen = Pen::start(&lab, &["-r", "-t", "1", "80", &server(0), &server(1)]);
     let start = Instant::now();
     assert_eq!(answerers(&lab, addresses()[0], 1), ["be1"]);
     let waited = start.elapsed();
-    assert!(waited >= Duration::from_secs(1) && waited < Duration::from_secs(3), "{waited:?}");
+    assert!(
+        waited >= Duration::from_secs(1) && waited < Duration::from_secs(3),
+        "{waited:?}"
+    );
     let start = Instant::now();
     assert_eq!(answerers(&lab, addresses()[0], 5), ["be1"; 5]);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
     pen.stop();
 }
 
@@ -88,7 +114,10 @@ fn the_emergency_server_serves_when_no_other_can() {
     let lab = lab(3);
     let _web = Nginx::start(&lab, 2, &[80]).unwrap();
     let last = server(2);
-    let pen = Pen::start(&lab, &["-b", "1", "-e", &last, "80", &server(0), &server(1)]);
+    let pen = Pen::start(
+        &lab,
+        &["-b", "1", "-e", &last, "80", &server(0), &server(1)],
+    );
     assert_eq!(answerers(&lab, addresses()[0], 5), ["be2"; 5]);
     let _back = Nginx::start(&lab, 0, &[80]).unwrap();
     // It is not remembered as the client's.
@@ -107,7 +136,11 @@ fn without_any_server_clients_are_let_go_at_once_and_counted() {
     let pen = Pen::start(&lab, &["-r", "80", &server(0), &server(1)]);
     let start = Instant::now();
     assert_eq!(answerers(&lab, addresses()[0], 5), ["-"; 5]);
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
     pen.wait_until_idle();
     assert_eq!(pen.refused("no-server"), 5);
     pen.stop();
@@ -149,7 +182,11 @@ fn what_a_server_does_after_the_connection_stands_is_told_to_its_client_alone() 
     assert!(said.split(' ').all(|word| word != "bytes"), "{said}");
     pen.wait_until_idle();
     let service = pen.service();
-    let failures: Vec<u64> = service.servers.iter().map(|server| server.failures).collect();
+    let failures: Vec<u64> = service
+        .servers
+        .iter()
+        .map(|server| server.failures)
+        .collect();
     assert_eq!(failures, [0, 0], "the connection stood: {service:?}");
     pen.stop();
 }

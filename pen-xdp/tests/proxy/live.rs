@@ -21,7 +21,10 @@ fn servers_are_shown_in_pens_lines() {
     assert!(lines[0].starts_with(first), "{lines:?}");
     let second = "1 addr 10.77.0.12 port 80 conn 0 max 10 hard 20 weight 2 prio 1 sx 0 rx 0";
     assert_eq!(lines[1], second);
-    assert_eq!(pen.say("mode"), "no hash no roundrobin no stubborn no weight no prio\n");
+    assert_eq!(
+        pen.say("mode"),
+        "no hash no roundrobin no stubborn no weight no prio\n"
+    );
     pen.stop();
 }
 
@@ -37,7 +40,14 @@ fn changes_are_in_force_from_the_reply_on() {
     let before = pen.status().generation;
     assert!(pen.change("roundrobin") > before);
     let turns = answerers(&lab, addresses()[0], 3);
-    assert_eq!(turns.iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "{turns:?}");
+    assert_eq!(
+        turns
+            .iter()
+            .collect::<std::collections::BTreeSet<_>>()
+            .len(),
+        3,
+        "{turns:?}"
+    );
     pen.change("server 1 blacklist 60");
     let turns = answerers(&lab, addresses()[0], 6);
     assert!(!turns.contains(&"be1".to_owned()), "{turns:?}");
@@ -63,6 +73,10 @@ fn a_server_that_was_missed_can_be_readmitted_by_hand() {
     assert_eq!(answerers(&lab, addresses()[0], 2), ["be1"; 2]);
     pen.change("server 0 blacklist 0");
     let both = answerers(&lab, addresses()[0], 4);
-    assert_eq!(both.iter().filter(|name| *name == "be0").count(), 2, "{both:?}");
+    assert_eq!(
+        both.iter().filter(|name| *name == "be0").count(),
+        2,
+        "{both:?}"
+    );
     pen.stop();
 }

@@ -77,7 +77,9 @@ pub(crate) fn client(lab: &Lab, script: &str) -> String {
          \x20return c\n\
          {script}"
     );
-    let output = lab.client().run_for(Duration::from_secs(60), "python3", ["-c", &script]);
+    let output = lab
+        .client()
+        .run_for(Duration::from_secs(60), "python3", ["-c", &script]);
     let output = output.unwrap();
     assert!(output.ok(), "{}", output.text());
     output.stdout.trim().to_owned()

@@ -23,10 +23,16 @@ fn a_place_that_somebody_has_is_not_shared_in_silence() {
     let pen = Pen::start(&lab, &["80", &server(0)]);
     for listen in ["80", "0.0.0.0:80", "[::]:80"] {
         let text = refused(&lab, &[listen, &server(0)]);
-        assert!(text.contains("in use") && text.contains("ss -ltnp"), "{text}");
+        assert!(
+            text.contains("in use") && text.contains("ss -ltnp"),
+            "{text}"
+        );
     }
     let text = refused(&lab, &["10.77.0.250:80", &server(0)]);
-    assert!(text.contains("10.77.0.250:80") && text.contains("no interface"), "{text}");
+    assert!(
+        text.contains("10.77.0.250:80") && text.contains("no interface"),
+        "{text}"
+    );
     pen.stop();
 }
 

@@ -45,7 +45,13 @@ impl Pen {
         let folder = lab.folder().join("pen");
         fs::create_dir_all(&folder).unwrap();
         let (control, pid_file) = (folder.join("control"), folder.join("pid"));
-        let own = ["-f", "-C", control.to_str().unwrap(), "-p", pid_file.to_str().unwrap()];
+        let own = [
+            "-f",
+            "-C",
+            control.to_str().unwrap(),
+            "-p",
+            pid_file.to_str().unwrap(),
+        ];
         let words = own.iter().chain(words);
         let machine = lab.balancer();
         let process = machine.spawn(env!("CARGO_BIN_EXE_pen"), words).unwrap();
@@ -87,7 +93,9 @@ impl Pen {
     pub(crate) fn refused(&self, reason: &str) -> u64 {
         let refused = self.service().refused;
         let found = refused.iter().find(|counter| counter.reason == reason);
-        found.unwrap_or_else(|| panic!("there is no reason {reason}: {refused:?}")).count
+        found
+            .unwrap_or_else(|| panic!("there is no reason {reason}: {refused:?}"))
+            .count
     }
 
     pub(crate) fn servers(&self) -> Vec<ServerStatus> {
@@ -105,22 +113,35 @@ impl Pen {
 
     /// Open descriptors of the daemon.
     pub(crate) fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+        fs::read_dir(format!("/proc/{}/fd", self.process.id()))
+            .unwrap()
+            .count()
     }
 
     /// Memory of the daemon that is really there, KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// CPU seconds that the daemon has used.
     pub(crate) fn cpu_seconds(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .collect();
         // utime and stime, in the ticks of a hundredth that Linux tells (proc(5)).
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+        let ticks: u64 = fields[11..13]
+            .iter()
+            .map(|field| field.parse::<u64>().unwrap())
+            .sum();
         ticks as f64 / 100.0
     }
 

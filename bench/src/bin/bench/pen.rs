@@ -115,7 +115,11 @@ impl Pen {
             ServedBy::Program
         };
         ensure!(
-            status.dsr().queues.iter().all(|queue| queue.served_by == by),
+            status
+                .dsr()
+                .queues
+                .iter()
+                .all(|queue| queue.served_by == by),
             "a queue is not by {by}"
         );
         let mut backends = status.dsr().pools.iter().flat_map(|pool| &pool.backends);
@@ -141,6 +145,7 @@ impl Pen {
     pub(crate) fn core(&self) -> Result<Option<usize>> {
         let status = self.status()?;
         Ok(status
+            .dsr()
             .queues
             .first()
             .and_then(|queue| queue.core)
@@ -150,7 +155,7 @@ impl Pen {
     /// How its workers take frames, and what it has set on the device for that.
     pub(crate) fn polling(&self) -> Result<Polling> {
         let status = self.status()?;
-        let settings = status.dsr().nic_changes.into_iter();
+        let settings = status.dsr().nic_changes.iter().cloned();
         let settings = settings.filter(|change| POLLING_SETTINGS.contains(&change.what.as_str()));
         Ok(Polling {
             busy: status.dsr().queues.iter().any(|queue| queue.busy_poll),
