@@ -13,4 +13,5 @@ pub mod netlink;
 pub mod nic;
 pub mod ownership;
 pub mod plane;
+pub mod proxy;
 pub mod watch;
