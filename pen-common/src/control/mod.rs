@@ -5,9 +5,11 @@
 //! texts; a line that begins with `json ` gets one JSON object, [`Envelope`].
 
 mod reply;
+mod selection;
 mod status;
 
 pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
+pub use selection::{ChosenBy, Refused};
 pub use status::{
     BackendState, BackendStatus, ConfigStatus, Counter, Degraded, DsrStatus, FrameAccount, InterfaceStatus,
     NicChange, Owner, PlaneStatus, PoolStatus, ProxyServerStatus, ProxyStatus, QueueStatus, Rung, ServedBy, ServerStatus, Status,

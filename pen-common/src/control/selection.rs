@@ -1,0 +1,52 @@
+//! Why a service in proxy mode gave a client to a server, or did not: the words of its log lines
+//! and counters.
+
+use crate::config::words::words;
+
+words! {
+    /// Why a client is refused, or why a server is passed over for it.
+    Refused {
+        /// As many connections as the service may have (`conn_max`).
+        TooManyConnections = "too-many-connections",
+        /// The service's access list denies the client, and no abuse server takes it.
+        AclDenied = "acl-denied",
+        /// The server's access list denies the client.
+        ServerAcl = "server-acl",
+        /// The server failed a short while ago, or was excluded by a command.
+        Blacklisted = "blacklisted",
+        /// The server has as many connections as it may have.
+        ServerFull = "server-full",
+        /// The server has weight 0 where weights count: it keeps its clients and gets no new ones.
+        NoWeight = "no-weight",
+        /// The connection to the server could not be made.
+        ConnectFailed = "connect-failed",
+        /// The client may not be given another server than the one chosen first.
+        Stubborn = "stubborn",
+        /// No server is left, and there is no emergency server that was not tried yet.
+        NoServer = "no-server",
+        /// The client's connection has ended already.
+        Ended = "ended",
+    }
+}
+
+words! {
+    /// What chose a client's server.
+    ChosenBy {
+        /// The server was the client's before.
+        Tracking = "tracking",
+        /// It has the lowest `prio`.
+        Prio = "prio",
+        /// It has the fewest connections for its weight.
+        Weight = "weight",
+        /// The client's address chose it.
+        Hash = "hash",
+        /// It has the fewest connections.
+        Least = "least",
+        /// It was its turn.
+        RoundRobin = "roundrobin",
+        /// No other server was left.
+        Emergency = "emergency",
+        /// The service's access list denies the client.
+        Abuse = "abuse",
+    }
+}
