@@ -149,7 +149,8 @@ impl<'a> Direction<'a> {
 
     /// Passes what can be passed, at most a share.
     pub(super) fn advance(&mut self) -> Result<Rest, Failure> {
-        let mut spent = 0;
+        // What was held back is this share's, or a pipe could pass twice what it holds.
+        let mut spent = self.pipe.as_ref().map_or(0, Pipe::held);
         self.rest = loop {
             if !self.deliver()? {
                 break Rest::Full;
