@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use pen::cli::{Action, Detach, Start, Stop, System, parse};
-use pen_common::config::{Config, HashBy, Outside, Protocol};
+use pen_common::config::{Balance, Config, HashBy, Mode, Outside, Protocol, ProxyOptions};
 
 #[derive(Default)]
 struct World(HashMap<&'static str, &'static str>);
@@ -182,20 +182,125 @@ fn obsolete_flags_are_noted_one_line_each() {
 }
 
 #[test]
-fn flags_of_proxy_mode_are_refused_by_name() {
-    for (flag, takes_value) in "b+ e+ h i+ l+ s t+ w+ A+ B+ E+ G+ H K+ L+ R T+ W X Z"
+fn flags_of_proxy_mode_short_and_long() {
+    type Check = fn(&ProxyOptions) -> bool;
+    let rows: &[(&[&[&str]], Check)] = &[
+        (&[&["-h"], &["--hash"]], |p| p.balance.has(Balance::Hash)),
+        (&[&["-W"], &["--weight"]], |p| {
+            p.balance.has(Balance::Weight)
+        }),
+        (&[&["-s"], &["--stubborn"]], |p| {
+            p.balance.has(Balance::Stubborn)
+        }),
+        (&[&["-r"], &["--roundrobin"]], |p| {
+            p.balance.has(Balance::RoundRobin)
+        }),
+        (&[&["-t", "7"], &["--timeout=7"]], |p| p.timeout == 7),
+        (&[&["-b0"], &["--blacklist", "0"]], |p| p.blacklist == 0),
+        (&[&["-T", "60"], &["--tracking", "60"]], |p| {
+            p.tracking == 60
+        }),
+        (&[&["-c", "9"], &["--clients-max", "9"]], |p| {
+            p.clients_max == 9
+        }),
+        (&[&["-x", "9"], &["--conn-max", "9"]], |p| p.conn_max == 9),
+        (&[&["-q", "9"], &["--backlog", "9"]], |p| p.backlog == 9),
+        (
+            &[&["-e", "10.0.0.9:81"], &["--emergency", "10.0.0.9:81"]],
+            |p| {
+                p.emergency
+                    .as_ref()
+                    .is_some_and(|b| b.host == "10.0.0.9" && b.port == 81)
+            },
+        ),
+        (
+            &[&["-B", "/run/no.sock"], &["--abuse", "/run/no.sock"]],
+            |p| {
+                p.abuse
+                    .as_ref()
+                    .is_some_and(|b| b.path() == Some(Path::new("/run/no.sock")))
+            },
+        ),
+        (&[&["-hWt7"]], |p| {
+            p.balance.has(Balance::Hash) && p.balance.has(Balance::Weight) && p.timeout == 7
+        }),
+        // A command comes after a flag, whatever their order.
+        (&[&["-O", "timeout 8", "-t", "7"]], |p| p.timeout == 8),
+    ];
+    let proxy = |words: &[&str]| config(&[words, &["80", "10.0.0.11"]].concat());
+    let plain = proxy(&[]);
+    assert_eq!(
+        (plain.services[0].mode, plain.interface.as_str()),
+        (Mode::Tcp, "")
+    );
+    assert_eq!(plain.services[0].proxy, ProxyOptions::default());
+    for (forms, check) in rows {
+        for words in *forms {
+            let mut config = proxy(words);
+            assert!(check(&config.services[0].proxy), "{words:?}");
+            config.services[0].proxy = ProxyOptions::default();
+            assert_eq!(config, plain, "{words:?}");
+        }
+    }
+}
+
+#[test]
+fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
+    for (words, expected) in [
+        (
+            "-b 1",
+            "-b: `-b` belongs to proxy mode, and dsr_if makes this DSR",
+        ),
+        ("-e x", "-e: `-e` belongs to proxy mode"),
+        ("-h", "-h: `-h` belongs to proxy mode"),
+        ("-s", "-s: `-s` belongs to proxy mode"),
+        ("-t 1", "-t: `-t` belongs to proxy mode"),
+        ("-B x", "-B: `-B` belongs to proxy mode"),
+        ("-T 1", "-T: `-T` belongs to proxy mode"),
+        ("-W", "-W: `-W` belongs to proxy mode"),
+        (
+            "-t 0 80 10.0.0.11",
+            "-t: timeout = 0 is out of range (1..=3600)",
+        ),
+        (
+            "-x many 80 10.0.0.11",
+            "-x: conn_max = \"many\" is not a number (1..=1000000)",
+        ),
+        (
+            "-c 0 80 10.0.0.11",
+            "-c: clients_max = 0 is out of range (1..=10000000)",
+        ),
+        (
+            "-e web9 80 10.0.0.11",
+            "emergency server: host name \"web9\" does not resolve",
+        ),
+        ("-U 80 10.0.0.11", "-U: a proxy for UDP isn't there yet"),
+    ] {
+        let mut words: Vec<&str> = words.split(' ').collect();
+        if words.len() < 3 {
+            words.extend(SERVED);
+        }
+        let errors = start(&words)
+            .read(&World::default())
+            .unwrap_err()
+            .to_string();
+        assert!(errors.starts_with(expected), "{words:?}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+}
+
+#[test]
+fn flags_for_what_is_not_there_are_refused_by_name() {
+    for (flag, takes_value) in "i+ l+ w+ A+ E+ G+ H K+ L+ R X Z"
         .split(' ')
         .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
     {
         let mut words = vec![flag.as_str()];
         words.extend(takes_value.then_some("1"));
-        words.extend(SERVED);
+        words.extend(["80", "10.0.0.11"]);
         let text = wrong(&words);
         assert!(text.starts_with(&format!("error: {flag} (")), "{text}");
-        assert!(
-            text.ends_with("belongs to proxy mode, which isn't there yet\n"),
-            "{text}"
-        );
+        assert!(text.contains(") is"), "{text}");
     }
 }
 
@@ -221,13 +326,21 @@ fn flags_that_dsr_lines_carry_are_accepted_with_a_note() {
         "-u", "root", "-m", "50", "-x1000", "-c", "4096", "-q", "500", "-a",
     ];
     let words = [&words, &SERVED[..]].concat();
-    let notes = start(&words).notes().to_vec();
+    let mut notes = start(&words).notes().to_vec();
+    let checked = start(&words).read(&World::default()).unwrap();
+    notes.extend_from_slice(checked.notes());
     for flag in ["-u root", "-m", "-x", "-c", "-q", "-a"] {
         let begin = format!("{flag} has no effect: ");
         let count = notes.iter().filter(|note| note.starts_with(&begin)).count();
         assert_eq!(count, 1, "{flag}: {notes:?}");
     }
     assert_eq!(config(&words), served(&[]));
+    let words = ["--config", "pen.toml", "-x1000"];
+    assert_eq!(
+        start(&words).notes(),
+        ["-x has no effect: the file says conn_max"]
+    );
+    assert_eq!(config(&words), config(&words[..2]));
 }
 
 #[test]
@@ -253,6 +366,9 @@ fn wrong_use() {
         (&["--config", "pen.toml", "-F", "x"], "cannot be used with"),
         (&["--config", "pen.toml", "-r"], "cannot be used with"),
         (&["--config", "pen.toml", "-U"], "cannot be used with"),
+        (&["--config", "pen.toml", "-t", "1"], "cannot be used with"),
+        (&["--config", "pen.toml", "-h"], "cannot be used with"),
+        (&["--detach", "eth1", "-s"], "cannot be used with"),
         (&["--detach", "eth1", "10.0.0.100"], "cannot be used with"),
         (&["--detach", "eth1", "--check"], "cannot be used with"),
         (
@@ -329,8 +445,21 @@ fn help_and_version_are_shown() {
         panic!("--help")
     };
     for part in [
-        "Usage: pen [OPTIONS] VIP",
+        "Usage: pen [OPTIONS] [HOST:]PORT|/PATH BACKEND",
+        "\n  pen 80 web1 web2\n",
         "What is served:",
+        "Proxies:",
+        "-h, --hash",
+        "-W, --weight",
+        "-s, --stubborn",
+        "-t, --timeout <SECONDS>",
+        "-b, --blacklist <SECONDS>",
+        "-T, --tracking <SECONDS>",
+        "-c, --clients-max <N>",
+        "-x, --conn-max <N>",
+        "-q, --backlog <N>",
+        "-e, --emergency <SERVER>",
+        "-B, --abuse <SERVER>",
         "How it runs:",
         "Instead of running:",
         "-O, --command <CMD>",

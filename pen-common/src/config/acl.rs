@@ -139,9 +139,9 @@ impl AclLine {
     /// A line about the network that `address` is in.
     pub(crate) fn new(permit: bool, address: IpAddr, prefix: u8) -> Self {
         // IPv4 clients are seen as such, so a network of mapped addresses would match nobody.
-        let (address, prefix) = match address.to_canonical() {
-            v4 @ IpAddr::V4(_) if address.is_ipv6() && prefix >= 96 => (v4, prefix - 96),
-            _ => (address, prefix),
+        let (address, prefix) = match (address.to_canonical(), prefix.checked_sub(96)) {
+            (IpAddr::V4(v4), Some(prefix)) if address.is_ipv6() => (IpAddr::V4(v4), prefix),
+            (IpAddr::V4(_) | IpAddr::V6(_), _) => (address, prefix),
         };
         // Pen compared with the bits beyond the mask as written, and such a line never matched.
         let network = match address {
@@ -159,6 +159,12 @@ impl AclLine {
             network,
             prefix,
         }
+    }
+
+    /// Whether it names a network as [`AclLine::new`] would write it.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.prefix <= longest_prefix(self.network)
+            && *self == Self::new(self.permit, self.network, self.prefix)
     }
 
     fn matches(&self, client: IpAddr) -> bool {

@@ -1,14 +1,17 @@
 //! What must hold across a configuration, in one place for all forms.
 
+mod proxy;
+
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::address::check_unicast;
 use super::error::{ConfigError, ConfigErrors, Item, Places};
 use super::{
-    BACKENDS_MAX, BACKENDS_PER_POOL_MAX, Backend, Config, INTERFACE_NAME_MAX, Listener, NAME_MAX,
-    POOLS_MAX, Pool, Protocol, RING_SIZE_MAX, RING_SIZE_MIN, Service, TABLE_MEMORY_MAX,
-    TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, VIPS_MAX, VLAN_MAX, WORKERS_MAX, Workers,
+    ACLS_MAX, BACKENDS_MAX, BACKENDS_PER_POOL_MAX, Backend, Config, INTERFACE_NAME_MAX, Listener,
+    Mode, NAME_MAX, POOLS_MAX, Pool, Protocol, RING_SIZE_MAX, RING_SIZE_MIN, Service,
+    TABLE_MEMORY_MAX, TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, VIPS_MAX, WORKERS_MAX,
+    Workers,
 };
 use crate::maglev;
 
@@ -67,6 +70,8 @@ impl Config {
         check.totals();
         check.services();
         check.listeners();
+        check.paths();
+        check.acls();
         check.pools();
         check.ports();
         let Check { errors, notes, .. } = check;
@@ -102,7 +107,12 @@ impl<'a> Check<'a> {
 
     fn top(&mut self) {
         let config = self.config;
-        if let Err(why) = check_interface(&config.interface) {
+        // Without a service, too: the interface is missing as well.
+        let proxies_only =
+            !config.services.is_empty() && config.services.iter().all(|s| s.mode != Mode::Dsr);
+        if !(proxies_only && config.interface.is_empty())
+            && let Err(why) = check_interface(&config.interface)
+        {
             self.wrong(Item::Top, "interface", why);
         }
         let ring = config.ring_size;
@@ -183,13 +193,14 @@ impl<'a> Check<'a> {
             if !seen.insert(&service.name) {
                 self.wrong(item, "name", "there are two services of this name");
             }
-            if service.listeners.is_empty() {
-                self.wrong(
-                    item,
-                    "listen",
-                    "it has no VIP: give listen = \"ADDRESS:PORT\"",
-                );
+            if service.listeners.is_empty() && service.proxy.paths.is_empty() {
+                let why = match service.mode {
+                    Mode::Dsr => "it has no VIP: give listen = \"ADDRESS:PORT\"",
+                    Mode::Tcp => "it listens nowhere: give listen = \"PORT\"",
+                };
+                self.wrong(item, "listen", why);
             }
+            self.keys_of_mode(item, service);
             if config.pool(&service.pool).is_none() {
                 let names = config.pools.iter().map(|pool| pool.name.as_str());
                 let hint = super::nearest::did_you_mean(&service.pool, names);
@@ -197,15 +208,6 @@ impl<'a> Check<'a> {
                     item,
                     "pool",
                     format!("there is no pool {:?}{hint}", service.pool),
-                );
-            }
-            if let Some(vlan) = service.vlan
-                && !(1..=VLAN_MAX).contains(&vlan)
-            {
-                self.wrong(
-                    item,
-                    "vlan",
-                    format!("vlan = {vlan} is out of range (1..={VLAN_MAX})"),
                 );
             }
         }
@@ -216,8 +218,12 @@ impl<'a> Check<'a> {
         for (index, service) in self.config.services.iter().enumerate() {
             let item = Item::Service(index);
             for listener in &service.listeners {
-                if let Err(why) = check_unicast(listener.address) {
-                    self.wrong(item, "listen", format!("VIP {listener}: {why}"));
+                match (service.mode, check_unicast(listener.address)) {
+                    (Mode::Tcp, _) => self.proxy_listener(item, *listener),
+                    (Mode::Dsr, Ok(())) => {}
+                    (Mode::Dsr, Err(why)) => {
+                        self.wrong(item, "listen", format!("VIP {listener}: {why}"));
+                    }
                 }
                 let Some(owner) = owners.insert(*listener, index) else {
                     continue;
@@ -262,34 +268,61 @@ impl<'a> Check<'a> {
             {
                 self.note(item, "no service uses it");
             }
-            self.backends(index, pool);
+            self.backend_names(index, pool);
+            match config.needs_table(pool) {
+                true => self.backends(index, pool),
+                false => self.proxied_backends(index, pool),
+            }
             self.weights(item, pool);
         }
     }
 
-    fn backends(&mut self, index: usize, pool: &'a Pool) {
+    fn backend_names(&mut self, index: usize, pool: &'a Pool) {
         let mut names: HashSet<&str> = HashSet::new();
-        let mut addresses = HashMap::new();
-        let listeners = self
-            .config
-            .services
-            .iter()
-            .flat_map(|service| &service.listeners);
-        let vips: HashSet<IpAddr> = listeners.map(|listener| listener.address).collect();
         for (at, backend) in pool.backends.iter().enumerate() {
             let item = Item::Backend(index, at);
             if let Err(why) = check_backend_name(backend) {
                 self.wrong(item, "name", why);
             }
+            if !names.insert(&backend.name) {
+                self.wrong(item, "name", "the pool has two back ends of this name");
+            }
+            if usize::from(backend.acl) >= ACLS_MAX {
+                let (acl, last) = (backend.acl, ACLS_MAX - 1);
+                self.wrong(
+                    item,
+                    "acl",
+                    format!("acl = {acl} is out of range (0..={last})"),
+                );
+            }
+        }
+    }
+
+    /// Back ends that DSR uses, if perhaps not alone.
+    fn backends(&mut self, index: usize, pool: &'a Pool) {
+        let mut addresses = HashMap::new();
+        let dsr = self.config.services.iter().filter(|s| s.mode == Mode::Dsr);
+        let listeners = dsr.flat_map(|service| &service.listeners);
+        let vips: HashSet<IpAddr> = listeners.map(|listener| listener.address).collect();
+        for (at, backend) in pool.backends.iter().enumerate() {
+            let item = Item::Backend(index, at);
+            if backend.path().is_some() {
+                let why = "a Unix socket can't be a back end in DSR: write its address";
+                self.wrong(item, "address", why);
+                continue;
+            }
             if let Err(why) = check_unicast(backend.address) {
                 self.wrong(item, "address", why);
             }
-            let name_taken = !names.insert(&backend.name);
+            if backend.acl != 0 {
+                let why =
+                    "`acl` means nothing in DSR, which obeys no access lists yet: leave it out";
+                self.wrong(item, "acl", why);
+            }
             let other = addresses.insert(backend.address, &backend.name);
             let address = backend.address;
-            if name_taken {
-                self.wrong(item, "name", "the pool has two back ends of this name");
-            } else if let Some(other) = other {
+            // Two of one name have been told so.
+            if let Some(other) = other.filter(|other| **other != backend.name) {
                 let why = format!("its address {address} is that of back end {other:?} already");
                 self.wrong(item, "address", why);
             }
@@ -313,6 +346,9 @@ impl<'a> Check<'a> {
             }
             return;
         };
+        if !self.config.needs_table(pool) {
+            return;
+        }
         let sum: u64 = weights().sum();
         let wanted = (SLOTS_OF_LIGHTEST * sum).div_ceil(lightest);
         if u64::from(pool.table_size) < wanted {
@@ -325,10 +361,10 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Layer 2 forwarding can't translate ports.
+    /// Layer 2 forwarding can't translate ports; a proxy can, but not connect to itself.
     fn ports(&mut self) {
         let config = self.config;
-        for service in &config.services {
+        for (index, service) in config.services.iter().enumerate() {
             let Some(pool) = config
                 .pools
                 .iter()
@@ -336,6 +372,10 @@ impl<'a> Check<'a> {
             else {
                 continue;
             };
+            if service.mode == Mode::Tcp {
+                self.proxy_ports(index, service, pool);
+                continue;
+            }
             for (at, backend) in config.pools[pool].backends.iter().enumerate() {
                 self.port(service, Item::Backend(pool, at), backend.port);
             }
@@ -369,8 +409,8 @@ impl<'a> Check<'a> {
 pub fn check_interface(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err(
-            "no interface: give -O \"dsr_if eth1\" or interface = \"eth1\" (proxy mode, which \
-             needs none, isn't there yet)"
+            "no interface: give -O \"dsr_if eth1\" or interface = \"eth1\"; proxies, services of \
+             mode = \"tcp\", need none"
                 .to_owned(),
         );
     }

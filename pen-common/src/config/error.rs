@@ -66,6 +66,8 @@ impl From<ConfigError> for ConfigErrors {
 pub(crate) enum Item {
     /// The top level.
     Top,
+    /// An access list, by its number.
+    Acl(usize),
     /// A service.
     Service(usize),
     /// A pool.
@@ -80,6 +82,7 @@ impl Item {
         let pool = |index: usize| config.pools.get(index);
         match self {
             Self::Top => String::new(),
+            Self::Acl(number) => format!("acl {number}: "),
             Self::Service(index) => {
                 let name = config
                     .services
@@ -110,6 +113,11 @@ impl Places {
     /// Notes where `key` of `item` stands; the empty key is the item itself.
     pub(crate) fn note(&mut self, item: Item, key: &'static str, place: Place) {
         self.0.insert((item, key), place);
+    }
+
+    /// Whether `key` of `item` stands anywhere.
+    pub(crate) fn has(&self, item: Item, key: &'static str) -> bool {
+        self.0.contains_key(&(item, key))
     }
 
     /// Where `key` of `item` stands, or else the item.

@@ -4,12 +4,13 @@
 
 use ::toml::Value;
 
+use super::acl::parse_acl_lines;
 use super::address::{check_host, check_path};
 use super::given::Given;
 use super::nearest::did_you_mean;
 use super::service_keys::SERVICE;
 use super::{
-    ACLS_MAX, Backend, Config, Mode, Pool, RING_SIZE_MAX, RING_SIZE_MIN, TABLE_MEMORY_MAX,
+    ACLS_MAX, AclLine, Backend, Config, Mode, Pool, RING_SIZE_MAX, RING_SIZE_MIN, TABLE_MEMORY_MAX,
     TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, WORKERS_MAX, Workers,
 };
 
@@ -186,6 +187,36 @@ pub(crate) const CONFIG: &[Key<Config>] = &[
     ),
 ];
 
+/// An access list as its table describes it.
+#[derive(Default)]
+pub(crate) struct NumberedAcl {
+    pub(crate) number: Option<u8>,
+    pub(crate) lines: Vec<AclLine>,
+}
+
+/// Keys of an `[[acl]]`.
+pub(crate) const ACL: &[Key<NumberedAcl>] = &[
+    key!(
+        "number",
+        "0 to 9: what client_acl and acl name it by",
+        |a, given| read_acl_number("number", given).map(|number| a.number = Some(number)),
+        |a| a.number.and_then(number)
+    ),
+    Key {
+        name: "lines",
+        help: "a list of \"permit WHO\" and \"deny WHO\", WHO being IP, IP/LENGTH, IP MASK or all; \
+               the first that matches decides, else the opposite of the last",
+        read: |a, given| {
+            let words: Vec<&str> = given.text("lines")?.split_ascii_whitespace().collect();
+            a.lines.extend(parse_acl_lines(&words)?);
+            Ok(())
+        },
+        write: |a| Some(Value::Array(a.lines.iter().filter_map(text).collect())),
+        list: true,
+        only: None,
+    },
+];
+
 /// Keys of a `[[pool]]`, its back ends apart.
 pub(crate) const POOL: &[Key<Pool>] = &[
     key!(
@@ -284,13 +315,14 @@ impl Config {
     }
 }
 
-/// Names and meanings of all keys: top level, `[[service]]`, `[[pool]]`, back end.
-pub fn documented() -> [(&'static str, Vec<(&'static str, &'static str)>); 4] {
+/// Names and meanings of all keys: top level, `[[acl]]`, `[[service]]`, `[[pool]]`, back end.
+pub fn documented() -> [(&'static str, Vec<(&'static str, &'static str)>); 5] {
     fn pairs<T>(keys: &[Key<T>]) -> Vec<(&'static str, &'static str)> {
         keys.iter().map(|key| (key.name, key.help)).collect()
     }
     [
         ("", pairs(CONFIG)),
+        ("acl", pairs(ACL)),
         ("service", pairs(SERVICE)),
         ("pool", pairs(POOL)),
         ("pool.backend", pairs(BACKEND)),

@@ -3,6 +3,7 @@
 //! With an interface (`dsr_if`) that is a DSR service, without one a TCP proxy. The interface may be
 //! named in the last line of the file, so what depends on it is kept until all has been read.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::acl::AclChange;
@@ -101,11 +102,22 @@ impl PenLine {
     }
 }
 
-/// A server that was spoken of; the place is that of its last address.
+/// A server that was spoken of, with the places of its last address and access list.
 #[derive(Clone)]
 struct Slot {
     backend: Backend,
     place: Option<Place>,
+    acl_place: Option<Place>,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            backend: Backend::unsaid(),
+            place: None,
+            acl_place: None,
+        }
+    }
 }
 
 /// What is understood only when it is known whether this is a proxy.
@@ -144,10 +156,7 @@ impl Reader<'_> {
         for server in &line.servers {
             match parse_server(server) {
                 Ok(server) => {
-                    let mut slot = Slot {
-                        backend: Backend::unsaid(),
-                        place: None,
-                    };
+                    let mut slot = Slot::new();
                     server.fill(&mut slot.backend);
                     self.slots.push(Some(slot));
                 }
@@ -242,11 +251,7 @@ impl Reader<'_> {
         if self.slots.len() <= index {
             self.slots.resize(index + 1, None);
         }
-        let unsaid = || Slot {
-            backend: Backend::unsaid(),
-            place: None,
-        };
-        let slot = self.slots[index].get_or_insert_with(unsaid);
+        let slot = self.slots[index].get_or_insert_with(Slot::new);
         for change in changes {
             match change {
                 Change::Address(host) => {
@@ -260,14 +265,17 @@ impl Reader<'_> {
                 Change::Blacklist(seconds) => slot.backend.blacklist = seconds,
                 Change::Weight(weight) => slot.backend.weight = weight,
                 Change::Prio(prio) => slot.backend.prio = prio,
-                Change::Acl(number) => slot.backend.acl = number,
+                Change::Acl(number) => {
+                    slot.backend.acl = number;
+                    slot.acl_place = Some(place.clone());
+                }
             }
         }
     }
 
     /// The number of the server that goes by this name.
     fn named(&self, name: &str) -> Result<usize, String> {
-        let goes_by = |backend: &Backend| backend.name == name || full_name(backend) == name;
+        let goes_by = |b: &Backend| b.name == name || full_name(&b.host, b.port) == name;
         let mut found = (0..self.slots.len()).filter(|at| {
             self.slots[*at]
                 .as_ref()
@@ -315,8 +323,8 @@ impl Reader<'_> {
     fn finish_listen(&mut self, service: &mut Service, places: &mut Places) {
         let Some((text, place)) = self.listen.take() else {
             if self.errors.is_empty() {
-                let why = "no VIP and no port to listen at: pen [options] [VIP:]PORT BACKEND ..., \
-                           or --config FILE";
+                let why = "no VIP: pen [options] VIP:PORT BACKEND ..., for a proxy pen [options] \
+                           PORT BACKEND ..., or --config FILE";
                 self.fault(None, why);
             }
             return;
@@ -341,8 +349,7 @@ impl Reader<'_> {
     fn finish_pool(&mut self, places: &mut Places) -> Pool {
         let mut pool = Pool::new(SERVICE_DEFAULT);
         for (index, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
-            let Some(Slot { mut backend, place }) = slot.filter(|s| !s.backend.host.is_empty())
-            else {
+            let Some(slot) = slot.filter(|slot| !slot.backend.host.is_empty()) else {
                 let why = format!(
                     "server {index} has no address: number servers from 0 without gaps, each with \
                      `server {index} address ...`"
@@ -350,12 +357,18 @@ impl Reader<'_> {
                 self.fault(None, why);
                 continue;
             };
+            let Slot {
+                mut backend, place, ..
+            } = slot;
             if let Err(why) = resolve(&mut backend, self.outside) {
                 let why = format!("back end {:?}: {why}", backend.name);
                 self.fault(place.as_ref(), why);
             }
-            if let Some(place) = place {
-                places.note(Item::Backend(0, pool.backends.len()), "", place);
+            let item = Item::Backend(0, pool.backends.len());
+            for (key, place) in [("", place), ("acl", slot.acl_place)] {
+                if let Some(place) = place {
+                    places.note(item, key, place);
+                }
             }
             pool.backends.push(backend);
         }
@@ -372,7 +385,7 @@ impl Reader<'_> {
                     continue;
                 }
                 Late::Flag(flag) => match flag.idle_in_dsr {
-                    None => flag.key.to_owned(),
+                    None => flag.flag.to_owned(),
                     Some(why) => {
                         self.notes.push(format!("{place} has no effect: {why}"));
                         continue;
@@ -430,22 +443,22 @@ impl Reader<'_> {
             }
         }
         let proxy = &mut service.proxy;
-        for spare in [&mut proxy.emergency, &mut proxy.abuse]
-            .into_iter()
-            .flatten()
-        {
-            if let Err(why) = resolve(spare, self.outside) {
-                self.fault(None, format!("server {:?}: {why}", spare.name));
+        for (key, spare) in [
+            ("emergency", &mut proxy.emergency),
+            ("abuse", &mut proxy.abuse),
+        ] {
+            if let Some(Err(why)) = spare.as_mut().map(|spare| resolve(spare, self.outside)) {
+                self.fault(None, format!("{key} server: {why}"));
             }
         }
     }
 }
 
-/// `host:port` of a back end, IPv6 in brackets.
-fn full_name(backend: &Backend) -> String {
+/// `host:port`, IPv6 in brackets.
+fn full_name(host: &str, port: u16) -> String {
     let bare = Backend {
-        host: backend.host.clone(),
-        port: backend.port,
+        host: host.to_owned(),
+        port,
         ..Backend::unsaid()
     };
     HostPort::of(&bare).to_string()
@@ -453,21 +466,16 @@ fn full_name(backend: &Backend) -> String {
 
 /// Servers at one address differ by their ports, so these come into their names.
 fn name_apart(backends: &mut [Backend], listening: Option<u16>) {
-    let shared: Vec<bool> = backends
-        .iter()
-        .map(|one| backends.iter().filter(|b| b.host == one.host).count() > 1)
-        .collect();
-    for (backend, _) in backends
-        .iter_mut()
-        .zip(shared)
-        .filter(|(b, s)| *s && b.path().is_none())
-    {
-        backend.name = match backend.port {
-            0 => full_name(&Backend {
-                port: listening.unwrap_or(0),
-                ..backend.clone()
-            }),
-            _ => full_name(backend),
-        };
+    let mut count: HashMap<String, usize> = HashMap::new();
+    for backend in &*backends {
+        *count.entry(backend.host.clone()).or_default() += 1;
+    }
+    for backend in backends {
+        if count[&backend.host] > 1 && backend.path().is_none() {
+            backend.name = match (backend.port, listening) {
+                (0, Some(port)) => full_name(&backend.host, port),
+                (port, _) => full_name(&backend.host, port),
+            };
+        }
     }
 }

@@ -6,9 +6,10 @@ use ::toml::Spanned;
 use ::toml::Value;
 use ::toml::de::{DeInteger, DeTable, DeValue};
 
+use super::acl::AclChange;
 use super::error::{ConfigError, ConfigErrors, Item, Place, Places};
 use super::given::Given;
-use super::keys::{BACKEND, CONFIG, Key, POOL};
+use super::keys::{ACL, BACKEND, CONFIG, Key, NumberedAcl, POOL};
 use super::nearest::did_you_mean;
 use super::service_keys::SERVICE;
 use super::{Backend, Checked, Config, Outside, Pool, Service, parse_server};
@@ -53,6 +54,21 @@ impl Config {
         let defaults = Config::default();
         for (name, value) in differing(CONFIG, self, &defaults) {
             out.push_str(&format!("{name} = {value}\n"));
+        }
+        let last = self.acls.len().wrapping_sub(1);
+        for (number, acl) in (0u8..).zip(&self.acls) {
+            // The last one is written even if it is empty: it says how many there are.
+            if acl.lines.is_empty() && usize::from(number) != last {
+                continue;
+            }
+            let acl = NumberedAcl {
+                number: Some(number),
+                lines: acl.lines.clone(),
+            };
+            out.push_str("\n[[acl]]\n");
+            for (name, value) in differing(ACL, &acl, &NumberedAcl::default()) {
+                out.push_str(&format!("{name} = {value}\n"));
+            }
         }
         for service in &self.services {
             let mut default = Service::new("");
@@ -149,14 +165,16 @@ impl Reader<'_> {
         let mut config = std::mem::take(&mut self.config);
         for entry in table {
             let lists = match entry.0.get_ref().as_ref() {
-                "service" | "pool" => self.tables(Item::Top, entry),
+                "acl" | "service" | "pool" => self.tables(Item::Top, entry),
                 _ => {
-                    self.key(Item::Top, CONFIG, &["service", "pool"], &mut config, entry);
+                    let others = &["acl", "service", "pool"];
+                    self.key(Item::Top, CONFIG, others, &mut config, entry);
                     continue;
                 }
             };
             for (at, table) in lists {
                 match entry.0.get_ref().as_ref() {
+                    "acl" => self.acl(&mut config, at, table),
                     "service" => self.service(&mut config, at, table),
                     _ => self.pool(&mut config, at, table),
                 }
@@ -165,15 +183,58 @@ impl Reader<'_> {
         self.config = config;
     }
 
+    fn acl(&mut self, config: &mut Config, at: usize, table: &DeTable<'_>) {
+        let mut acl = NumberedAcl::default();
+        let (first, rest): (Vec<_>, Vec<_>) = table
+            .iter()
+            .partition(|(name, _)| name.get_ref() == "number");
+        for entry in first {
+            self.key(Item::Top, ACL, &[], &mut acl, entry);
+        }
+        // Whoever gave a bad number has been told so already.
+        let item = acl.number.map_or(Item::Top, |n| Item::Acl(n.into()));
+        for entry in rest {
+            self.key(item, ACL, &[], &mut acl, entry);
+        }
+        match acl.number {
+            None if table.contains_key("number") => {}
+            None => self.fault(item, at, "acl: it has no number: give number = 0 to 9"),
+            Some(_) if self.places.has(item, "") => {
+                self.fault(item, at, "there are two access lists of this number");
+            }
+            Some(number) => {
+                self.places.note(item, "", self.place(at));
+                config.change_acl(number, &AclChange::Add(acl.lines));
+            }
+        }
+    }
+
     fn service(&mut self, config: &mut Config, at: usize, table: &DeTable<'_>) {
         let item = Item::Service(config.services.len());
         self.places.note(item, "", self.place(at));
         let mut service = Service::new("");
-        for entry in table {
+        // How the others are read hangs on the mode, wherever it stands.
+        let (first, rest): (Vec<_>, Vec<_>) =
+            table.iter().partition(|(name, _)| name.get_ref() == "mode");
+        for entry in first.into_iter().chain(rest) {
             self.key(item, SERVICE, &[], &mut service, entry);
         }
         if service.pool.is_empty() {
             service.name.clone_into(&mut service.pool);
+        }
+        let proxy = &mut service.proxy;
+        for (key, spare) in [
+            ("emergency", &mut proxy.emergency),
+            ("abuse", &mut proxy.abuse),
+        ] {
+            let taken = spare.as_mut().map(|spare| resolve(spare, self.outside));
+            if let Some(Err(why)) = taken {
+                let at = table
+                    .iter()
+                    .find(|(name, _)| name.get_ref() == key)
+                    .map_or(at, |(name, _)| name.span().start);
+                self.fault(item, at, format!("{key}: {why}"));
+            }
         }
         config.services.push(service);
     }

@@ -2,59 +2,180 @@
 
 use clap::{Arg, ArgAction, Command, ValueHint};
 
-const USAGE: &str = "pen [OPTIONS] VIP[:PORT] BACKEND[:PORT:MAX:HARD:WEIGHT:PRIO]...
+const USAGE: &str = "pen [OPTIONS] [HOST:]PORT|/PATH BACKEND[:PORT:MAX:HARD:WEIGHT:PRIO]...
+       pen [OPTIONS] -O \"dsr_if IF\" VIP[:PORT] BACKEND[:PORT:MAX:HARD:WEIGHT:PRIO]...
        pen --config FILE [--check]
        pen --detach IF";
 
 const AFTER_HELP: &str = "\
-Examples:
+Examples of proxies for TCP:
+  pen 80 web1 web2
+  pen -f -r -e sorry:8080 192.0.2.80:80 web1:8080 web2:8080
+  pen -h -O \"acl 1 permit 10.0.0.0/8\" -O \"client_acl 1\" /run/db.sock '[2001:db8::1]:5432'
+
+Examples of DSR, which needs an interface and VIPs of its own:
   pen -f -O \"dsr_if eth1\" -r 192.0.2.80:80 web1 web2
   pen -df -O \"dsr_if eth1\" -r '[2001:db8::80]:80' '[2001:db8::1]' '[2001:db8::2]'
+
+For many services, of both kinds:
   pen --config /etc/pen/pen.toml --check
 
-PORT 0, or none, stands for all ports. A weight of 0 in BACKEND counts as 1, as ever;
-`-O \"server 0 weight 0\"` and `weight = 0` in TOML mean no new flows.";
+A proxy at PORT alone listens on all addresses, IPv4 and IPv6; a BACKEND without PORT has that of the
+proxy. In DSR, PORT 0, or none, stands for all ports. A weight of 0 in BACKEND counts as 1, as ever;
+`-O \"server 0 weight 0\"` and `weight = 0` in TOML mean no new clients.";
 
-/// Flags of Pen's that belong to proxy mode: letter, whether a value follows, what it would do.
-pub(super) const PROXY_FLAGS: &[(&str, bool, &str)] = &[
-    ("-b", true, "blacklist time"),
-    ("-e", true, "emergency server"),
-    ("-h", false, "hash of the client's address (help is --help)"),
-    ("-i", true, "Windows service"),
-    ("-l", true, "request log"),
-    ("-s", false, "stubborn"),
-    ("-t", true, "connect timeout"),
-    ("-w", true, "HTML status page"),
-    ("-A", true, "CA directory"),
-    ("-B", true, "abuse server"),
-    ("-E", true, "TLS certificate"),
-    ("-G", true, "CA file"),
-    ("-H", false, "X-Forwarded-For"),
-    ("-K", true, "TLS key"),
-    ("-L", true, "TLS protocol"),
-    ("-R", false, "client certificates"),
-    ("-T", true, "client tracking"),
-    ("-W", false, "selection by weight"),
-    ("-X", false, "the exit command"),
-    ("-Z", false, "OpenSSL workarounds"),
+/// A flag of Pen's that sets a key of a service in proxy mode.
+pub(super) struct ProxyFlag {
+    /// Its letter.
+    pub(super) short: &'static str,
+    /// Its long name, which is its id, too.
+    pub(super) long: &'static str,
+    /// What its value is called, or the value that it stands for.
+    pub(super) value: Result<&'static str, &'static str>,
+    /// The key that it sets.
+    pub(super) key: &'static str,
+    /// Why lines for DSR may carry it without effect; the others would be believed in vain.
+    pub(super) idle_in_dsr: Option<&'static str>,
+    help: &'static str,
+}
+
+/// Those that choose a server: all set one key.
+const fn balance(
+    short: &'static str,
+    long: &'static str,
+    word: &'static str,
+    help: &'static str,
+) -> ProxyFlag {
+    ProxyFlag {
+        short,
+        long,
+        value: Err(word),
+        key: "balance",
+        idle_in_dsr: None,
+        help,
+    }
+}
+
+/// All of them, in the order of the help.
+pub(super) const PROXY_FLAGS: &[ProxyFlag] = &[
+    balance(
+        "-h",
+        "hash",
+        "hash",
+        "Choose by the client's address (this text is --help)",
+    ),
+    balance(
+        "-W",
+        "weight",
+        "weight",
+        "Choose the server with the fewest connections for its weight",
+    ),
+    balance(
+        "-s",
+        "stubborn",
+        "stubborn",
+        "Give a client no other server than the one chosen first",
+    ),
+    ProxyFlag {
+        short: "-t",
+        long: "timeout",
+        value: Ok("SECONDS"),
+        key: "timeout",
+        idle_in_dsr: None,
+        help: "How long a connection to a server may take [default: 3]",
+    },
+    ProxyFlag {
+        short: "-b",
+        long: "blacklist",
+        value: Ok("SECONDS"),
+        key: "blacklist",
+        idle_in_dsr: None,
+        help: "How long a server gets no clients after a failed connection [default: 30]",
+    },
+    ProxyFlag {
+        short: "-T",
+        long: "tracking",
+        value: Ok("SECONDS"),
+        key: "tracking",
+        idle_in_dsr: None,
+        help: "How long a client's server is remembered; 0 is for ever [default: 0]",
+    },
+    ProxyFlag {
+        short: "-c",
+        long: "clients-max",
+        value: Ok("N"),
+        key: "clients_max",
+        idle_in_dsr: Some("DSR keeps no table of clients"),
+        help: "Clients that are remembered [default: 2048]",
+    },
+    ProxyFlag {
+        short: "-x",
+        long: "conn-max",
+        value: Ok("N"),
+        key: "conn_max",
+        idle_in_dsr: Some("DSR counts no connections"),
+        help: "Connections at the same time [default: 10000]",
+    },
+    ProxyFlag {
+        short: "-q",
+        long: "backlog",
+        value: Ok("N"),
+        key: "backlog",
+        idle_in_dsr: Some("DSR takes no connections"),
+        help: "Clients that the kernel keeps waiting [default: 500]",
+    },
+    ProxyFlag {
+        short: "-e",
+        long: "emergency",
+        value: Ok("SERVER"),
+        key: "emergency",
+        idle_in_dsr: None,
+        help: "Who serves when no server can",
+    },
+    ProxyFlag {
+        short: "-B",
+        long: "abuse",
+        value: Ok("SERVER"),
+        key: "abuse",
+        idle_in_dsr: None,
+        help: "Who serves clients that client_acl denies; without one they are refused",
+    },
 ];
 
-/// Flags of Pen's that would restrict what the process may do, which nobody must believe in vain:
-/// letter, whether a value follows, what it would do.
-pub(super) const LATER_FLAGS: &[(&str, bool, &str)] =
-    &[("-j", true, "chroot"), ("-u", true, "switch user")];
+/// Flags of Pen's for what isn't there, which nobody must believe in vain: letter, whether a value
+/// follows, what it would do, why it is refused.
+pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
+    ("-i", true, "Windows service", "is not for Linux"),
+    ("-j", true, "chroot", LATER),
+    ("-l", true, "request log", LATER),
+    ("-u", true, "switch user", LATER),
+    ("-w", true, "HTML status page", LATER),
+    ("-A", true, "CA directory", LATER),
+    ("-E", true, "TLS certificate", LATER),
+    ("-G", true, "CA file", LATER),
+    ("-H", false, "X-Forwarded-For", LATER),
+    ("-K", true, "TLS key", LATER),
+    ("-L", true, "TLS protocol", LATER),
+    ("-R", false, "client certificates", LATER),
+    (
+        "-X",
+        false,
+        "the exit command",
+        "isn't there: stop the daemon with SIGTERM",
+    ),
+    ("-Z", false, "OpenSSL workarounds", LATER),
+];
+
+const LATER: &str = "isn't in this version yet";
 
 /// Value of `-u` that asks for nothing: it was needed for a control port as root.
 pub(super) const STAY: (&str, &str) = ("-u", "root");
 
-/// Flags of Pen's that lines for DSR carry though nothing depended on them there, or does now:
-/// flag, whether a value follows, why.
+/// Flags of Pen's on which nothing depends any more, in DSR or as a proxy: flag, whether a value
+/// follows, why.
 pub(super) const IDLE_FLAGS: &[(&str, bool, &str)] = &[
     ("-a", false, "there are no dumps"),
-    ("-c", true, "DSR keeps no table of clients"),
-    ("-m", true, "frames are taken in batches of a fixed size"),
-    ("-q", true, "DSR takes no connections"),
-    ("-x", true, "DSR counts no connections"),
+    ("-m", true, "batches are of a fixed size"),
 ];
 
 /// Flags of Pen's that are accepted and do nothing: flag, whether a value follows.
@@ -70,7 +191,7 @@ pub(super) const OBSOLETE_FLAGS: &[(&str, bool)] = &[
 pub(super) fn command() -> Command {
     Command::new("pen")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Load balancer: forwards VIPs at layer 2 past the kernel (direct server return)")
+        .about("Load balancer: a TCP proxy, or direct server return at layer 2 past the kernel")
         .override_usage(USAGE)
         .after_help(AFTER_HELP)
         .disable_help_flag(true)
@@ -79,13 +200,15 @@ pub(super) fn command() -> Command {
         .args(hidden_flags())
         .arg(
             Arg::new("operands")
-                .value_name("VIP BACKEND...")
+                .value_name("LISTEN BACKEND...")
                 .num_args(0..)
                 .action(ArgAction::Append)
-                .help("The virtual address, then who serves it; IPv6 in brackets"),
+                .help("Where clients connect to, then who serves them; IPv6 in brackets"),
         )
         .next_help_heading("What is served")
         .args(what_is_served())
+        .next_help_heading("Proxies")
+        .args(PROXY_FLAGS.iter().map(proxy_flag))
         .next_help_heading("How it runs")
         .args(how_it_runs())
         .next_help_heading("Instead of running")
@@ -102,10 +225,24 @@ fn value(id: &'static str, name: &'static str, help: &'static str) -> Arg {
     Arg::new(id).value_name(name).help(help)
 }
 
+fn proxy_flag(flag: &ProxyFlag) -> Arg {
+    let arg = match flag.value {
+        Ok(name) => value(flag.long, name, flag.help),
+        Err(_) => switch(flag.long, flag.help),
+    };
+    // Lines that were accepted with a file stay accepted.
+    let arg = match flag.idle_in_dsr {
+        None => arg.conflicts_with_all(["config", "detach"]),
+        Some(_) => arg,
+    };
+    arg.short(flag.short.chars().nth(1)).long(flag.long)
+}
+
 fn what_is_served() -> [Arg; 5] {
     let commands = "Run a command at start, such as \"dsr_if eth1\" (repeatable; also -o)";
     let file = "Read commands from a file, one a line, after those of -O";
-    let flow = "Choose by the whole flow, not by the client's address alone";
+    let flow = "Take turns and remember no client; in DSR choose by the whole flow, not by the \
+                client's address alone";
     let toml = "Read everything from a TOML file: for many services";
     [
         value("command", "CMD", commands)
@@ -118,7 +255,9 @@ fn what_is_served() -> [Arg; 5] {
             .long("file")
             .value_hint(ValueHint::FilePath),
         switch("roundrobin", flow).short('r').long("roundrobin"),
-        switch("udp", "UDP instead of TCP").short('U').long("udp"),
+        switch("udp", "UDP instead of TCP, in DSR")
+            .short('U')
+            .long("udp"),
         value("config", "FILE", toml)
             .long("config")
             .value_hint(ValueHint::FilePath)
@@ -174,12 +313,14 @@ fn instead_of_running() -> [Arg; 4] {
 
 /// Known to the parser so that `-df -S 2` splits rightly and a refusal can name what is refused.
 fn hidden_flags() -> impl Iterator<Item = Arg> {
-    let proxy = PROXY_FLAGS
+    let refused = REFUSED_FLAGS
         .iter()
-        .chain(LATER_FLAGS)
-        .chain(IDLE_FLAGS)
+        .map(|(flag, takes_value, ..)| (*flag, *takes_value));
+    let idle = IDLE_FLAGS
+        .iter()
         .map(|(flag, takes_value, _)| (*flag, *takes_value));
-    proxy
+    refused
+        .chain(idle)
         .chain(OBSOLETE_FLAGS.iter().copied())
         .map(|(flag, takes_value)| {
             let action = if takes_value {

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use pen_common::config::{
-    Checked, Config, ConfigError, ConfigErrors, Outside, PenLine, check_interface,
+    Checked, Config, ConfigError, ConfigErrors, Outside, PenFlag, PenLine, check_interface,
 };
 
-use flags::{IDLE_FLAGS, LATER_FLAGS, OBSOLETE_FLAGS, PROXY_FLAGS, STAY};
+use flags::{IDLE_FLAGS, OBSOLETE_FLAGS, PROXY_FLAGS, REFUSED_FLAGS, STAY};
 
 /// Exit code for wrong use and bad configuration.
 pub const EXIT_WRONG: u8 = 2;
@@ -162,13 +162,8 @@ where
 }
 
 fn action(matches: &ArgMatches) -> Result<Action, String> {
-    if let Some((flag, what)) = proxy_flag(matches) {
-        return Err(format!(
-            "{flag} ({what}) belongs to proxy mode, which isn't there yet"
-        ));
-    }
-    if let Some((flag, what)) = later_flag(matches) {
-        return Err(format!("{flag} ({what}) isn't in this version yet"));
+    if let Some(why) = refused_flag(matches) {
+        return Err(why);
     }
     if let Some(interface) = text(matches, "detach") {
         check_interface(&interface)?;
@@ -187,7 +182,7 @@ fn action(matches: &ArgMatches) -> Result<Action, String> {
             servers: operands.collect(),
             udp: matches.get_flag("udp"),
             round_robin: matches.get_flag("roundrobin"),
-            flags: Vec::new(),
+            flags: proxy_flags(matches),
             commands: texts(matches, "command"),
             file: text(matches, "file").map(PathBuf::from),
         }),
@@ -207,19 +202,28 @@ fn action(matches: &ArgMatches) -> Result<Action, String> {
     })
 }
 
-fn proxy_flag(matches: &ArgMatches) -> Option<(&'static str, &'static str)> {
-    let given = PROXY_FLAGS
-        .iter()
-        .find(|(flag, takes_value, _)| is_given(matches, flag, *takes_value));
-    given.map(|(flag, _, what)| (*flag, *what))
-}
-
-fn later_flag(matches: &ArgMatches) -> Option<(&'static str, &'static str)> {
-    let given = LATER_FLAGS.iter().find(|(flag, takes_value, _)| {
+fn refused_flag(matches: &ArgMatches) -> Option<String> {
+    let given = REFUSED_FLAGS.iter().find(|(flag, takes_value, ..)| {
         is_given(matches, flag, *takes_value)
             && !(*flag == STAY.0 && text(matches, flag).as_deref() == Some(STAY.1))
     });
-    given.map(|(flag, _, what)| (*flag, *what))
+    given.map(|(flag, _, what, why)| format!("{flag} ({what}) {why}"))
+}
+
+fn proxy_flags(matches: &ArgMatches) -> Vec<PenFlag> {
+    let given = PROXY_FLAGS.iter().filter_map(|flag| {
+        let value = match flag.value {
+            Ok(_) => text(matches, flag.long)?,
+            Err(word) => matches.get_flag(flag.long).then(|| word.to_owned())?,
+        };
+        Some(PenFlag {
+            flag: flag.short,
+            key: flag.key,
+            value,
+            idle_in_dsr: flag.idle_in_dsr,
+        })
+    });
+    given.collect()
 }
 
 fn without_effect(matches: &ArgMatches) -> Vec<String> {
@@ -229,12 +233,18 @@ fn without_effect(matches: &ArgMatches) -> Vec<String> {
     let idle = IDLE_FLAGS
         .iter()
         .filter(|(flag, takes_value, _)| is_given(matches, flag, *takes_value));
+    // In a line it depends on the mode whether these mean anything: see `PenLine::read`.
+    let in_file = proxy_flags(matches)
+        .into_iter()
+        .filter(|_| matches.contains_id("config"))
+        .map(|PenFlag { flag, key, .. }| format!("{flag} has no effect: the file says {key}"));
     // Any other user was refused.
     let stay = text(matches, STAY.0)
         .map(|user| format!("{} {user} has no effect: pen stays who it is", STAY.0));
     obsolete
         .map(|(flag, _)| format!("{flag} is obsolete and has no effect"))
         .chain(idle.map(|(flag, _, why)| format!("{flag} has no effect: {why}")))
+        .chain(in_file)
         .chain(stay)
         .collect()
 }

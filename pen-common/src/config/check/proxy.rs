@@ -1,0 +1,186 @@
+//! What must hold for services in proxy mode, and for each key in the mode that it belongs to.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use ::toml::Value;
+
+use super::Check;
+use crate::config::address::{check_bindable, check_connectable, check_path};
+use crate::config::error::Item;
+use crate::config::given::Given;
+use crate::config::service_keys::SERVICE;
+use crate::config::{ACLS_MAX, Backend, Listener, Mode, Pool, Protocol, Service};
+
+impl<'a> Check<'a> {
+    /// Access lists are counted, and their lines can match somebody.
+    pub(super) fn acls(&mut self) {
+        let config = self.config;
+        let count = config.acls.len();
+        if count > ACLS_MAX {
+            let why = format!("{count} access lists are more than {ACLS_MAX}");
+            self.wrong(Item::Top, "", why);
+        }
+        for (number, acl) in config.acls.iter().enumerate() {
+            for line in acl.lines.iter().filter(|line| !line.is_sound()) {
+                let why = format!("`{line}` names no network: bits beyond the prefix are 0");
+                self.wrong(Item::Acl(number), "lines", why);
+            }
+        }
+    }
+
+    /// Keys of the other mode are faults; those of this one have values that could be written.
+    pub(super) fn keys_of_mode(&mut self, item: Item, service: &Service) {
+        let mode = service.mode;
+        let default = Service::new(&service.name);
+        for key in SERVICE {
+            let Some(only) = key.only else { continue };
+            let value = (key.write)(service);
+            if only != mode {
+                if self.places.has(item, key.name) || value != (key.write)(&default) {
+                    let name = key.name;
+                    let why =
+                        format!("`{name}` means nothing with mode = \"{mode}\": leave it out");
+                    self.wrong(item, key.name, why);
+                }
+                continue;
+            }
+            let mut scratch = Service::new("");
+            scratch.mode = mode;
+            for given in value.iter().flat_map(givens) {
+                if let Err(why) = (key.read)(&mut scratch, given) {
+                    self.wrong(item, key.name, why);
+                }
+            }
+        }
+    }
+
+    pub(super) fn proxy_listener(&mut self, item: Item, listener: Listener) {
+        let why = match listener.protocol {
+            Protocol::Udp => Err("a proxy for UDP isn't there yet".to_owned()),
+            Protocol::Tcp if listener.port == 0 => {
+                Err("a proxy listens at one port, and 0 is none".to_owned())
+            }
+            Protocol::Tcp => check_bindable(listener.address),
+        };
+        if let Err(why) = why {
+            self.wrong(item, "listen", format!("listen {listener}: {why}"));
+        }
+    }
+
+    /// Unix sockets to listen at: only proxies can, and each only once.
+    pub(super) fn paths(&mut self) {
+        let mut seen: HashSet<&PathBuf> = HashSet::new();
+        for (index, service) in self.config.services.iter().enumerate() {
+            for path in &service.proxy.paths {
+                let item = Item::Service(index);
+                let shown = path.display();
+                if service.mode == Mode::Dsr {
+                    let why = format!("{shown} is a path, and a Unix socket can't be a VIP");
+                    self.wrong(item, "listen", why);
+                } else if !seen.insert(path) {
+                    self.wrong(item, "listen", format!("listen {shown} is there twice"));
+                } else if let Err(why) = check_path(&path.to_string_lossy()) {
+                    self.wrong(item, "listen", why);
+                }
+            }
+        }
+    }
+
+    /// Back ends that only proxies use: they may share an address, if not the port too.
+    pub(super) fn proxied_backends(&mut self, index: usize, pool: &'a Pool) {
+        let mut places: HashMap<_, &str> = HashMap::new();
+        for (at, backend) in pool.backends.iter().enumerate() {
+            let item = Item::Backend(index, at);
+            let other = match backend.path() {
+                Some(path) => {
+                    if let Err(why) = check_path(&path.to_string_lossy()) {
+                        self.wrong(item, "address", why);
+                    }
+                    places.insert((Some(path), backend.address, 0), &backend.name)
+                }
+                None => {
+                    if let Err(why) = check_connectable(backend.address) {
+                        self.wrong(item, "address", why);
+                    }
+                    places.insert((None, backend.address, backend.port), &backend.name)
+                }
+            };
+            // Two of one name have been told so.
+            if let Some(other) = other.filter(|other| *other != backend.name) {
+                let why = format!("its address and port are those of back end {other:?} already");
+                self.wrong(item, "address", why);
+            }
+        }
+    }
+
+    /// Where a proxy connects to: somewhere, and not to itself.
+    pub(super) fn proxy_ports(&mut self, at: usize, service: &'a Service, pool: usize) {
+        let backends = &self.config.pools[pool].backends;
+        for (index, backend) in backends.iter().enumerate() {
+            if let Err(why) = check_target(service, backend) {
+                self.wrong(Item::Backend(pool, index), "port", why);
+            }
+        }
+        let proxy = &service.proxy;
+        for (key, spare) in [("emergency", &proxy.emergency), ("abuse", &proxy.abuse)] {
+            let Some(spare) = spare else { continue };
+            let reachable = match spare.path() {
+                Some(_) => Ok(()),
+                None => check_connectable(spare.address),
+            };
+            if let Err(why) = reachable.and_then(|()| check_target(service, spare)) {
+                self.wrong(Item::Service(at), key, format!("{key}: {why}"));
+            }
+        }
+    }
+}
+
+/// What TOML would give for a value that was written.
+fn givens(value: &Value) -> Vec<Given<'_>> {
+    match value {
+        Value::String(text) => vec![Given::Text(text)],
+        Value::Integer(number) => vec![Given::Whole(*number)],
+        Value::Boolean(flag) => vec![Given::Flag(*flag)],
+        Value::Array(values) => values.iter().flat_map(givens).collect(),
+        Value::Float(_) | Value::Datetime(_) | Value::Table(_) => Vec::new(),
+    }
+}
+
+fn check_target(service: &Service, backend: &Backend) -> Result<(), String> {
+    let name = &service.name;
+    if let Some(path) = backend.path() {
+        return match service.proxy.paths.iter().any(|own| own == path) {
+            true => Err(format!(
+                "service {name:?} listens at this path itself: it would connect to itself"
+            )),
+            false => Ok(()),
+        };
+    }
+    if backend.port == 0 && !service.proxy.paths.is_empty() {
+        return Err(format!(
+            "it has no port, and service {name:?} listens at a Unix socket, which has none either"
+        ));
+    }
+    let own = service.listeners.iter().find(|listener| {
+        let port = match backend.port {
+            0 => listener.port,
+            port => port,
+        };
+        listener.port == port && is_at(listener, backend)
+    });
+    match own {
+        Some(listener) => Err(format!(
+            "service {name:?} listens at {listener} itself: it would connect to itself"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Whether a listener is reached at a back end's address. Every loopback address is this machine,
+/// and the listener on all IPv6 addresses takes IPv4 as well.
+fn is_at(listener: &Listener, backend: &Backend) -> bool {
+    let on_all = listener.address.is_unspecified()
+        && (listener.address.is_ipv6() || backend.address.is_ipv4());
+    listener.address == backend.address || (on_all && backend.address.is_loopback())
+}
