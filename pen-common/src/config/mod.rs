@@ -390,13 +390,13 @@ impl Backend {
 
 impl Config {
     /// The services that are forwarded at layer 2.
-    pub fn dsr_services(&self) -> impl Iterator<Item = &Service> {
+    pub fn dsr_services(&self) -> impl Iterator<Item = &Service> + Clone {
         let services = self.services.iter();
         services.filter(|service| service.mode == Mode::Dsr)
     }
 
     /// The services that the proxy serves.
-    pub fn proxy_services(&self) -> impl Iterator<Item = &Service> {
+    pub fn proxy_services(&self) -> impl Iterator<Item = &Service> + Clone {
         let services = self.services.iter();
         services.filter(|service| service.mode != Mode::Dsr)
     }

@@ -29,6 +29,24 @@ words! {
     }
 }
 
+impl Refused {
+    /// What it means, in a few words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::TooManyConnections => "as many connections as the service may have",
+            Self::AclDenied => "the access list denies the client, and there is no abuse server",
+            Self::ServerAcl => "the server's access list denies the client",
+            Self::Blacklisted => "the server failed a short while ago, or was taken out",
+            Self::ServerFull => "every server has as many connections as it may have",
+            Self::NoWeight => "the server has weight 0, where weights count",
+            Self::ConnectFailed => "no connection to the server could be made",
+            Self::Stubborn => "the client may go to no other server than the first",
+            Self::NoServer => "no server is left, and no emergency server",
+            Self::Ended => "the client had left already",
+        }
+    }
+}
+
 words! {
     /// What chose a client's server.
     ChosenBy {

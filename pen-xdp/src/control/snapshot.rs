@@ -1,9 +1,13 @@
 //! The data plane's whole input, compiled from a [`State`]: immutable, with a generation.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use pen_common::{
-    config::{HashBy, Pool, Protocol},
+    config::{Config, HashBy, Pool, Protocol},
     flow::Address,
     hash::{HashKey, NameKey},
     maglev::{self, Member},
@@ -149,6 +153,7 @@ fn entries(state: &State) -> Vec<VipEntry> {
             });
         }
     }
+    entries.extend(kernel_ports(config));
     entries.extend(owners.into_iter().map(|(address, vlan)| VipEntry {
         key: VipKey::owner(Address::from(address)),
         // Asked for in one VLAN only if all its services are in that one.
@@ -160,6 +165,30 @@ fn entries(state: &State) -> Vec<VipEntry> {
         },
     }));
     entries
+}
+
+/// Ports of the proxy's own on addresses whose other ports are all forwarded: the kernel takes
+/// them.
+fn kernel_ports(config: &Config) -> impl Iterator<Item = VipEntry> + '_ {
+    let listeners = config.dsr_services().flat_map(|service| &service.listeners);
+    let all_ports = listeners.filter(|l| l.port == 0 && l.protocol == Protocol::Tcp);
+    let ours = config.proxy_services().flat_map(|s| &s.listeners);
+    let ports = all_ports.flat_map(move |vip| {
+        let here = ours.clone().filter(move |listener| {
+            listener.address == vip.address || listener.address.is_unspecified()
+        });
+        here.map(move |listener| (vip.address, listener.port))
+    });
+    let ports: BTreeSet<(IpAddr, u16)> = ports.collect();
+    ports.into_iter().map(|(address, port)| VipEntry {
+        key: VipKey {
+            address: address.into(),
+            port,
+            protocol: packet::TCP,
+        },
+        vlan: 0,
+        vip: Vip::KernelPort,
+    })
 }
 
 /// Places the entries so that each is found within [`VIP_PROBES`] look-ups.
@@ -231,7 +260,6 @@ mod tests {
         tests::{change, config},
     };
     use pen_common::{config::Change, tables::Mac};
-    use std::collections::BTreeSet;
 
     fn observed(count: u8) -> State {
         let mut state = State::new(config(count), 0);

@@ -14,6 +14,22 @@ use crate::{
 /// # Errors
 /// What would keep the daemon from starting.
 pub fn check(config: &Config) -> Result<Vec<String>> {
+    let mut sentences = match config.dsr_services().next() {
+        Some(_) => data_plane(config)?,
+        None => Vec::new(),
+    };
+    let proxied = config.proxy_services().count();
+    if proxied > 0 {
+        let listeners = config.proxy_services().map(|s| s.listen_texts().len());
+        sentences.push(format!(
+            "{proxied} services in proxy mode, {} listeners",
+            listeners.sum::<usize>()
+        ));
+    }
+    Ok(sentences)
+}
+
+fn data_plane(config: &Config) -> Result<Vec<String>> {
     let keeper = Keeper::open(config)?;
     let segments = keeper.segments(config)?;
     let unreachable = keeper.unreachable(&segments);
@@ -62,11 +78,10 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
     sentences.push(format!(
         "{} VIPs, {} pools, {} back ends; tables in {} KiB",
         config
-            .services
-            .iter()
+            .dsr_services()
             .map(|service| service.listeners.len())
             .sum::<usize>(),
-        config.pools.len(),
+        config.dsr_pools().count(),
         backends(config).len(),
         config.table_memory() / 1024
     ));

@@ -9,6 +9,7 @@ mod accept;
 pub mod balance;
 mod buffers;
 mod connect;
+mod descriptors;
 mod direction;
 mod gate;
 mod listen;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use descriptors::raise_limit;
 pub use listen::Bound;
 pub use routes::{Place, Route, Routes, Server};
 use service::Service;
@@ -49,6 +51,9 @@ impl Bound {
     /// A listener can't be opened for a further thread, or there is no further thread to be had.
     pub fn start(self, taken: &BTreeSet<usize>) -> Result<Proxy> {
         let routes = self.routes().clone();
+        if let Some(warning) = raise_limit(&routes) {
+            tracing::warn!("{warning}");
+        }
         let services: Vec<_> = routes
             .iter()
             .map(|route| Arc::new(Service::new(route)))
