@@ -1,6 +1,8 @@
 //! Connections that come and go leave no descriptor, buffer or pipe behind. A program of its own:
 //! the descriptors are those of the whole process.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 use std::{fs, time::Duration};
 
 use pen::proxy::{

@@ -53,7 +53,8 @@ pub enum End {
     Closed,
     /// No byte came or went for the idle time.
     Idle,
-    /// This side ended its stream, which is all that was waited for.
+    /// This side ended its stream, which is all that was waited for. Its bytes are delivered; those
+    /// that the other side's way held back are not.
     FastClose(Side),
     /// A connection broke; a reset is one way.
     Failed {

@@ -1,4 +1,4 @@
-use std::{cell::Cell, net::Shutdown, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{cell::Cell, net::Shutdown, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use socket2::SockRef;
 use tokio::{
@@ -481,7 +481,7 @@ async fn a_dropped_relay_closes_nothing_and_gives_back_what_it_held() {
 
 #[tokio::test]
 async fn an_idle_connection_holds_nothing() {
-    let counts = Rc::new(Counts::default());
+    let counts = Counts::default();
     let ((mut client, client_near), (mut server, server_near)) = (unix(), unix());
     let talk = async {
         for _ in 0..3 {
@@ -496,7 +496,10 @@ async fn an_idle_connection_holds_nothing() {
         splice_after: 50_000,
         ..COPY
     };
-    let (end, ()) = join!(relay(&client_near, &server_near, &options, &counts), talk);
+    let over = relay(&client_near, &server_near, &options, &counts);
+    let size = size_of_val(&over);
+    assert!(size <= 1024, "{size} bytes for a connection");
+    let (end, ()) = join!(over, talk);
     assert!(matches!(end, End::Closed), "{end:?}");
     assert_eq!(counts.up.load(Relaxed), 300_000);
     assert!(pipes::gauge().spare() > 0 && buffers::gauge().spare() > 0);
