@@ -9,13 +9,14 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use super::gate::Gate;
 use super::listen::Listener;
 use super::service::Service;
-use super::session::{Visitor, serve};
+use super::session::{Places, Visitor, serve};
 use super::stream::Stream;
 
 /// Before the next try where the process or the system has no descriptors left.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket in this thread's event loop.
 enum Open {
@@ -57,33 +58,36 @@ impl Open {
     }
 }
 
-/// Takes clients for as long as this thread lives; none while the service has as many connections
-/// as it may have, or too many of them wait for a server: they wait in the kernel then.
+/// Takes clients for as long as this thread lives. The one that was taken last waits while the
+/// service has as many as it may have, or too many of them wait for a server, or descriptors are
+/// used up; those behind it wait in the kernel.
 ///
 /// # Errors
 /// The socket is none for this event loop.
-pub(super) async fn accept(service: Arc<Service>, listener: Listener) -> io::Result<()> {
+pub(super) async fn accept(
+    service: Arc<Service>,
+    listener: Listener,
+    everyone: Arc<Gate>,
+) -> io::Result<()> {
     let listener = Open::new(listener)?;
     let mut exhausted = false;
     loop {
-        service.connections.open().await;
-        service.pending.open().await;
         match listener.accept().await {
             Ok((stream, visitor)) => {
-                if std::mem::take(&mut exhausted) {
-                    tracing::info!("service {}: clients are taken again", service.name);
+                if everyone.is_full() {
+                    told(&mut exhausted, &service.name, "open files are used up");
+                } else if std::mem::take(&mut exhausted) {
+                    tracing::info!("service {}: clients are served at once again", service.name);
                 }
-                let place = service.connections.push_in();
-                spawn_local(serve(Arc::clone(&service), stream, visitor, place));
+                let places = Places {
+                    _everyone: everyone.enter().await,
+                    _service: service.connections.enter().await,
+                    pending: Some(service.pending.enter().await),
+                };
+                spawn_local(serve(Arc::clone(&service), stream, visitor, places));
             }
             Err(error) if is_exhaustion(&error) => {
-                if !std::mem::replace(&mut exhausted, true) {
-                    tracing::error!(
-                        "service {}: clients have to wait: {error}; mend: a greater limit of open \
-                         files (ulimit -n, LimitNOFILE=), or a smaller conn_max",
-                        service.name
-                    );
-                }
+                told(&mut exhausted, &service.name, &error.to_string());
                 sleep(EXHAUSTED_PAUSE).await;
             }
             // The client's own trouble: it left before it was taken.
@@ -92,8 +96,18 @@ pub(super) async fn accept(service: Arc<Service>, listener: Listener) -> io::Res
     }
 }
 
+/// Says once that clients have to wait.
+fn told(exhausted: &mut bool, service: &str, why: &str) {
+    if !std::mem::replace(exhausted, true) {
+        tracing::error!(
+            "service {service}: clients have to wait: {why}; mend: a greater limit of open files \
+             (ulimit -n, LimitNOFILE=), or a smaller conn_max"
+        );
+    }
+}
+
 /// Whether descriptors or memory are used up (accept(2)).
-fn is_exhaustion(error: &io::Error) -> bool {
+pub(super) fn is_exhaustion(error: &io::Error) -> bool {
     use libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
     let code = error.raw_os_error();
     code.is_some_and(|code| [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&code))

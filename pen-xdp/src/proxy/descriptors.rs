@@ -1,32 +1,32 @@
-//! Open files: each client takes one, its server another.
+//! Open files: each client takes one, and its server another.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::routes::Routes;
 
-/// Descriptors that a client takes: its own, its server's, and a pipe's two for each direction
-/// while the kernel passes bytes on.
-const PER_CLIENT: u64 = 6;
+/// Descriptors that a client and its server take. A pipe is taken where there is one to spare.
+const PER_CLIENT: u64 = 2;
 /// What the rest of the process needs.
 const OTHERS: u64 = 100;
 
-/// Raises the limit of open files as far as this process may; a sentence if that is not far enough
-/// for as many clients as `routes` allow.
-pub(super) fn raise_limit(routes: &Routes) -> Option<String> {
+/// How many clients this process can serve at a time, with the limit of open files raised as far as
+/// it may be; and a sentence if that is fewer than `routes` allow.
+pub(super) fn clients_max(routes: &Routes) -> (u32, Option<String>) {
     let limit = Resource::RLIMIT_NOFILE;
-    let (soft, hard) = getrlimit(limit).ok()?;
+    let (soft, hard) = getrlimit(limit).unwrap_or((u64::MAX, u64::MAX));
     let raised = setrlimit(limit, hard, hard).is_ok();
     let allowed = if raised { hard } else { soft };
-    let clients: u64 = routes
+    let wanted: u64 = routes
         .iter()
         .map(|route| u64::from(route.options.conn_max))
         .sum();
-    let needed = clients * PER_CLIENT + OTHERS;
-    (allowed < needed).then(|| {
+    let possible = (allowed.saturating_sub(OTHERS) / PER_CLIENT).max(1);
+    let warning = (possible < wanted).then(|| {
         format!(
-            "{clients} clients may need {needed} open files, and {allowed} are allowed: clients \
-             wait when they are used up; mend: a smaller conn_max, or a greater limit (ulimit -n, \
-             LimitNOFILE=)"
+            "{allowed} open files are enough for {possible} clients at a time, and {wanted} are \
+             allowed: more have to wait; mend: a greater limit (ulimit -n, LimitNOFILE=), or a \
+             smaller conn_max"
         )
-    })
+    });
+    (u32::try_from(possible).unwrap_or(u32::MAX), warning)
 }

@@ -1,36 +1,56 @@
-//! A gate that lets so many through at a time: connections of a service, or those to servers that
-//! are under way.
+//! A gate that lets so many through at a time, first come, first served: clients of a service,
+//! those who wait for a server, all who take descriptors.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// See the module. Shared by all threads; how many it lets through can change at any time.
 #[derive(Debug)]
 pub(super) struct Gate {
-    max: AtomicU32,
+    places: Arc<Semaphore>,
+    /// How many it lets through, and how many of those inside are to leave no place behind because
+    /// it was narrowed while they were in.
+    width: Mutex<Width>,
     inside: AtomicU32,
-    left: Notify,
+}
+
+#[derive(Debug)]
+struct Width {
+    max: u32,
+    debt: u32,
 }
 
 /// A place inside; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Pass(Arc<Gate>);
+pub(super) struct Pass {
+    gate: Arc<Gate>,
+    permit: Option<OwnedSemaphorePermit>,
+}
 
 impl Gate {
     pub(super) fn new(max: u32) -> Self {
         Self {
-            max: AtomicU32::new(max),
+            places: Arc::new(Semaphore::new(max as usize)),
+            width: Mutex::new(Width { max, debt: 0 }),
             inside: AtomicU32::new(0),
-            left: Notify::new(),
         }
     }
 
     /// Lets more or fewer through from now on; nobody who is inside is sent out.
     pub(super) fn set_max(&self, max: u32) {
-        self.max.store(max, Ordering::Relaxed);
-        self.left.notify_waiters();
+        let mut width = self.width();
+        if let Some(more) = max.checked_sub(width.max) {
+            let paid = more.min(width.debt);
+            width.debt -= paid;
+            self.places.add_permits((more - paid) as usize);
+        } else {
+            let fewer = width.max - max;
+            let free = self.places.forget_permits(fewer as usize);
+            width.debt += fewer - free as u32;
+        }
+        width.max = max;
     }
 
     /// How many are inside.
@@ -40,58 +60,51 @@ impl Gate {
 
     /// How many it lets through.
     pub(super) fn max(&self) -> u32 {
-        self.max.load(Ordering::Relaxed)
+        self.width().max
     }
 
-    /// Waits until there is room, and takes it.
+    /// Whether somebody who came now would wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.places.available_permits() == 0
+    }
+
+    /// Waits until there is room, behind those who came before, and takes it.
     pub(super) async fn enter(self: &Arc<Self>) -> Pass {
-        loop {
-            let left = self.left.notified();
-            tokio::pin!(left);
-            // From here on no leaving is missed.
-            left.as_mut().enable();
-            if self.take() {
-                return Pass(Arc::clone(self));
-            }
-            left.await;
+        // Nobody closes the semaphore: there is always a permit in the end.
+        let permit = Arc::clone(&self.places).acquire_owned().await.ok();
+        self.inside.fetch_add(1, Ordering::Relaxed);
+        Pass {
+            gate: Arc::clone(self),
+            permit,
         }
     }
 
-    /// Goes in, room or not.
-    pub(super) fn push_in(self: &Arc<Self>) -> Pass {
-        self.inside.fetch_add(1, Ordering::Relaxed);
-        Pass(Arc::clone(self))
-    }
-
-    /// Waits until there is room, and takes none.
-    pub(super) async fn open(self: &Arc<Self>) {
-        drop(self.enter().await);
-    }
-
-    fn take(&self) -> bool {
-        let max = self.max();
-        let taken = self
-            .inside
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |inside| {
-                (inside < max).then_some(inside + 1)
-            });
-        taken.is_ok()
+    fn width(&self) -> std::sync::MutexGuard<'_, Width> {
+        self.width.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.0.inside.fetch_sub(1, Ordering::Relaxed);
-        self.0.left.notify_one();
+        self.gate.inside.fetch_sub(1, Ordering::Relaxed);
+        let mut width = self.gate.width();
+        let Some(permit) = self.permit.take() else {
+            return;
+        };
+        if let Some(debt) = width.debt.checked_sub(1) {
+            width.debt = debt;
+            permit.forget();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::time::Duration;
 
     use tokio::time::timeout;
+
+    use super::*;
 
     const SOON: Duration = Duration::from_millis(50);
 
@@ -99,6 +112,7 @@ mod tests {
     async fn no_more_than_the_most_are_inside_and_leaving_makes_room() {
         let gate = Arc::new(Gate::new(2));
         let (first, _second) = (gate.enter().await, gate.enter().await);
+        assert!(gate.is_full());
         assert!(timeout(SOON, gate.enter()).await.is_err());
         let waiting = tokio::spawn({
             let gate = Arc::clone(&gate);
@@ -111,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_wider_gate_lets_those_in_who_wait_and_a_narrower_one_throws_nobody_out() {
+    async fn a_wider_gate_lets_those_in_who_wait() {
         let gate = Arc::new(Gate::new(0));
         let waiting = tokio::spawn({
             let gate = Arc::clone(&gate);
@@ -120,9 +134,26 @@ mod tests {
         tokio::task::yield_now().await;
         gate.set_max(1);
         let _inside = timeout(SOON, waiting).await.unwrap().unwrap();
-        let _more = gate.push_in();
+        assert_eq!((gate.inside(), gate.max()), (1, 1));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_narrower_gate_throws_nobody_out_and_holds_from_then_on() {
+        let gate = Arc::new(Gate::new(3));
+        let mut inside = vec![gate.enter().await, gate.enter().await, gate.enter().await];
         gate.set_max(1);
-        assert_eq!((gate.inside(), gate.max()), (2, 1));
-        assert!(timeout(SOON, gate.open()).await.is_err());
+        assert_eq!((gate.inside(), gate.max()), (3, 1));
+        for left in [2, 1] {
+            inside.pop();
+            assert_eq!(gate.inside(), left);
+            assert!(timeout(SOON, gate.enter()).await.is_err());
+        }
+        inside.pop();
+        let _last = timeout(SOON, gate.enter()).await.unwrap();
+        // What was taken away comes back whole.
+        gate.set_max(3);
+        let _second = timeout(SOON, gate.enter()).await.unwrap();
+        let _third = timeout(SOON, gate.enter()).await.unwrap();
+        assert!(gate.is_full());
     }
 }

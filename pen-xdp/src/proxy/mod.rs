@@ -7,19 +7,19 @@
 
 mod accept;
 pub mod balance;
-mod buffers;
+pub mod buffers;
 mod connect;
 mod descriptors;
 mod direction;
 mod gate;
 mod listen;
-mod pipes;
+pub mod pipes;
 pub mod relay;
 mod report;
 mod routes;
 mod service;
 mod session;
-mod spares;
+pub mod spares;
 pub mod stream;
 mod threads;
 
@@ -28,7 +28,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use descriptors::raise_limit;
+use descriptors::clients_max;
+use gate::Gate;
 pub use listen::Bound;
 pub use routes::{Place, Route, Routes, Server};
 use service::Service;
@@ -51,14 +52,16 @@ impl Bound {
     /// A listener can't be opened for a further thread, or there is no further thread to be had.
     pub fn start(self, taken: &BTreeSet<usize>) -> Result<Proxy> {
         let routes = self.routes().clone();
-        if let Some(warning) = raise_limit(&routes) {
+        let (clients_max, warning) = clients_max(&routes);
+        if let Some(warning) = warning {
             tracing::warn!("{warning}");
         }
+        let everyone = Arc::new(Gate::new(clients_max));
         let services: Vec<_> = routes
             .iter()
             .map(|route| Arc::new(Service::new(route)))
             .collect();
-        let threads = Threads::start(&self, &services, taken)?;
+        let threads = Threads::start(&self, &services, taken, &everyone)?;
         Ok(Proxy {
             routes,
             services,

@@ -208,7 +208,7 @@ impl Visit {
             Ok(Target::Abuse) => choice.abuse.clone(),
             Err(why) => {
                 drop(choice);
-                self.service.count(why);
+                self.service.count(explained(why, &self.attempt));
                 return None;
             }
         };
@@ -232,6 +232,19 @@ impl Drop for Visit {
     fn drop(&mut self) {
         let mut choice = self.service.choice();
         choice.balancer.ended(&mut self.attempt);
+    }
+}
+
+/// The one reason why no server was left, if it is the same for all and says more.
+fn explained(why: Refused, attempt: &Attempt) -> Refused {
+    let mut reasons = attempt.passed_over().iter().map(|passed| passed.why);
+    match (why, reasons.next()) {
+        (Refused::NoServer, Some(first @ (Refused::ServerFull | Refused::ServerAcl)))
+            if reasons.all(|other| other == first) =>
+        {
+            first
+        }
+        _ => why,
     }
 }
 

@@ -4,10 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::time::{Instant, sleep};
+
+use super::accept::{EXHAUSTED_PAUSE, is_exhaustion};
 use super::balance::Client;
 use super::connect::{How, connect};
 use super::gate::Pass;
 use super::relay::relay;
+use super::routes::Place;
 use super::service::{Point, Service, Visit};
 use super::stream::Stream;
 
@@ -20,9 +24,24 @@ pub(super) struct Visitor {
     pub(super) port: u16,
 }
 
-/// Finds a server for a client and passes bytes until both are done. `_place` is the client's place
-/// in the service.
-pub(super) async fn serve(service: Arc<Service>, client: Stream, visitor: Visitor, _place: Pass) {
+/// The places that a client takes; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// Among all who take descriptors.
+    pub(super) _everyone: Pass,
+    /// Among the service's clients.
+    pub(super) _service: Pass,
+    /// Among those who wait for a server, until there is one.
+    pub(super) pending: Option<Pass>,
+}
+
+/// Finds a server for a client and passes bytes until both are done.
+pub(super) async fn serve(
+    service: Arc<Service>,
+    client: Stream,
+    visitor: Visitor,
+    mut places: Places,
+) {
     let who = Client {
         address: visitor.address.map(|address| address.ip()),
         port: visitor.address.map_or(0, |address| address.port()),
@@ -30,7 +49,9 @@ pub(super) async fn serve(service: Arc<Service>, client: Stream, visitor: Visito
     let Ok(mut visit) = service.admit(who) else {
         return;
     };
-    let Some((server, point)) = reach(&service, &mut visit, visitor.port).await else {
+    let reached = reach(&service, &mut visit, visitor.port).await;
+    drop(places.pending.take());
+    let Some((server, point)) = reached else {
         return;
     };
     let end = relay(&client, &server, &visit.settings.relay, &point.counts).await;
@@ -53,10 +74,9 @@ async fn reach(
         port,
         keepalive: visit.settings.keepalive,
     };
-    let _pending = service.pending.push_in();
     loop {
         let point = visit.next()?;
-        match connect(&point.place, how).await {
+        match connect_patiently(&point.place, how).await {
             Ok(server) => {
                 visit.connected();
                 return Some((server, point));
@@ -65,6 +85,20 @@ async fn reach(
                 visit.failed();
                 missed(service, &point, &error);
             }
+        }
+    }
+}
+
+/// Connects to a server. What this host lacks is not the server's fault: it is waited for, as long
+/// as a connection may take.
+async fn connect_patiently(place: &Place, how: How) -> io::Result<Stream> {
+    let end = Instant::now() + how.timeout;
+    loop {
+        match connect(place, how).await {
+            Err(error) if is_exhaustion(&error) && Instant::now() < end => {
+                sleep(EXHAUSTED_PAUSE).await;
+            }
+            result => return result,
         }
     }
 }

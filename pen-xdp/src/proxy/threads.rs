@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use super::accept::accept;
+use super::gate::Gate;
 use super::listen::{Bound, Listener};
 use super::service::Service;
 
@@ -32,6 +33,7 @@ impl Threads {
         bound: &Bound,
         services: &[Arc<Service>],
         taken: &BTreeSet<usize>,
+        everyone: &Arc<Gate>,
     ) -> Result<Self> {
         let (stop, stopped) = watch::channel(());
         let mut threads = Self {
@@ -46,10 +48,10 @@ impl Threads {
                 .into_iter()
                 .filter_map(|(at, listener)| Some((Arc::clone(services.get(at)?), listener)))
                 .collect();
-            let stopped = stopped.clone();
+            let (stopped, everyone) = (stopped.clone(), Arc::clone(everyone));
             let handle = thread::Builder::new()
                 .name(format!("pen-proxy{number}"))
-                .spawn(move || serve(&runtime, core, listeners, stopped));
+                .spawn(move || serve(&runtime, core, listeners, (stopped, everyone)));
             let handle = handle.with_context(|| format!("no proxy thread {number}"))?;
             threads.handles.push(handle);
         }
@@ -90,7 +92,7 @@ fn serve(
     runtime: &Runtime,
     core: Option<CoreId>,
     listeners: Vec<(Arc<Service>, Listener)>,
-    mut stopped: watch::Receiver<()>,
+    (mut stopped, everyone): (watch::Receiver<()>, Arc<Gate>),
 ) {
     if let Some(core) = core
         && !core_affinity::set_for_current(core)
@@ -99,9 +101,10 @@ fn serve(
     }
     let local = LocalSet::new();
     for (service, listener) in listeners {
+        let everyone = Arc::clone(&everyone);
         local.spawn_local(async move {
             let name = service.name.clone();
-            if let Err(error) = accept(service, listener).await {
+            if let Err(error) = accept(service, listener, everyone).await {
                 tracing::error!("service {name}: no clients are taken: {error}");
             }
         });

@@ -113,9 +113,13 @@ fn dsr_and_proxy_share_a_vip_under_load() {
         .sum();
     assert!(frames >= 4000, "{frames} frames went past the kernel");
     let connects: Vec<u64> = status.proxy[0].servers.iter().map(|s| s.connects).collect();
-    assert_eq!(connects.iter().sum::<u64>(), 5000, "{connects:?}");
+    // ab may open a few connections that it has no request for.
     assert!(
-        connects.iter().all(|count| (1666..=1668).contains(count)),
+        (5000..=5010).contains(&connects.iter().sum::<u64>()),
+        "{connects:?}"
+    );
+    assert!(
+        connects.iter().all(|count| (1666..=1671).contains(count)),
         "{connects:?}"
     );
     pen.stop(machine);

@@ -37,9 +37,11 @@ fn a_refusing_server_costs_no_client_an_answer() {
     pen.wait_until_idle();
     let service = pen.service();
     assert!(service.servers[0].failures >= 900, "{service:?}");
-    assert_eq!(
-        (service.servers[0].connects, service.servers[1].connects),
-        (0, 2000)
+    assert_eq!(service.servers[0].connects, 0);
+    // ab may open a few connections that it has no request for.
+    assert!(
+        (2000..=2010).contains(&service.servers[1].connects),
+        "{service:?}"
     );
     assert_eq!(pen.descriptors(), before);
     pen.stop();

@@ -42,6 +42,16 @@ pub(crate) fn addresses() -> [IpAddr; 2] {
 impl Pen {
     /// Starts `pen -f WORDS` on the balancer and waits until it serves.
     pub(crate) fn start(lab: &Lab, words: &[&str]) -> Self {
+        Self::start_by(lab, &[], words)
+    }
+
+    /// As [`Pen::start`], with so many open files allowed.
+    pub(crate) fn start_limited(lab: &Lab, files: u32, words: &[&str]) -> Self {
+        let limit = format!("--nofile={files}:{files}");
+        Self::start_by(lab, &["prlimit", &limit], words)
+    }
+
+    fn start_by(lab: &Lab, by: &[&str], words: &[&str]) -> Self {
         let folder = lab.folder().join("pen");
         fs::create_dir_all(&folder).unwrap();
         let (control, pid_file) = (folder.join("control"), folder.join("pid"));
@@ -52,9 +62,10 @@ impl Pen {
             "-p",
             pid_file.to_str().unwrap(),
         ];
-        let words = own.iter().chain(words);
-        let machine = lab.balancer();
-        let process = machine.spawn(env!("CARGO_BIN_EXE_pen"), words).unwrap();
+        let all = by.iter().chain(&[env!("CARGO_BIN_EXE_pen")]).chain(&own);
+        let mut all = all.chain(words);
+        let program = all.next().unwrap();
+        let process = lab.balancer().spawn(program, all).unwrap();
         process.wait_for_line("serving", START).unwrap();
         Self {
             process,
