@@ -119,15 +119,11 @@ impl Balancer {
         };
         let with_port = self.rules.switches.has(Balance::RoundRobin);
         let hash = hashing.hash(attempt.client, with_port);
-        let mut before = None;
         for index in hashing.probes(hash) {
-            let Some(standing) = self.servers.at(index).filter(|_| before != Some(index)) else {
+            let standing = self.servers.at(index);
+            let Some(standing) = standing.filter(|s| !attempt.tried.contains(&s.id)) else {
                 continue;
             };
-            before = Some(index);
-            if attempt.tried.contains(&standing.id) {
-                continue;
-            }
             let Some(why) = self.refusal(standing, attempt) else {
                 return Ok(Some(standing.id));
             };

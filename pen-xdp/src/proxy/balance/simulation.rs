@@ -1,7 +1,7 @@
 //! Random operations in any order, each checked against what may be.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use pen_common::config::{AclLine, Balance};
 
@@ -132,7 +132,10 @@ impl Simulation {
                 prio: numbers.below(3) as u32,
                 max: numbers.below(8) as u32,
                 hard: numbers.below(10) as u32,
-                acl: Acl::default(),
+                acl: match numbers.one_in(4) {
+                    true => deny(),
+                    false => Acl::default(),
+                },
             });
         }
         let len = servers.len() as u64;
@@ -183,6 +186,7 @@ impl Simulation {
         self.with_attempt(|sim, at| {
             let (attempt, denied) = &mut sim.attempts[at];
             let denied = *denied;
+            let client = attempt.client();
             let remembered = attempt.remembered;
             let last_resort = attempt.last_resort
                 || matches!(attempt.target(), Some(Target::Emergency | Target::Abuse));
@@ -196,12 +200,12 @@ impl Simulation {
                 Ok(Target::Server(id)) => {
                     assert!(!denied && !last_resort && !tried.contains(&id));
                     assert!(tried.is_empty() || !stubborn);
-                    sim.check_chosen(id, remembered == Some(id));
+                    sim.check_chosen(id, client, remembered == Some(id));
                     sim.count("server");
                 }
                 Ok(Target::Emergency) => {
                     assert!(!denied && !last_resort && sim.rules.emergency);
-                    sim.check_none_was_free(&tried);
+                    sim.check_none_was_free(&tried, client);
                     sim.count("emergency");
                 }
                 Ok(Target::Abuse) => {
@@ -211,7 +215,7 @@ impl Simulation {
                 Err(refused) => {
                     if refused == Refused::NoServer && !last_resort {
                         assert!(!sim.rules.emergency);
-                        sim.check_none_was_free(&tried);
+                        sim.check_none_was_free(&tried, client);
                     }
                     assert_eq!(refused == Refused::AclDenied, denied);
                     assert!(refused != Refused::Stubborn || stubborn);
@@ -235,11 +239,12 @@ impl Simulation {
         });
     }
 
-    fn check_chosen(&self, id: ServerId, remembered: bool) {
+    fn check_chosen(&self, id: ServerId, client: Client, remembered: bool) {
         let name = self.name(id);
         let server = self.servers.iter().find(|server| server.name == name);
         let server = server.expect("a chosen server is in the configuration");
         assert!(!self.is_blacklisted(&name), "{name} is blacklisted");
+        assert!(may_pass(&server.acl, client), "{name} is denied");
         let limit = match remembered {
             true => server.max.max(server.hard),
             false => server.max,
@@ -252,11 +257,14 @@ impl Simulation {
         assert!(remembered || self.may_have_new(server), "{name} is drained");
     }
 
-    fn check_none_was_free(&self, tried: &[ServerId]) {
+    fn check_none_was_free(&self, tried: &[ServerId], client: Client) {
         for (index, server) in self.servers.iter().enumerate() {
             let id = self.balancer.id(index).expect("each server has a number");
             let room = server.max == 0 || self.held(Target::Server(id)) < server.max;
-            let free = room && !self.is_blacklisted(&server.name) && self.may_have_new(server);
+            let free = room
+                && !self.is_blacklisted(&server.name)
+                && self.may_have_new(server)
+                && may_pass(&server.acl, client);
             assert!(!free || tried.contains(&id), "{} was free", server.name);
         }
     }
@@ -321,6 +329,15 @@ impl Simulation {
         let held = attempts.filter(|(attempt, _)| at_servers(attempt.target()));
         assert_eq!(places as usize, held.count());
     }
+}
+
+/// Said by the simulation's one list, not by the code that reads lists.
+fn may_pass(acl: &Acl, client: Client) -> bool {
+    let denied = |address| match address {
+        IpAddr::V4(v4) => u64::from(v4.to_bits()) & DENIED > 0,
+        IpAddr::V6(_) => false,
+    };
+    acl.lines.is_empty() || !client.address.is_some_and(denied)
 }
 
 fn deny() -> Acl {

@@ -185,3 +185,56 @@ fn a_denied_client_gets_to_the_abuse_server_or_nowhere() {
     service.update(deny, &plain(1));
     assert_eq!(held.next(), "acl-denied");
 }
+
+#[test]
+fn a_hard_limit_alone_limits_nothing() {
+    let list = servers(1, |_, server| server.hard = 1);
+    let service = Service::new(rules(&[]), &list);
+    let _held = (service.connect(client(1)), service.connect(client(1)));
+    let (held, _) = service.connect(client(1));
+    assert_eq!(held.attempt.chosen_by(), Some(ChosenBy::Tracking));
+}
+
+#[test]
+fn taking_turns_counts_also_for_clients_that_are_known() {
+    let service = Service::new(rules(&[]), &plain(2));
+    assert_eq!(service.visit(client(1)), "a");
+    service.update(rules(&[Balance::RoundRobin]), &plain(2));
+    let names: Vec<_> = (0..3).map(|_| service.visit(client(1))).collect();
+    assert_eq!(names, ["b", "a", "b"]);
+}
+
+#[test]
+fn a_denied_client_is_not_seen() {
+    let mut rules = Rules {
+        clients_max: 2,
+        abuse: true,
+        ..rules(&[])
+    };
+    let service = Service::new(rules.clone(), &plain(3));
+    let names = [service.visit(client(1)), service.visit(client(2))];
+    assert_eq!(names, ["a", "b"]);
+    rules.client_acl = acl(false, client(1));
+    service.update(rules, &plain(3));
+    assert_eq!(service.visit(client(1)), "abuse");
+    assert_eq!(service.visit(client(3)), "c");
+    let recent = service.balancer.borrow().recent(0, 0);
+    let known: Vec<_> = recent.iter().map(|recent| recent.address).collect();
+    assert_eq!(known, [3, 2].map(|number| client(number).address.unwrap()));
+}
+
+/// Pen forgets the server then.
+#[test]
+fn a_client_comes_back_from_the_emergency_server() {
+    let rules = Rules {
+        emergency: true,
+        ..rules(&[])
+    };
+    let service = Service::new(rules, &plain(3));
+    let names = [service.visit(client(1)), service.visit(client(2))];
+    assert_eq!(names, ["a", "b"]);
+    (0..3).for_each(|index| service.blacklist(index, Some(5)));
+    assert_eq!(service.visit(client(2)), "emergency");
+    service.now_ms.set(5);
+    assert_eq!(service.visit(client(2)), "b");
+}

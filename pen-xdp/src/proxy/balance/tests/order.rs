@@ -137,7 +137,7 @@ fn only_the_clients_of_a_server_that_is_away_are_moved() {
 #[test]
 fn a_hash_finds_the_one_server_that_is_left() {
     let list = servers(20, |number, s| {
-        s.weight = [1_000, 1][usize::from(number > 0)]
+        s.weight = [60_000, 1][usize::from(number > 0)]
     });
     let service = Service::new(untracked_hash(), &list);
     let mut firsts = BTreeMap::<String, usize>::new();
@@ -212,4 +212,50 @@ fn a_stubborn_hash_does_not_go_on() {
     let name = service.visit(client(1));
     service.blacklist(usize::from(name == "b"), Some(9));
     assert_eq!(service.visit(client(1)), "stubborn");
+}
+
+#[test]
+fn the_turn_of_a_server_that_is_gone_goes_to_the_one_after_it() {
+    let service = Service::new(rules(&[Balance::RoundRobin]), &plain(3));
+    let names = [service.visit(client(0)), service.visit(client(0))];
+    assert_eq!(names, ["a", "b"]);
+    let mut without_b = plain(3);
+    without_b.remove(1);
+    service.update(rules(&[Balance::RoundRobin]), &without_b);
+    assert_eq!(service.visit(client(0)), "c");
+}
+
+#[test]
+fn few_connections_are_compared_by_weight_too() {
+    let list = servers(2, |number, server| server.weight = [2, 3][number]);
+    let service = Service::new(rules(&[Balance::Weight]), &list);
+    let held: Vec<_> = (0..5).map(|n| service.connect(client(n))).collect();
+    let names: Vec<_> = held.iter().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "b", "a", "b"]);
+}
+
+/// Pen goes on by index.
+#[test]
+fn a_failed_hash_goes_on_as_one_that_is_away() {
+    let service = Service::new(untracked_hash(), &plain(9));
+    for number in 0..200 {
+        let mut held = service.admit(client(number)).unwrap();
+        held.next();
+        held.failed();
+        let after_failure = held.next();
+        assert_eq!(service.visit(client(number)), after_failure);
+        (0..9).for_each(|index| service.blacklist(index, None));
+    }
+}
+
+#[test]
+fn a_server_that_is_added_gets_its_share_of_hashes() {
+    let service = Service::new(untracked_hash(), &plain(3));
+    let before = hashed(&service, None);
+    service.update(untracked_hash(), &plain(4));
+    let after = hashed(&service, None);
+    let moved = before.iter().zip(&after).filter(|(was, is)| was != is);
+    let (to_d, others): (Vec<_>, Vec<_>) = moved.partition(|(_, is)| *is == "d");
+    assert!((400..600).contains(&to_d.len()), "{}", to_d.len());
+    assert!(others.len() < 40, "{}", others.len());
 }
