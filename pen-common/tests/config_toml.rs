@@ -103,6 +103,43 @@ pool = "resolvers"
 vlan = 12
 hash = "source"
 
+[[acl]]
+number = 2
+lines = ["permit 10.1.2.3 255.0.0.0", "deny all"]
+
+[[service]]
+name = "proxy"
+listen = ["80", "0.0.0.0:81", "/run/p.sock"]
+mode = "tcp"
+balance = ["weight", "stubborn"]
+timeout = 4
+idle_timeout = 600
+blacklist = 31
+tracking = 5
+clients_max = 6
+conn_max = 7
+pending_max = 8
+backlog = 9
+tcp_fastclose = "both"
+keepalive = true
+source = "10.0.0.9"
+client_acl = 2
+emergency = "web1:8080"
+abuse = "/run/abuse"
+
+[[pool]]
+name = "proxy"
+[[pool.backend]]
+address = "127.0.0.1"
+port = 8080
+acl = 3
+[[pool.backend]]
+name = "other"
+address = "127.0.0.1"
+port = 8081
+[[pool.backend]]
+address = "/run/web"
+
 [[pool]]
 name = "resolvers"
 table_size = 251
@@ -158,7 +195,7 @@ weight = 0
         (service.pool.as_str(), service.vlan, service.hash),
         ("resolvers", Some(12), HashBy::Source)
     );
-    let pool = &config.pools[0];
+    let pool = &config.pools[1];
     assert_eq!(pool.table_size, 251);
     assert_eq!(
         pool.backends[0],
@@ -179,6 +216,8 @@ weight = 0
         (pool.backends[1].name.as_str(), pool.backends[1].weight),
         ("2001:db8::2", 0)
     );
+    every_key_of_a_proxy(&config);
+    assert_eq!(read(&config.to_toml()).unwrap().config(), &config);
     for (table, keys) in documented() {
         for (key, help) in keys {
             assert!(
@@ -188,6 +227,65 @@ weight = 0
             assert!(!help.is_empty());
         }
     }
+}
+
+fn every_key_of_a_proxy(config: &Config) {
+    let line = |permit, network: &str, prefix| AclLine {
+        permit,
+        network: network.parse().unwrap(),
+        prefix,
+    };
+    let lines = vec![
+        line(true, "10.0.0.0", 8),
+        line(false, "0.0.0.0", 0),
+        line(false, "::", 0),
+    ];
+    assert_eq!(config.acls, [Acl::default(), Acl::default(), Acl { lines }]);
+    let service = &config.services[1];
+    assert_eq!((service.mode, service.pool.as_str()), (Mode::Tcp, "proxy"));
+    let listeners: Vec<String> = service.listeners.iter().map(ToString::to_string).collect();
+    assert_eq!(listeners, ["[::]:80", "0.0.0.0:81"]);
+    let mut balance = Switches::default();
+    balance.set(Balance::Weight, true);
+    balance.set(Balance::Stubborn, true);
+    let web1 = Ipv4Addr::new(10, 0, 0, 11).into();
+    let expected = ProxyOptions {
+        balance,
+        timeout: 4,
+        idle_timeout: 600,
+        blacklist: 31,
+        tracking: 5,
+        clients_max: 6,
+        conn_max: 7,
+        pending_max: 8,
+        backlog: 9,
+        tcp_fastclose: FastClose::Both,
+        keepalive: true,
+        source: Some(Ipv4Addr::new(10, 0, 0, 9).into()),
+        client_acl: 2,
+        emergency: Some(Backend {
+            name: "web1".to_owned(),
+            host: "web1".to_owned(),
+            port: 8080,
+            ..Backend::new(web1)
+        }),
+        abuse: Some(Backend {
+            name: "/run/abuse".to_owned(),
+            host: "/run/abuse".to_owned(),
+            ..Backend::new(Ipv4Addr::UNSPECIFIED.into())
+        }),
+        paths: vec![PathBuf::from("/run/p.sock")],
+    };
+    assert_eq!(service.proxy, expected);
+    let backends = &config.pools[0].backends;
+    assert_eq!(
+        (backends[0].port, backends[0].acl, backends[0].path()),
+        (8080, 3, None)
+    );
+    assert_eq!(backends[2].path(), Some(Path::new("/run/web")));
+    assert!(!config.needs_table(&config.pools[0]) && config.needs_table(&config.pools[1]));
+    // 251 slots of two bytes, up to the next word.
+    assert_eq!(config.slot_bytes(), 504);
 }
 
 #[test]
@@ -288,6 +386,92 @@ prop_compose! {
     }
 }
 
+fn spare() -> impl Strategy<Value = Option<Backend>> {
+    let at = (
+        address(0x0a02_0000),
+        any::<u16>(),
+        any::<[u32; 3]>(),
+        1..=u16::MAX,
+    );
+    let inet = at.prop_map(|(address, port, [max, hard, prio], weight)| Backend {
+        port,
+        max,
+        hard,
+        prio,
+        weight,
+        ..Backend::new(address)
+    });
+    let unix = "/[a-z.é]{1,12}".prop_map(|path| Backend {
+        name: path.clone(),
+        host: path,
+        ..Backend::new(Ipv4Addr::UNSPECIFIED.into())
+    });
+    proptest::option::of(prop_oneof![inet, unix])
+}
+
+prop_compose! {
+    fn proxy()(
+        switches in any::<[bool; 6]>(),
+        (timeout, idle_timeout) in (1..=TIMEOUT_MAX, 0..=SECONDS_MAX),
+        (blacklist, tracking) in (0..=SECONDS_MAX, 0..=SECONDS_MAX),
+        (clients_max, conn_max) in (1..=CLIENTS_MAX_MAX, 1..=CONN_MAX_MAX),
+        (pending_max, backlog) in (1..=PENDING_MAX_MAX, 1..=BACKLOG_MAX),
+        (tcp_fastclose, keepalive) in (pick(FastClose::ALL), any::<bool>()),
+        source in proptest::option::of(address(0x0a03_0000)),
+        client_acl in 0..ACLS_MAX as u8,
+        (emergency, abuse) in (spare(), spare()),
+    ) -> ProxyOptions {
+        let mut balance = Switches::default();
+        for (switch, on) in Balance::ALL.iter().zip(switches) {
+            balance.set(*switch, on);
+        }
+        ProxyOptions {
+            balance, timeout, idle_timeout, blacklist, tracking, clients_max, conn_max,
+            pending_max, backlog, tcp_fastclose, keepalive, source, client_acl, emergency, abuse,
+            paths: Vec::new(),
+        }
+    }
+}
+
+prop_compose! {
+    fn acl()(
+        lines in proptest::collection::vec((any::<bool>(), address(0x0a00_0000), 0u8..=32), 0..4),
+    ) -> Acl {
+        let mut acl = Acl::default();
+        for (permit, address, prefix) in lines {
+            let verb = if permit { "permit" } else { "deny" };
+            let line = format!("acl 0 {verb} {address}/{prefix}");
+            let Ok(Some(Command::Acl(0, change))) = Command::parse(&line) else {
+                panic!("{line}")
+            };
+            acl.change(&change);
+        }
+        acl
+    }
+}
+
+/// A service of one mode made one of the other.
+fn proxied(mut service: Service, proxy: ProxyOptions, path: Option<PathBuf>) -> Service {
+    for listener in &mut service.listeners {
+        listener.protocol = Protocol::Tcp;
+        listener.port = listener.port.max(1);
+    }
+    service.listeners.sort();
+    service.listeners.dedup();
+    service.mode = Mode::Tcp;
+    (service.vlan, service.hash) = (None, HashBy::Flow);
+    service.proxy = proxy;
+    // Then each server needs a port.
+    let spares = [&mut service.proxy.emergency, &mut service.proxy.abuse];
+    for spare in spares.into_iter().flatten() {
+        if spare.path().is_none() {
+            spare.port = spare.port.max(1);
+        }
+    }
+    service.proxy.paths.extend(path);
+    service
+}
+
 prop_compose! {
     fn service()(
         name in "[a-zé'#=]{1,12}",
@@ -385,8 +569,26 @@ proptest! {
         services in proptest::collection::vec(service(), 1..5),
         backends in proptest::collection::vec(proptest::collection::vec(backend(), 1..6), 5),
         sizes in 0u32..2,
+        acls in proptest::collection::vec(acl(), 0..ACLS_MAX),
+        proxies in proptest::collection::vec(proptest::option::of(proxy()), 5),
+        ports in any::<[u16; 4]>(),
     ) {
-        let config = whole(top, services, backends, sizes);
+        let services = services.into_iter().zip(proxies).enumerate();
+        let services = services.map(|(index, (service, proxy))| match proxy {
+            None => service,
+            Some(proxy) => {
+                let path = (index % 2 == 0).then(|| PathBuf::from(format!("/run/é{index}")));
+                proxied(service, proxy, path)
+            }
+        });
+        let mut config = whole(Config { acls, ..top }, services.collect(), backends, sizes);
+        for (service, pool) in config.services.iter().zip(&mut config.pools) {
+            for (backend, port) in pool.backends.iter_mut().zip(ports.into_iter().cycle()) {
+                if service.mode == Mode::Tcp {
+                    (backend.port, backend.acl) = (port.max(1), (port % 10) as u8);
+                }
+            }
+        }
         let text = config.to_toml();
         let again = read(&text).map_err(|errors| {
             TestCaseError::fail(format!("{errors}\n{text}"))

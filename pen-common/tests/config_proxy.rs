@@ -1,0 +1,626 @@
+//! Proxies: by Pen's line and by TOML, what is wrong with them, and access lists.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use pen_common::config::*;
+
+struct World;
+
+impl Outside for World {
+    fn resolve(&self, host: &str) -> Result<IpAddr, String> {
+        match host {
+            "web1" => Ok(Ipv4Addr::new(10, 0, 0, 11).into()),
+            "web2" => Ok(Ipv4Addr::new(10, 0, 0, 12).into()),
+            _ => Err("no such host".to_owned()),
+        }
+    }
+
+    fn read(&self, path: &Path) -> Result<String, String> {
+        match path.to_str() {
+            Some("dsr") => Ok("dsr_if eth1\n".to_owned()),
+            _ => Err("no such file".to_owned()),
+        }
+    }
+}
+
+/// A line without an interface; words that begin with `-O ` are commands.
+fn line(words: &[&str]) -> PenLine {
+    let (commands, operands): (Vec<&str>, Vec<&str>) =
+        words.iter().partition(|word| word.starts_with("-O "));
+    let mut operands = operands.into_iter().map(str::to_owned);
+    PenLine {
+        listen: operands.next(),
+        servers: operands.collect(),
+        commands: commands
+            .iter()
+            .map(|c| c["-O ".len()..].to_owned())
+            .collect(),
+        ..PenLine::default()
+    }
+}
+
+fn config(words: &[&str]) -> Config {
+    let read = line(words).read(Config::default(), &World);
+    let checked = read.unwrap_or_else(|errors| panic!("{words:?}: {errors}"));
+    assert_eq!(checked.notes(), [""; 0], "{words:?}");
+    let config = checked.into_parts().0;
+    // Whatever a line says can be written as TOML.
+    let again = Config::from_toml(&config.to_toml(), "t", &World).unwrap();
+    assert_eq!(again.config(), &config, "{}", config.to_toml());
+    config
+}
+
+fn fault(words: &[&str]) -> String {
+    let read = line(words).read(Config::default(), &World);
+    let errors = read.expect_err(words[0]).to_string();
+    assert_eq!(errors.lines().count(), 1, "{words:?}: {errors}");
+    errors
+}
+
+#[test]
+fn the_shortest_line() {
+    let config = config(&["80", "web1", "web2"]);
+    assert_eq!(config.interface, "");
+    let service = &config.services[0];
+    assert_eq!((service.mode, service.hash), (Mode::Tcp, HashBy::Flow));
+    assert_eq!(service.proxy, ProxyOptions::default());
+    assert_eq!(service.listeners[0].to_string(), "[::]:80");
+    let names: Vec<&str> = config.pools[0]
+        .backends
+        .iter()
+        .map(|b| b.name.as_str())
+        .collect();
+    assert_eq!(names, ["web1", "web2"]);
+    assert_eq!(config.table_memory(), TABLE_MEMORY_MIN);
+}
+
+#[test]
+fn listening() {
+    for (text, expected) in [
+        ("80", "[::]:80"),
+        ("http", "[::]:80"),
+        ("0.0.0.0:80", "0.0.0.0:80"),
+        ("10.0.0.1:https", "10.0.0.1:443"),
+        ("127.0.0.1:65535", "127.0.0.1:65535"),
+        ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+        ("[::]:80", "[::]:80"),
+        (":::80", "[::]:80"),
+        ("2001:db8::1:80", "[2001:db8::1]:80"),
+        ("80/tcp", "[::]:80"),
+    ] {
+        for words in [vec![text, "web1"], vec!["web1"]] {
+            let mut line = line(&words);
+            if words.len() == 1 {
+                (line.listen, line.servers) = (None, vec!["web1".to_owned()]);
+                line.commands.push(format!("listen {text}"));
+            }
+            let checked = line.read(Config::default(), &World).unwrap();
+            let listeners = &checked.config().services[0].listeners;
+            assert_eq!(listeners[0].to_string(), expected, "{text}");
+        }
+    }
+    let config = config(&["/run/web.sock", "web1:80", "/run/back"]);
+    assert_eq!(config.services[0].listeners, []);
+    assert_eq!(
+        config.services[0].proxy.paths,
+        [PathBuf::from("/run/web.sock")]
+    );
+    assert_eq!(
+        config.pools[0].backends[1].path(),
+        Some(Path::new("/run/back"))
+    );
+}
+
+#[test]
+fn where_a_proxy_cannot_listen() {
+    for (text, expected) in [
+        ("0", "a proxy listens at one port, and 0 is none"),
+        ("10.0.0.1", "the port is missing: 10.0.0.1:80"),
+        ("10.0.0.1:0", "a proxy listens at one port"),
+        ("10.0.0.1:", "port = \"\" is not a number"),
+        ("70000", "port = 70000 is out of range"),
+        ("www:80", "\"www\" is not an address"),
+        ("80/udp", "a proxy for UDP isn't there yet"),
+        ("224.0.0.1:80", "224.0.0.1 is no address of one machine"),
+        ("[::ffff:10.0.0.1]:80", "is an IPv4 address: write 10.0.0.1"),
+        ("2001:db8::1", "an IPv6 address is written in brackets"),
+        ("./sock", "it begins with a slash"),
+        ("/run/", "can't be the path of a Unix socket"),
+        ("", "is not an address"),
+    ] {
+        let errors = fault(&[text, "web1"]);
+        assert!(
+            errors.starts_with(&format!("listen {text:?}: ")),
+            "{errors}"
+        );
+        assert!(errors.contains(expected), "{text}: {errors}");
+    }
+}
+
+#[test]
+fn an_interface_makes_it_dsr_wherever_it_is_named() {
+    let mut line = line(&["10.0.0.100:80", "web1"]);
+    line.file = Some(PathBuf::from("dsr"));
+    let checked = line.read(Config::default(), &World).unwrap();
+    assert_eq!(checked.config().services[0].mode, Mode::Dsr);
+    line.listen = Some("80".to_owned());
+    let errors = line.read(Config::default(), &World).unwrap_err();
+    assert!(errors.to_string().contains("DSR needs the VIP itself"));
+    line.listen = Some("10.0.0.100:80".to_owned());
+    line.commands.push("stubborn".to_owned());
+    let errors = line.read(Config::default(), &World).unwrap_err();
+    assert!(
+        errors
+            .to_string()
+            .starts_with("-O \"stubborn\": `stubborn` belongs to proxy mode")
+    );
+}
+
+#[test]
+fn servers_of_one_address() {
+    let config = config(&[
+        "80",
+        "127.0.0.1:81",
+        "127.0.0.1:82:0:0:5",
+        "[::1]:81",
+        "[::1]:http-alt:0".replace("http-alt", "8008").as_str(),
+        "web1",
+        "-O server 127.0.0.1:82 weight 0 acl 4",
+    ]);
+    let backends = &config.pools[0].backends;
+    let names: Vec<&str> = backends.iter().map(|b| b.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "127.0.0.1:81",
+            "127.0.0.1:82",
+            "[::1]:81",
+            "[::1]:8008",
+            "web1"
+        ]
+    );
+    assert_eq!((backends[1].weight, backends[1].acl), (0, 4));
+    let with_port_of_listener = fault(&["80", "web1", "web1:80"]);
+    assert!(with_port_of_listener.contains("two back ends of this name"));
+    let errors = fault(&["80", "web1:1", "web1:2", "-O server web1 weight 2"]);
+    assert!(errors.contains("\"web1\" are several servers"), "{errors}");
+}
+
+#[test]
+fn servers_that_are_refused() {
+    for (words, expected) in [
+        (
+            &["80", "[::1]"][..],
+            "service \"pen\" listens at [::]:80 itself",
+        ),
+        (&["80", "127.0.0.1:80"], "it would connect to itself"),
+        (&["10.0.0.1:80", "10.0.0.1"], "it would connect to itself"),
+        (&["/run/a", "/run/a"], "listens at this path itself"),
+        (
+            &["/run/a", "web1"],
+            "it has no port, and service \"pen\" listens at a Unix socket",
+        ),
+        (
+            &["80", "0.0.0.0:81"],
+            "0.0.0.0 is no address of one machine",
+        ),
+        (&["80", "run/a"], "is not the path of a Unix socket"),
+        (
+            &["80", "web1:8080", "10.0.0.11:8080"],
+            "are those of back end \"web1\" already",
+        ),
+        (&["80", "web9"], "host name \"web9\" does not resolve"),
+        (&["80"], "it has no back end"),
+    ] {
+        let errors = fault(words);
+        assert!(errors.contains(expected), "{words:?}: {errors}");
+    }
+    // What is not a loop: another port, another address, IPv4 on IPv6 only when it is on all.
+    config(&["10.0.0.1:80", "10.0.0.1:81", "127.0.0.1:80"]);
+    config(&["0.0.0.0:80", "[::1]:80"]);
+}
+
+#[test]
+fn commands_set_what_they_name() {
+    type Check = fn(&ProxyOptions) -> bool;
+    let rows: &[(&str, Check)] = &[
+        ("blacklist 0", |p| p.blacklist == 0),
+        ("client_acl 9", |p| p.client_acl == 9),
+        ("clients_max 1", |p| p.clients_max == 1),
+        ("conn_max 1000000", |p| p.conn_max == 1_000_000),
+        ("idle_timeout 60", |p| p.idle_timeout == 60),
+        ("pending_max 1", |p| p.pending_max == 1),
+        ("timeout 3600", |p| p.timeout == 3600),
+        ("tracking 5", |p| p.tracking == 5),
+        ("keepalive", |p| p.keepalive),
+        ("tcp_fastclose down", |p| p.tcp_fastclose == FastClose::Down),
+        ("source 127.0.0.1", |p| {
+            p.source == Some(Ipv4Addr::LOCALHOST.into())
+        }),
+        ("roundrobin", |p| p.balance.has(Balance::RoundRobin)),
+        ("hash", |p| p.balance.has(Balance::Hash)),
+        ("weight", |p| p.balance.has(Balance::Weight)),
+        ("prio", |p| p.balance.has(Balance::Prio)),
+        ("least", |p| p.balance.has(Balance::Least)),
+        ("stubborn", |p| p.balance.has(Balance::Stubborn)),
+    ];
+    let plain = config(&["80", "web1"]);
+    for (command, check) in rows {
+        let command = format!("-O {command}");
+        let mut with = config(&["80", "web1", &command]);
+        assert!(check(&with.services[0].proxy), "{command}");
+        with.services[0].proxy = ProxyOptions::default();
+        assert_eq!(with, plain, "{command}");
+    }
+    for word in ["keepalive", "hash", "least", "roundrobin", "stubborn"] {
+        let (on, off) = (format!("-O {word}"), format!("-O no {word}"));
+        assert_eq!(config(&["80", "web1", &on, &off]), plain, "{word}");
+    }
+}
+
+#[test]
+fn commands_that_are_refused() {
+    for (command, expected) in [
+        ("timeout 0", "timeout = 0 is out of range (1..=3600)"),
+        ("timeout 3601", "timeout = 3601 is out of range"),
+        ("blacklist -1", "blacklist = \"-1\" is not a number"),
+        (
+            "idle_timeout 31536001",
+            "idle_timeout = 31536001 is out of range (0..=31536000)",
+        ),
+        (
+            "conn_max 1000001",
+            "conn_max = 1000001 is out of range (1..=1000000)",
+        ),
+        (
+            "clients_max 0",
+            "clients_max = 0 is out of range (1..=10000000)",
+        ),
+        ("pending_max 0", "pending_max = 0 is out of range"),
+        ("client_acl 10", "client_acl = 10 is out of range (0..=9)"),
+        (
+            "tcp_fastclose dwon",
+            "is none of off, up, down, both; did you mean `down`?",
+        ),
+        ("source web1", "source = \"web1\" is not an address"),
+        ("source 0.0.0.0", "0.0.0.0 is no address of one machine"),
+        ("source a b", "source takes one value without blanks"),
+        ("keepalive 1", "keepalive takes no argument"),
+        ("stubborn 1", "stubborn takes no argument"),
+        ("trakcing 1", "did you mean `tracking`?"),
+        ("no stuborn", "did you mean `stubborn`?"),
+        ("acl", "acl takes a number and a line"),
+        ("acl 10 permit all", "acl = 10 is out of range (0..=9)"),
+        ("acl 1", "write permit or deny"),
+        ("acl 1 allow all", "write permit or deny"),
+        (
+            "acl 1 permit 10.0.0.0 255.0.255.0",
+            "the mask 255.0.255.0 has holes",
+        ),
+        (
+            "acl 1 permit 10.0.0.0/33",
+            "the length = 33 is out of range (0..=32)",
+        ),
+        (
+            "acl 1 permit ::/129",
+            "the length = 129 is out of range (0..=128)",
+        ),
+        ("acl 1 permit web1", "\"web1\" is not an address"),
+        ("acl 1 permit :: 255.0.0.0", "\"::\" is not an IPv4 address"),
+        ("acl 1 deny country SE", "lists by country aren't there"),
+        ("acl 1 permit 10.0.0.1 255.0.0.0 x", "write permit or deny"),
+        ("no acl", "`no acl` takes the number of the list"),
+        ("no acl x", "acl = \"x\" is not a number"),
+        (
+            "transparent",
+            "`transparent` is refused: transparent mode isn't there yet",
+        ),
+        (
+            "log /x",
+            "`log` is refused: the request log isn't there yet",
+        ),
+    ] {
+        let errors = fault(&["80", "web1", &format!("-O {command}")]);
+        assert!(errors.contains(expected), "{command}: {errors}");
+        assert!(errors.starts_with(&format!("-O {command:?}: ")), "{errors}");
+    }
+}
+
+#[test]
+fn what_a_service_shows() {
+    let mut service = Service::new("s");
+    service.mode = Mode::Tcp;
+    for (key, shown) in [
+        ("timeout", "3"),
+        ("idle_timeout", "Idle timeout: 0 seconds"),
+        ("client_acl", "0"),
+        ("tcp_fastclose", "off"),
+        ("keepalive", "false"),
+        ("source", ""),
+    ] {
+        assert_eq!(service.shown(key), shown, "{key}");
+    }
+    service.set("source", "10.0.0.9").unwrap();
+    service.set("conn_max", "12").unwrap();
+    assert_eq!(service.shown("source"), "10.0.0.9");
+    assert_eq!(service.shown("conn_max"), "12");
+    let before = service.clone();
+    service.set("conn_max", "0").unwrap_err();
+    service.set("conn_mux", "1").unwrap_err();
+    assert_eq!(service, before);
+}
+
+#[test]
+fn access_lists() {
+    let config = config(&[
+        "80",
+        "web1",
+        "-O acl 1 permit 10.1.2.3 255.0.0.0",
+        "-O acl 1 deny 10.9.9.9",
+        "-O acl 1 permit 2001:db8:ffff::1/32",
+        "-O acl 1 permit ::ffff:192.0.2.1/120",
+        "-O acl 3 permit 10.0.0.1",
+        "-O acl 3 deny all",
+        "-O acl 4 deny all",
+        "-O no acl 4",
+        "-O client_acl 1",
+    ]);
+    let text: Vec<String> = config.acls[1]
+        .lines
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        text,
+        [
+            "permit 10.0.0.0/8",
+            "deny 10.9.9.9/32",
+            "permit 2001:db8::/32",
+            "permit 192.0.2.0/24"
+        ]
+    );
+    for (list, client, expected) in [
+        // The first match decides; beyond the last, its opposite.
+        (1, "10.9.9.9", true),
+        (1, "192.0.2.77", true),
+        (1, "::ffff:10.0.0.1", true),
+        (1, "2001:db8:1::1", true),
+        (1, "11.0.0.1", false),
+        (3, "10.0.0.1", true),
+        (3, "10.0.0.2", false),
+        (3, "2001:db8::1", false),
+        // Emptied, and never there: everyone passes.
+        (4, "11.0.0.1", true),
+        (0, "11.0.0.1", true),
+    ] {
+        let client: IpAddr = client.parse().unwrap();
+        assert_eq!(
+            config.acls[list].permits(client),
+            expected,
+            "{list} {client}"
+        );
+    }
+    assert_eq!(config.acls.len(), 5);
+}
+
+const SMALL: &str = "[[service]]
+name = \"web\"
+mode = \"tcp\"
+listen = \"80\"
+[[pool]]
+name = \"web\"
+backend = [\"10.0.0.11:8080\"]
+";
+
+fn toml(text: &str) -> Result<Checked, ConfigErrors> {
+    Config::from_toml(text, "pen.toml", &World)
+}
+
+#[test]
+fn faults_in_toml() {
+    assert_eq!(toml(SMALL).unwrap().notes(), [""; 0]);
+    let service = |line: &str| SMALL.replacen("[[pool]]", &format!("{line}\n[[pool]]"), 1);
+    let top = |text: &str| format!("{text}\n{SMALL}");
+    for (text, expected) in [
+        (
+            service("vlan = 7"),
+            ":5: service \"web\": `vlan` means nothing with mode = \"tcp\"",
+        ),
+        (
+            service("hash = \"flow\""),
+            ":5: service \"web\": `hash` means nothing with mode = \"tcp\"",
+        ),
+        (
+            service("timeout = 0"),
+            ":5: service \"web\": timeout = 0 is out of range (1..=3600)",
+        ),
+        (
+            service("client_acl = 10"),
+            "client_acl = 10 is out of range (0..=9)",
+        ),
+        (
+            service("balance = [\"hash\", \"wieght\"]"),
+            "balance = \"wieght\" is none of",
+        ),
+        (
+            service("source = \"web1\""),
+            "source = \"web1\" is not an address",
+        ),
+        (
+            service("keepalive = 1"),
+            "keepalive = 1 is neither true nor false",
+        ),
+        (
+            service("emergency = \"web9:1\""),
+            ":5: service \"web\": emergency: host name \"web9\"",
+        ),
+        (
+            service("abuse = \"127.0.0.1:80\""),
+            ":5: service \"web\": abuse: service \"web\" listens at",
+        ),
+        (
+            service("backlog = 65536"),
+            "backlog = 65536 is out of range (1..=65535)",
+        ),
+        (
+            SMALL.replace("\"80\"", "\"80/udp\""),
+            ":4: service \"web\": listen \"80/udp\": a proxy for UDP",
+        ),
+        (
+            SMALL.replace("\"80\"", "[\"/run/a\", \"/run/a\"]"),
+            ":4: service \"web\": listen /run/a is there twice",
+        ),
+        (SMALL.replace("listen = \"80\"", ""), "it listens nowhere"),
+        (
+            SMALL.replace("11:8080\"", "11:1\", \"10.0.0.11:2\""),
+            "two back ends of this name",
+        ),
+        (
+            SMALL.replace("\"10.0.0.11:8080\"", "{ address = \"web1\", acl = 10 }"),
+            "acl = 10 is out of range",
+        ),
+        (
+            top("[[acl]]\nlines = [\"deny all\"]"),
+            ":1: acl: it has no number",
+        ),
+        (
+            top("[[acl]]\nnumber = 10"),
+            ":2: number = 10 is out of range (0..=9)",
+        ),
+        (
+            top("[[acl]]\nnumber = 1\nlines = [\"deny x\"]"),
+            ":3: acl 1: ",
+        ),
+        (
+            top("[[acl]]\nnumber = 1\n[[acl]]\nnumber = 1"),
+            ":3: acl 1: there are two access lists",
+        ),
+        (
+            top("[[acl]]\nnumber = 1\nline = []"),
+            "unknown key `line`; did you mean `lines`?",
+        ),
+    ] {
+        let errors = toml(&text).expect_err(&text).to_string();
+        assert!(
+            errors.contains(expected),
+            "{text}\ngave: {errors}\nnot:  {expected}"
+        );
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+}
+
+#[test]
+fn keys_of_a_proxy_in_dsr() {
+    let small = SMALL
+        .replace(
+            "mode = \"tcp\"\nlisten = \"80\"",
+            "listen = \"10.0.0.100:80\"",
+        )
+        .replace(":8080", "");
+    let small = format!("interface = \"eth1\"\n{small}");
+    toml(&small).unwrap();
+    for line in [
+        "balance = \"hash\"",
+        "timeout = 3",
+        "idle_timeout = 3",
+        "blacklist = 3",
+        "tracking = 3",
+        "clients_max = 3",
+        "conn_max = 3",
+        "pending_max = 3",
+        "backlog = 3",
+        "tcp_fastclose = \"up\"",
+        "keepalive = false",
+        "source = \"10.0.0.1\"",
+        "client_acl = 0",
+        "emergency = \"web2:1\"",
+        "abuse = \"web2:1\"",
+    ] {
+        let text = small.replacen("[[pool]]", &format!("{line}\n[[pool]]"), 1);
+        let errors = toml(&text).expect_err(line).to_string();
+        let key = line.split(' ').next().unwrap();
+        let expected = format!(
+            "pen.toml:5: service \"web\": `{key}` means nothing with mode = \"dsr\": leave it out"
+        );
+        assert_eq!(errors, expected);
+    }
+    let path = small.replace("\"10.0.0.11\"", "\"/run/web\"");
+    let errors = toml(&path).unwrap_err().to_string();
+    assert!(
+        errors.contains("a Unix socket can't be a back end in DSR"),
+        "{errors}"
+    );
+}
+
+/// What is not read but made is held to the same rules.
+#[test]
+fn a_made_configuration_is_checked() {
+    let small = toml(SMALL).unwrap().into_parts().0;
+    type Spoil = fn(&mut Config);
+    let rows: &[(Spoil, &str)] = &[
+        (
+            |c| c.services[0].proxy.timeout = 0,
+            "timeout = 0 is out of range",
+        ),
+        (
+            |c| c.services[0].proxy.client_acl = 10,
+            "client_acl = 10 is out of range",
+        ),
+        (
+            |c| c.services[0].listeners[0].port = 0,
+            "a proxy listens at one port",
+        ),
+        (
+            |c| c.services[0].listeners[0].protocol = Protocol::Udp,
+            "a proxy for UDP",
+        ),
+        (
+            |c| c.services[0].hash = HashBy::Source,
+            "`hash` means nothing",
+        ),
+        (
+            |c| c.pools[0].backends[0].acl = 10,
+            "acl = 10 is out of range",
+        ),
+        (
+            |c| c.acls = vec![Acl::default(); 11],
+            "11 access lists are more than 10",
+        ),
+        (
+            |c| {
+                let network = Ipv4Addr::new(10, 0, 0, 1).into();
+                let lines = vec![AclLine {
+                    permit: true,
+                    network,
+                    prefix: 8,
+                }];
+                c.acls = vec![Acl { lines }];
+            },
+            "acl 0: `permit 10.0.0.1/8` names no network",
+        ),
+    ];
+    for (spoil, expected) in rows {
+        let mut config = small.clone();
+        spoil(&mut config);
+        let errors = config.check().expect_err(expected).to_string();
+        assert!(errors.contains(expected), "{errors}");
+    }
+}
+
+/// A DSR service and a proxy, on one VIP and by one pool.
+#[test]
+fn both_modes_in_one_file() {
+    let text = format!(
+        "interface = \"eth1\"\n{SMALL}[[service]]\nname = \"dsr\"\nlisten = \"10.0.0.100:81\"\npool = \"both\"\n\
+         [[service]]\nname = \"p\"\nmode = \"tcp\"\nlisten = \"10.0.0.100:82\"\npool = \"both\"\n\
+         [[pool]]\nname = \"both\"\nbackend = [\"10.0.0.12\"]\n"
+    );
+    let checked = toml(&text).unwrap();
+    assert_eq!(checked.notes(), [""; 0]);
+    let config = checked.config();
+    assert_eq!(config.slot_bytes(), 65_540 * 2);
+    let errors = toml(&text.replace("interface = \"eth1\"\n", "")).unwrap_err();
+    assert!(errors.to_string().starts_with("no interface"), "{errors}");
+}
