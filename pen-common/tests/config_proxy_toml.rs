@@ -1,0 +1,261 @@
+//! Proxies in the TOML form: what is wrong with them, beside DSR and alone; what README says.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use pen_common::config::*;
+
+struct World;
+
+impl Outside for World {
+    /// Every name but one stands for an address of its own.
+    fn resolve(&self, host: &str) -> Result<IpAddr, String> {
+        match host.bytes().last() {
+            Some(_) if host == "web9" => Err("no such host".to_owned()),
+            last => Ok(Ipv4Addr::new(10, 0, 1, last.unwrap_or(0)).into()),
+        }
+    }
+
+    fn read(&self, _: &Path) -> Result<String, String> {
+        Err("no such file".to_owned())
+    }
+}
+
+const SMALL: &str = "[[service]]
+name = \"web\"
+mode = \"tcp\"
+listen = \"80\"
+[[pool]]
+name = \"web\"
+backend = [\"10.0.0.11:8080\"]
+";
+
+fn toml(text: &str) -> Result<Checked, ConfigErrors> {
+    Config::from_toml(text, "pen.toml", &World)
+}
+
+#[test]
+fn faults_in_toml() {
+    assert_eq!(toml(SMALL).unwrap().notes(), [""; 0]);
+    let service = |line: &str| SMALL.replacen("[[pool]]", &format!("{line}\n[[pool]]"), 1);
+    let top = |text: &str| format!("{text}\n{SMALL}");
+    for (text, expected) in [
+        (
+            service("vlan = 7"),
+            ":5: service \"web\": `vlan` means nothing with mode = \"tcp\"",
+        ),
+        (
+            service("hash = \"flow\""),
+            ":5: service \"web\": `hash` means nothing with mode = \"tcp\"",
+        ),
+        (
+            service("timeout = 0"),
+            ":5: service \"web\": timeout = 0 is out of range (1..=3600)",
+        ),
+        (
+            service("client_acl = 10"),
+            "client_acl = 10 is out of range (0..=9)",
+        ),
+        (
+            service("balance = [\"hash\", \"wieght\"]"),
+            "balance = \"wieght\" is none of",
+        ),
+        (
+            service("source = \"web1\""),
+            "source = \"web1\" is not an address",
+        ),
+        (
+            service("keepalive = 1"),
+            "keepalive = 1 is neither true nor false",
+        ),
+        (
+            service("emergency = \"web9:1\""),
+            ":5: service \"web\": emergency: host name \"web9\"",
+        ),
+        (
+            service("abuse = \"127.0.0.1:80\""),
+            ":5: service \"web\": abuse: service \"web\" listens at",
+        ),
+        (
+            service("backlog = 65536"),
+            "backlog = 65536 is out of range (1..=65535)",
+        ),
+        (
+            SMALL.replace("\"80\"", "\"80/udp\""),
+            ":4: service \"web\": listen \"80/udp\": a proxy for UDP",
+        ),
+        (
+            SMALL.replace("\"80\"", "[\"/run/a\", \"/run/a\"]"),
+            ":4: service \"web\": listen /run/a is there twice",
+        ),
+        (SMALL.replace("listen = \"80\"", ""), "it listens nowhere"),
+        (
+            SMALL.replace("11:8080\"", "11:1\", \"10.0.0.11:2\""),
+            "two back ends of this name",
+        ),
+        (
+            SMALL.replace("\"10.0.0.11:8080\"", "{ address = \"web1\", acl = 10 }"),
+            "acl = 10 is out of range",
+        ),
+        (
+            top("[[acl]]\nlines = [\"deny all\"]"),
+            ":1: acl: it has no number",
+        ),
+        (
+            top("[[acl]]\nnumber = 10"),
+            ":2: number = 10 is out of range (0..=9)",
+        ),
+        (
+            top("[[acl]]\nnumber = 1\nlines = [\"deny x\"]"),
+            ":3: acl 1: ",
+        ),
+        (
+            top("[[acl]]\nnumber = 1\n[[acl]]\nnumber = 1"),
+            ":3: acl 1: there are two access lists",
+        ),
+        (
+            top("[[acl]]\nnumber = 1\nline = []"),
+            "unknown key `line`; did you mean `lines`?",
+        ),
+    ] {
+        let errors = toml(&text).expect_err(&text).to_string();
+        assert!(
+            errors.contains(expected),
+            "{text}\ngave: {errors}\nnot:  {expected}"
+        );
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+}
+
+#[test]
+fn keys_of_a_proxy_in_dsr() {
+    let small = SMALL
+        .replace(
+            "mode = \"tcp\"\nlisten = \"80\"",
+            "listen = \"10.0.0.100:80\"",
+        )
+        .replace(":8080", "");
+    let small = format!("interface = \"eth1\"\n{small}");
+    toml(&small).unwrap();
+    for line in [
+        "balance = \"hash\"",
+        "timeout = 3",
+        "idle_timeout = 3",
+        "blacklist = 3",
+        "tracking = 3",
+        "clients_max = 3",
+        "conn_max = 3",
+        "pending_max = 3",
+        "backlog = 3",
+        "tcp_fastclose = \"up\"",
+        "keepalive = false",
+        "source = \"10.0.0.1\"",
+        "client_acl = 0",
+        "emergency = \"web2:1\"",
+        "abuse = \"web2:1\"",
+    ] {
+        let text = small.replacen("[[pool]]", &format!("{line}\n[[pool]]"), 1);
+        let errors = toml(&text).expect_err(line).to_string();
+        let key = line.split(' ').next().unwrap();
+        let expected = format!(
+            "pen.toml:5: service \"web\": `{key}` means nothing with mode = \"dsr\": leave it out"
+        );
+        assert_eq!(errors, expected);
+    }
+    let path = small.replace("\"10.0.0.11\"", "\"/run/web\"");
+    let errors = toml(&path).unwrap_err().to_string();
+    assert!(
+        errors.contains("a Unix socket can't be a back end in DSR"),
+        "{errors}"
+    );
+}
+
+/// What is not read but made is held to the same rules.
+#[test]
+fn a_made_configuration_is_checked() {
+    let small = toml(SMALL).unwrap().into_parts().0;
+    type Spoil = fn(&mut Config);
+    let rows: &[(Spoil, &str)] = &[
+        (
+            |c| c.services[0].proxy.timeout = 0,
+            "timeout = 0 is out of range",
+        ),
+        (
+            |c| c.services[0].proxy.client_acl = 10,
+            "client_acl = 10 is out of range",
+        ),
+        (
+            |c| c.services[0].listeners[0].port = 0,
+            "a proxy listens at one port",
+        ),
+        (
+            |c| c.services[0].listeners[0].protocol = Protocol::Udp,
+            "a proxy for UDP",
+        ),
+        (
+            |c| c.services[0].hash = HashBy::Source,
+            "`hash` means nothing",
+        ),
+        (
+            |c| c.pools[0].backends[0].acl = 10,
+            "acl = 10 is out of range",
+        ),
+        (
+            |c| c.acls = vec![Acl::default(); 11],
+            "11 access lists are more than 10",
+        ),
+        (
+            |c| {
+                let network = Ipv4Addr::new(10, 0, 0, 1).into();
+                let lines = vec![AclLine {
+                    permit: true,
+                    network,
+                    prefix: 8,
+                }];
+                c.acls = vec![Acl { lines }];
+            },
+            "acl 0: `permit 10.0.0.1/8` names no network",
+        ),
+    ];
+    for (spoil, expected) in rows {
+        let mut config = small.clone();
+        spoil(&mut config);
+        let errors = config.check().expect_err(expected).to_string();
+        assert!(errors.contains(expected), "{errors}");
+    }
+}
+
+/// A DSR service and a proxy, on one VIP and by one pool.
+#[test]
+fn both_modes_in_one_file() {
+    let text = format!(
+        "interface = \"eth1\"\n{SMALL}[[service]]\nname = \"dsr\"\nlisten = \"10.0.0.100:81\"\npool = \"both\"\n\
+         [[service]]\nname = \"p\"\nmode = \"tcp\"\nlisten = \"10.0.0.100:82\"\npool = \"both\"\n\
+         [[pool]]\nname = \"both\"\nbackend = [\"10.0.0.12\"]\n"
+    );
+    let checked = toml(&text).unwrap();
+    assert_eq!(checked.notes(), [""; 0]);
+    let config = checked.config();
+    assert_eq!(config.slot_bytes(), 65_540 * 2);
+    let errors = toml(&text.replace("interface = \"eth1\"\n", "")).unwrap_err();
+    assert!(errors.to_string().starts_with("no interface"), "{errors}");
+}
+
+#[test]
+fn the_readme_is_right() {
+    let readme = include_str!("../../README.md");
+    let (_, from) = readme.split_once("```toml\n").unwrap();
+    let (example, _) = from.split_once("```").unwrap();
+    let checked = toml(example).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(checked.notes(), [""; 0]);
+    let modes: Vec<Mode> = checked.config().services.iter().map(|s| s.mode).collect();
+    assert!(modes.contains(&Mode::Dsr) && modes.contains(&Mode::Tcp));
+    for (table, keys) in documented() {
+        for (key, _) in keys.iter().filter(|_| ["acl", "service"].contains(&table)) {
+            let told = readme.contains(&format!("`{key}`"));
+            let shown = example.contains(&format!("\n{key} = "));
+            assert!(told || shown, "README names no {key} of {table}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Whatever configuration there can be: written as TOML and read, it is the same.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use pen_common::config::*;
+use proptest::prelude::*;
+
+struct Nowhere;
+
+impl Outside for Nowhere {
+    fn resolve(&self, host: &str) -> Result<IpAddr, String> {
+        Err(format!("{host}: there are no names here"))
+    }
+
+    fn read(&self, _: &Path) -> Result<String, String> {
+        Err("there are no files here".to_owned())
+    }
+}
+
+fn read(text: &str) -> Result<Checked, ConfigErrors> {
+    Config::from_toml(text, "pen.toml", &Nowhere)
+}
+
+fn path() -> impl Strategy<Value = PathBuf> {
+    "/[a-z\"\\\\ é/]{1,12}".prop_map(PathBuf::from)
+}
+
+fn address(v4: u32) -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (0u32..0xffff).prop_map(move |low| Ipv4Addr::from(v4 + low).into()),
+        any::<u32>().prop_map(move |low| {
+            Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(v4) << 32 | u128::from(low)).into()
+        }),
+    ]
+}
+
+prop_compose! {
+    fn backend()(
+        address in address(0x0a01_0000),
+        name in proptest::option::of("[a-z][a-z0-9.é\\\\']{0,12}"),
+        weight in any::<u16>(),
+        (max, hard, prio, blacklist) in any::<(u32, u32, u32, u32)>(),
+    ) -> Backend {
+        let plain = Backend::new(address);
+        let name = name.unwrap_or_else(|| plain.name.clone());
+        Backend { name, weight, max, hard, prio, blacklist, ..plain }
+    }
+}
+
+fn spare() -> impl Strategy<Value = Option<Backend>> {
+    let at = (
+        address(0x0a02_0000),
+        any::<u16>(),
+        any::<[u32; 3]>(),
+        1..=u16::MAX,
+    );
+    let inet = at.prop_map(|(address, port, [max, hard, prio], weight)| Backend {
+        port,
+        max,
+        hard,
+        prio,
+        weight,
+        ..Backend::new(address)
+    });
+    let unix = "/[a-z.é]{1,12}".prop_map(|path| Backend {
+        name: path.clone(),
+        host: path,
+        ..Backend::new(Ipv4Addr::UNSPECIFIED.into())
+    });
+    proptest::option::of(prop_oneof![inet, unix])
+}
+
+prop_compose! {
+    fn proxy()(
+        switches in any::<[bool; 6]>(),
+        (timeout, idle_timeout) in (1..=TIMEOUT_MAX, 0..=SECONDS_MAX),
+        (blacklist, tracking) in (0..=SECONDS_MAX, 0..=SECONDS_MAX),
+        (clients_max, conn_max) in (1..=CLIENTS_MAX_MAX, 1..=CONN_MAX_MAX),
+        (pending_max, backlog) in (1..=PENDING_MAX_MAX, 1..=BACKLOG_MAX),
+        (tcp_fastclose, keepalive) in (pick(FastClose::ALL), any::<bool>()),
+        source in proptest::option::of(address(0x0a03_0000)),
+        client_acl in 0..ACLS_MAX as u8,
+        (emergency, abuse) in (spare(), spare()),
+    ) -> ProxyOptions {
+        let mut balance = Switches::default();
+        for (switch, on) in Balance::ALL.iter().zip(switches) {
+            balance.set(*switch, on);
+        }
+        ProxyOptions {
+            balance, timeout, idle_timeout, blacklist, tracking, clients_max, conn_max,
+            pending_max, backlog, tcp_fastclose, keepalive, source, client_acl, emergency, abuse,
+            paths: Vec::new(),
+        }
+    }
+}
+
+prop_compose! {
+    fn acl()(
+        lines in proptest::collection::vec((any::<bool>(), address(0x0a00_0000), 0u8..=32), 0..4),
+    ) -> Acl {
+        let mut acl = Acl::default();
+        for (permit, address, prefix) in lines {
+            let verb = if permit { "permit" } else { "deny" };
+            let line = format!("acl 0 {verb} {address}/{prefix}");
+            let Ok(Some(Command::Acl(0, change))) = Command::parse(&line) else {
+                panic!("{line}")
+            };
+            acl.change(&change);
+        }
+        acl
+    }
+}
+
+/// A service of one mode made one of the other.
+fn proxied(mut service: Service, proxy: ProxyOptions, path: Option<PathBuf>) -> Service {
+    for listener in &mut service.listeners {
+        listener.protocol = Protocol::Tcp;
+        listener.port = listener.port.max(1);
+    }
+    service.listeners.sort();
+    service.listeners.dedup();
+    service.mode = Mode::Tcp;
+    (service.vlan, service.hash) = (None, HashBy::Flow);
+    service.proxy = proxy;
+    // Then each server needs a port.
+    let spares = [&mut service.proxy.emergency, &mut service.proxy.abuse];
+    for spare in spares.into_iter().flatten() {
+        if spare.path().is_none() {
+            spare.port = spare.port.max(1);
+        }
+    }
+    service.proxy.paths.extend(path);
+    service
+}
+
+prop_compose! {
+    fn service()(
+        name in "[a-zé'#=]{1,12}",
+        listeners in proptest::collection::hash_set(
+            (address(0x0a00_0000), any::<u16>(), any::<bool>()), 1..5),
+        vlan in proptest::option::of(1u16..=4094),
+        source in any::<bool>(),
+    ) -> Service {
+        Service {
+            listeners: listeners
+                .into_iter()
+                .map(|(address, port, udp)| Listener {
+                    address,
+                    port,
+                    protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+                })
+                .collect(),
+            vlan,
+            hash: if source { HashBy::Source } else { HashBy::Flow },
+            ..Service::new(&name)
+        }
+    }
+}
+
+fn pick<T: Copy + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy<Value = T> {
+    proptest::sample::select(all)
+}
+
+prop_compose! {
+    fn top()(
+        (plane, xdp_mode, busy) in (pick(Plane::ALL), pick(XdpMode::ALL), pick(Busy::ALL)),
+        (zero_copy, multi_buffer) in (pick(Use::ALL), pick(Use::ALL)),
+        workers in proptest::option::of(1u16..=256),
+        ring in 6u32..=13,
+        (seed, debug, foreground, finish_checksums) in any::<(u64, u8, bool, bool)>(),
+        table_memory in proptest::option::of(64u64 << 20..=TABLE_MEMORY_MAX),
+        (control, pid_file) in (proptest::option::of(path()), proptest::option::of(path())),
+        (bpffs, run_dir) in (path(), path()),
+    ) -> Config {
+        Config {
+            interface: "eth0.12".to_owned(),
+            workers: workers.map_or(Workers::Auto, Workers::Count),
+            ring_size: 1 << ring,
+            plane, xdp_mode, busy, zero_copy, multi_buffer, seed, debug, foreground,
+            finish_checksums, table_memory, control, pid_file, bpffs, run_dir,
+            acls: Vec::new(),
+            services: Vec::new(),
+            pools: Vec::new(),
+        }
+    }
+}
+
+/// Drops what `check` would refuse as a duplicate, and gives each service a pool.
+fn whole(
+    mut config: Config,
+    services: Vec<Service>,
+    backends: Vec<Vec<Backend>>,
+    sizes: u32,
+) -> Config {
+    let (mut names, mut vips) = (Vec::new(), Vec::new());
+    for (index, mut service) in services.into_iter().enumerate() {
+        service.listeners.retain(|vip| !vips.contains(vip));
+        vips.extend(service.listeners.clone());
+        if service.listeners.is_empty() || names.contains(&service.name) {
+            continue;
+        }
+        names.push(service.name.clone());
+        service.pool = if index % 2 == 0 {
+            service.name.clone()
+        } else {
+            format!("{index}")
+        };
+        let mut pool = Pool::new(&service.pool);
+        pool.table_size = if index as u32 % 2 == sizes {
+            TABLE_SIZE_DEFAULT
+        } else {
+            1021
+        };
+        for backend in backends.get(index).into_iter().flatten() {
+            let twin = |b: &Backend| b.name == backend.name || b.address == backend.address;
+            if !pool.backends.iter().any(twin) {
+                pool.backends.push(backend.clone());
+            }
+        }
+        config.services.push(service);
+        config.pools.push(pool);
+    }
+    config
+}
+
+proptest! {
+    #[test]
+    fn written_then_read_is_the_same(
+        top in top(),
+        services in proptest::collection::vec(service(), 1..5),
+        backends in proptest::collection::vec(proptest::collection::vec(backend(), 1..6), 5),
+        sizes in 0u32..2,
+        acls in proptest::collection::vec(acl(), 0..ACLS_MAX),
+        proxies in proptest::collection::vec(proptest::option::of(proxy()), 5),
+        ports in any::<[u16; 4]>(),
+    ) {
+        let services = services.into_iter().zip(proxies).enumerate();
+        let services = services.map(|(index, (service, proxy))| match proxy {
+            None => service,
+            Some(proxy) => {
+                let path = (index % 2 == 0).then(|| PathBuf::from(format!("/run/é{index}")));
+                proxied(service, proxy, path)
+            }
+        });
+        let mut config = whole(Config { acls, ..top }, services.collect(), backends, sizes);
+        for (service, pool) in config.services.iter().zip(&mut config.pools) {
+            for (backend, port) in pool.backends.iter_mut().zip(ports.into_iter().cycle()) {
+                if service.mode == Mode::Tcp {
+                    (backend.port, backend.acl) = (port.max(1), (port % 10) as u8);
+                }
+            }
+        }
+        let text = config.to_toml();
+        let again = read(&text).map_err(|errors| {
+            TestCaseError::fail(format!("{errors}\n{text}"))
+        })?;
+        prop_assert_eq!(again.config(), &config, "{}", text);
+        prop_assert_eq!(again.config().to_toml(), text);
+    }
+}
