@@ -139,14 +139,21 @@ fn tcp(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<TcpListene
 }
 
 fn refused(route: &Route, place: &str, error: io::Error) -> anyhow::Error {
-    let mend = match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
-        }
-        io::ErrorKind::AddrInUse => "; `ss -ltnp` shows who listens there",
-        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
-        _ => "",
-    };
+    let mends = [
+        (
+            libc::EACCES,
+            "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
+        ),
+        (libc::EADDRINUSE, "; `ss -ltnp` shows who listens there"),
+        (
+            libc::EADDRNOTAVAIL,
+            "; no interface of this host has that address",
+        ),
+    ];
+    let mend = mends
+        .iter()
+        .find(|(code, _)| error.raw_os_error() == Some(*code));
+    let mend = mend.map_or("", |(_, mend)| mend);
     let service = &route.service;
     anyhow!("service {service:?}: can't listen on {place}: {error}{mend}")
 }

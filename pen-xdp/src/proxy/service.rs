@@ -202,17 +202,16 @@ impl Visit {
     pub(super) fn next(&mut self) -> Option<Arc<Point>> {
         let mut choice = self.service.choice();
         let target = choice.balancer.next(&mut self.attempt, now_ms());
-        let point = match target {
+        match target {
             Ok(Target::Server(id)) => choice.points.get(&id).cloned(),
             Ok(Target::Emergency) => choice.emergency.clone(),
             Ok(Target::Abuse) => choice.abuse.clone(),
             Err(why) => {
                 drop(choice);
                 self.service.count(explained(why, &self.attempt));
-                return None;
+                None
             }
-        };
-        point
+        }
     }
 
     /// The connection stands.
