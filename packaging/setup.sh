@@ -36,7 +36,7 @@ test|iputils-ping|is a machine there
 test|nginx-light|the back ends' web server
 test|curl|the client's requests, one at a time
 test|apache2-utils|ab: the client's requests, many at once
-test|python3-minimal|single datagrams of given size and source port
+test|python3|single datagrams of given size and source port; servers and clients that misbehave
 test|iperf3|streams of TCP and UDP
 test|tcpdump|what passes a cable
 test|nftables|frames dropped on purpose
