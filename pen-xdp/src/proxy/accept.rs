@@ -79,10 +79,11 @@ pub(super) async fn accept(
                 } else if std::mem::take(&mut exhausted) {
                     tracing::info!("service {}: clients are served at once again", service.name);
                 }
+                // What all services share is taken last: nobody waits with it in hand.
                 let places = Places {
-                    _everyone: everyone.enter().await,
                     _service: service.connections.enter().await,
                     pending: Some(service.pending.enter().await),
+                    _everyone: everyone.enter().await,
                 };
                 spawn_local(serve(Arc::clone(&service), stream, visitor, places));
             }
@@ -91,7 +92,11 @@ pub(super) async fn accept(
                 sleep(EXHAUSTED_PAUSE).await;
             }
             // The client's own trouble: it left before it was taken.
-            Err(error) => tracing::debug!("service {}: accept: {error}", service.name),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::debug!("service {}: accept: {error}", service.name);
+                sleep(EXHAUSTED_PAUSE).await;
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use pen_common::config::Balance;
 use pen_common::control::{BackendState, Counter, ProxyServerStatus, ProxyStatus, mode_line};
 
 use super::Proxy;
@@ -74,6 +75,10 @@ fn status(service: &Service, route: &Route) -> ProxyStatus {
 fn servers(service: &Service, route: &Route) -> Vec<ProxyServerStatus> {
     let choice = service.choice();
     let now_ms = now_ms();
+    // Weights that are all 0 count for nothing.
+    let balance = route.options.balance;
+    let weighted = (balance.has(Balance::Weight) || balance.has(Balance::Hash))
+        && route.servers.iter().any(|server| server.weight > 0);
     let mut rows = Vec::new();
     for view in choice.balancer.servers(now_ms) {
         let server = view.index.and_then(|index| route.servers.get(index));
@@ -83,7 +88,11 @@ fn servers(service: &Service, route: &Route) -> Vec<ProxyServerStatus> {
         let left_ms = view
             .blacklisted_until_ms
             .map(|until| until.saturating_sub(now_ms));
-        rows.push(row(server, point, view.tally, left_ms));
+        let mut row = row(server, point, view.tally, left_ms);
+        if weighted && server.weight == 0 && left_ms.is_none() {
+            row.state = BackendState::Drained;
+        }
+        rows.push(row);
     }
     let last = [
         (

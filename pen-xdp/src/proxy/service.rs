@@ -220,10 +220,10 @@ impl Visit {
         choice.balancer.connected(&mut self.attempt);
     }
 
-    /// It could not be made.
-    pub(super) fn failed(&mut self) {
+    /// It could not be made; whether a server is taken out for that which was not before.
+    pub(super) fn failed(&mut self) -> bool {
         let mut choice = self.service.choice();
-        choice.balancer.failed(&mut self.attempt, now_ms());
+        choice.balancer.failed(&mut self.attempt, now_ms())
     }
 }
 

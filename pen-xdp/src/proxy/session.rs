@@ -27,12 +27,12 @@ pub(super) struct Visitor {
 /// The places that a client takes; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// Among all who take descriptors.
-    pub(super) _everyone: Pass,
     /// Among the service's clients.
     pub(super) _service: Pass,
     /// Among those who wait for a server, until there is one.
     pub(super) pending: Option<Pass>,
+    /// Among all who take descriptors.
+    pub(super) _everyone: Pass,
 }
 
 /// Finds a server for a client and passes bytes until both are done.
@@ -82,8 +82,8 @@ async fn reach(
                 return Some((server, point));
             }
             Err(error) => {
-                visit.failed();
-                missed(service, &point, &error);
+                let taken_out = visit.failed();
+                missed(service, &point, &error, taken_out);
             }
         }
     }
@@ -103,7 +103,13 @@ async fn connect_patiently(place: &Place, how: How) -> io::Result<Stream> {
     }
 }
 
-fn missed(service: &Service, point: &Point, error: &io::Error) {
+/// Says so once for each time that the server is taken out for a while.
+fn missed(service: &Service, point: &Point, error: &io::Error, taken_out: bool) {
     let (service, name, place) = (&service.name, &point.name, &point.place);
-    tracing::debug!("service {service}: no connection to server {name} ({place}): {error}");
+    let what = format!("service {service}: server {name} ({place}) can't be reached: {error}");
+    if taken_out {
+        tracing::warn!("{what}; it gets no clients for a while");
+    } else {
+        tracing::debug!("{what}");
+    }
 }

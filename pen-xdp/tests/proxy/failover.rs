@@ -65,6 +65,9 @@ fn a_failed_server_is_left_alone_for_a_time_and_then_tried_again() {
     assert_eq!(refused.servers[0].failures, 1, "{refused:?}");
     assert_eq!(refused.servers[0].state, BackendState::Blacklisted);
     assert!(refused.servers[0].blacklist_left_s.unwrap() <= 2);
+    let log = pen.process.output();
+    let told = log.matches("(10.77.0.11) can't be reached").count();
+    assert_eq!(told, 1, "{log}");
     let _back = Nginx::start(&lab, 0, &[80]).unwrap();
     crate::rig::wait_for("the blacklist to end", || {
         pen.service().servers[0].state == BackendState::Up

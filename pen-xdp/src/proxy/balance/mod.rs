@@ -212,23 +212,28 @@ impl Balancer {
     }
 
     /// The connection to the target was refused, reset or not made in time: the server gets no
-    /// clients for a while. Without a target nothing happens.
-    pub fn failed(&mut self, attempt: &mut Attempt, now_ms: u64) {
+    /// clients for a while. Without a target nothing happens. Whether a server is blacklisted now
+    /// that was not before.
+    pub fn failed(&mut self, attempt: &mut Attempt, now_ms: u64) -> bool {
         let Some(target) = attempt.target() else {
-            return;
+            return false;
         };
         if let Some(tally) = self.tally_mut(target) {
             tally.failures += 1;
         }
         let until = now_ms.saturating_add(self.rules.blacklist_ms);
+        let mut fresh = false;
         if let Target::Server(id) = target
             && let Some(standing) = self.servers.get_mut(id)
         {
+            let before = standing.blacklisted_until_ms;
+            fresh = until > now_ms && before.is_none_or(|before| before <= now_ms);
             // A command may have said longer.
-            standing.blacklisted_until_ms = standing.blacklisted_until_ms.max(Some(until));
+            standing.blacklisted_until_ms = before.max(Some(until));
         }
         attempt.pass_over(target, Refused::ConnectFailed);
         self.leave(attempt);
+        fresh
     }
 
     /// The client is served, was refused or has left: everything is given back that the attempt
