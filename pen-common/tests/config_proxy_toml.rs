@@ -152,6 +152,9 @@ fn keys_of_a_proxy_in_dsr() {
         "keepalive = false",
         "source = \"10.0.0.1\"",
         "client_acl = 0",
+        "queue_timeout = 3",
+        "client_conn_max = 3",
+        "client_conn_rate = 3",
         "emergency = \"web2:1\"",
         "abuse = \"web2:1\"",
     ] {

@@ -83,6 +83,8 @@ prop_compose! {
         source in proptest::option::of(address(0x0a03_0000)),
         client_acl in 0..ACLS_MAX as u8,
         (emergency, abuse) in (spare(), spare()),
+        (queue_timeout, client_conn_max) in (0..=TIMEOUT_MAX, 0..=CONN_MAX_MAX),
+        client_conn_rate in 0..=CONN_MAX_MAX,
     ) -> ProxyOptions {
         let mut balance = Switches::default();
         for (switch, on) in Balance::ALL.iter().zip(switches) {
@@ -91,7 +93,7 @@ prop_compose! {
         ProxyOptions {
             balance, timeout, idle_timeout, blacklist, tracking, clients_max, conn_max,
             pending_max, backlog, tcp_fastclose, keepalive, source, client_acl, emergency, abuse,
-            paths: Vec::new(),
+            queue_timeout, client_conn_max, client_conn_rate, paths: Vec::new(),
         }
     }
 }

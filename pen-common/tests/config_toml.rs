@@ -122,6 +122,9 @@ pending_max = 8
 backlog = 9
 tcp_fastclose = "both"
 keepalive = true
+queue_timeout = 10
+client_conn_max = 11
+client_conn_rate = 12
 source = "10.0.0.9"
 client_acl = 2
 emergency = "web1:8080"
@@ -261,6 +264,9 @@ fn every_key_of_a_proxy(config: &Config) {
         backlog: 9,
         tcp_fastclose: FastClose::Both,
         keepalive: true,
+        queue_timeout: 10,
+        client_conn_max: 11,
+        client_conn_rate: 12,
         source: Some(Ipv4Addr::new(10, 0, 0, 9).into()),
         client_acl: 2,
         emergency: Some(Backend {

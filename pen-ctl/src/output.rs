@@ -112,8 +112,8 @@ fn proxied(service: &ProxyStatus) -> String {
         service.listen.join(" ")
     );
     let line = format!(
-        "{} of {} connections, {} clients taken; {}",
-        service.connections, service.conn_max, service.accepted, service.balance
+        "{} of {} connections, {} wait; {} clients taken; {}",
+        service.connections, service.conn_max, service.waiting, service.accepted, service.balance
     );
     out.push_str(&labelled("", 2, &line));
     let mut table = Table::new(&[

@@ -147,10 +147,13 @@ const COMMANDS: &[(&str, Parse)] = &[
 const OPTIONS: &[&str] = &[
     "blacklist",
     "client_acl",
+    "client_conn_max",
+    "client_conn_rate",
     "clients_max",
     "conn_max",
     "idle_timeout",
     "pending_max",
+    "queue_timeout",
     "source",
     "tcp_fastclose",
     "timeout",

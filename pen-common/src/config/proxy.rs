@@ -112,6 +112,12 @@ pub struct ProxyOptions {
     pub emergency: Option<Backend>,
     /// Who serves clients that the access list denies (`-B`); without one they are refused.
     pub abuse: Option<Backend>,
+    /// Seconds that a client waits while all servers have as many connections as they may have.
+    pub queue_timeout: u32,
+    /// Connections of one client at the same time; 0 is no limit.
+    pub client_conn_max: u32,
+    /// New connections of one client in a second; 0 is no limit.
+    pub client_conn_rate: u32,
     /// Unix sockets to listen on, beside the service's VIPs.
     pub paths: Vec<PathBuf>,
 }
@@ -135,6 +141,9 @@ impl Default for ProxyOptions {
             client_acl: 0,
             emergency: None,
             abuse: None,
+            queue_timeout: 0,
+            client_conn_max: 0,
+            client_conn_rate: 0,
             paths: Vec::new(),
         }
     }

@@ -185,6 +185,42 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
         |s, given| read_spare("abuse", given).map(|spare| s.proxy.abuse = Some(spare)),
         |s| s.proxy.abuse.as_ref().and_then(write_spare)
     ),
+    key!(
+        Mode::Tcp,
+        "queue_timeout",
+        "seconds that a client waits while all servers are full; 0 lets it go at once",
+        |s, given| within(
+            "queue_timeout",
+            given,
+            0..=TIMEOUT_MAX,
+            &mut s.proxy.queue_timeout
+        ),
+        |s| number(s.proxy.queue_timeout)
+    ),
+    key!(
+        Mode::Tcp,
+        "client_conn_max",
+        "connections of one client (an IPv4 address, an IPv6 /64) at a time; 0 is no limit",
+        |s, given| within(
+            "client_conn_max",
+            given,
+            0..=CONN_MAX_MAX,
+            &mut s.proxy.client_conn_max
+        ),
+        |s| number(s.proxy.client_conn_max)
+    ),
+    key!(
+        Mode::Tcp,
+        "client_conn_rate",
+        "new connections of one client in a second; 0 is no limit",
+        |s, given| within(
+            "client_conn_rate",
+            given,
+            0..=CONN_MAX_MAX,
+            &mut s.proxy.client_conn_rate
+        ),
+        |s| number(s.proxy.client_conn_rate)
+    ),
 ];
 
 impl Service {

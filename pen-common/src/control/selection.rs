@@ -26,6 +26,10 @@ words! {
         NoServer = "no-server",
         /// The client's connection has ended already.
         Ended = "ended",
+        /// The client has as many connections as it may have (`client_conn_max`).
+        ClientConnections = "client-connections",
+        /// The client comes faster than it may (`client_conn_rate`).
+        ClientRate = "client-rate",
     }
 }
 
@@ -43,6 +47,8 @@ impl Refused {
             Self::Stubborn => "the client may go to no other server than the first",
             Self::NoServer => "no server is left, and no emergency server",
             Self::Ended => "the client had left already",
+            Self::ClientConnections => "the client has as many connections as it may have",
+            Self::ClientRate => "the client comes faster than it may",
         }
     }
 }

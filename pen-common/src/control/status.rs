@@ -81,6 +81,8 @@ pub struct ProxyStatus {
     pub connections: u32,
     /// Most connections at the same time.
     pub conn_max: u32,
+    /// Clients that wait for a server that has room.
+    pub waiting: u32,
     /// Clients that were taken, in all.
     pub accepted: u64,
     /// Every reason why a client was not served, with its count.

@@ -14,6 +14,7 @@ mod direction;
 mod gate;
 mod listen;
 pub mod pipes;
+mod queue;
 pub mod relay;
 mod report;
 mod routes;

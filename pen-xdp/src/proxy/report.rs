@@ -66,6 +66,7 @@ fn status(service: &Service, route: &Route) -> ProxyStatus {
         balance: mode_line(route.options.balance),
         connections: service.connections.inside(),
         conn_max: service.connections.max(),
+        waiting: service.queue.waiting(),
         accepted: service.accepted(),
         refused: refused.collect(),
         servers: servers(service, route),

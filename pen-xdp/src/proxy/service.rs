@@ -10,6 +10,7 @@ use pen_common::config::ProxyOptions;
 
 use super::balance::{self, Attempt, Balancer, Client, Refused, Rules, ServerId, Target};
 use super::gate::Gate;
+use super::queue::Queue;
 use super::relay::{self, Counts};
 use super::routes::{Place, Route, Server};
 use crate::plane::coarse_ns;
@@ -26,6 +27,8 @@ pub(super) struct Service {
     pub(super) connections: Arc<Gate>,
     /// Connections to servers that are under way.
     pub(super) pending: Arc<Gate>,
+    /// Clients that wait for a server that has room.
+    pub(super) queue: Queue,
     accepted: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
     choice: Mutex<Choice>,
@@ -45,6 +48,8 @@ pub(super) struct Choice {
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) timeout: Duration,
+    /// How long a client waits while all servers are full.
+    pub(super) queue: Duration,
     pub(super) source: Option<IpAddr>,
     pub(super) keepalive: bool,
     pub(super) relay: relay::Options,
@@ -87,6 +92,7 @@ impl Service {
             name: route.service.clone(),
             connections: Arc::new(Gate::new(route.options.conn_max)),
             pending: Arc::new(Gate::new(route.options.pending_max)),
+            queue: Queue::default(),
             accepted: AtomicU64::new(0),
             refused: [const { AtomicU64::new(0) }; Refused::ALL.len()],
             choice: Mutex::new(choice),
@@ -101,6 +107,8 @@ impl Service {
         choice.balancer.update(rules(route), servers(route));
         choice.settings = settings(&route.options);
         choice.follow(route);
+        drop(choice);
+        self.queue.room();
     }
 
     /// Tries a server again, whatever happened to it before.
@@ -110,6 +118,8 @@ impl Service {
         if let Some(id) = found.map(|(id, _)| *id) {
             choice.balancer.blacklist(id, None);
         }
+        drop(choice);
+        self.queue.room();
     }
 
     /// Lets a client in.
@@ -146,7 +156,8 @@ impl Service {
         self.refused[why as usize].load(Ordering::Relaxed)
     }
 
-    fn count(&self, why: Refused) {
+    /// Counts a client that is not served.
+    pub(super) fn count(&self, why: Refused) {
         self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -198,20 +209,27 @@ impl Point {
 }
 
 impl Visit {
-    /// Where to go next; `None` if nobody is left, which is counted.
-    pub(super) fn next(&mut self) -> Option<Arc<Point>> {
+    /// Where to go next.
+    ///
+    /// # Errors
+    /// Why there is nobody left.
+    pub(super) fn next(&mut self) -> Result<Arc<Point>, Refused> {
         let mut choice = self.service.choice();
         let target = choice.balancer.next(&mut self.attempt, now_ms());
-        match target {
-            Ok(Target::Server(id)) => choice.points.get(&id).cloned(),
-            Ok(Target::Emergency) => choice.emergency.clone(),
-            Ok(Target::Abuse) => choice.abuse.clone(),
-            Err(why) => {
-                drop(choice);
-                self.service.count(explained(why, &self.attempt));
-                None
-            }
-        }
+        let point = match target.map_err(|why| explained(why, &self.attempt))? {
+            Target::Server(id) => choice.points.get(&id).cloned(),
+            Target::Emergency => choice.emergency.clone(),
+            Target::Abuse => choice.abuse.clone(),
+        };
+        point.ok_or(Refused::NoServer)
+    }
+
+    /// Whether a server was passed over that may have room later.
+    pub(super) fn may_wait(&self) -> bool {
+        let passed = self.attempt.passed_over();
+        passed
+            .iter()
+            .any(|passed| passed.why == Refused::ServerFull)
     }
 
     /// The connection stands.
@@ -231,6 +249,8 @@ impl Drop for Visit {
     fn drop(&mut self) {
         let mut choice = self.service.choice();
         choice.balancer.ended(&mut self.attempt);
+        drop(choice);
+        self.service.queue.room();
     }
 }
 
@@ -258,6 +278,8 @@ fn rules(route: &Route) -> Rules {
         // The gate lets no more in: clients wait, and are not refused.
         conn_max: u32::MAX,
         client_acl: route.client_acl.clone(),
+        client_conn_max: options.client_conn_max,
+        client_conn_rate: options.client_conn_rate,
         emergency: route.emergency.is_some(),
         abuse: route.abuse.is_some(),
         seed: route.seed,
@@ -280,6 +302,7 @@ fn settings(options: &ProxyOptions) -> Settings {
     let idle = u64::from(options.idle_timeout);
     Settings {
         timeout: Duration::from_secs(options.timeout.into()),
+        queue: Duration::from_secs(options.queue_timeout.into()),
         source: options.source,
         keepalive: options.keepalive,
         relay: relay::Options {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 
 use super::accept::{EXHAUSTED_PAUSE, is_exhaustion};
-use super::balance::Client;
+use super::balance::{Client, Refused};
 use super::connect::{How, connect};
 use super::gate::Pass;
 use super::relay::relay;
@@ -49,10 +49,11 @@ pub(super) async fn serve(
     let Ok(mut visit) = service.admit(who) else {
         return;
     };
-    let reached = reach(&service, &mut visit, visitor.port).await;
+    let reached = reach(&service, &mut visit, visitor.port, &mut places).await;
     drop(places.pending.take());
-    let Some((server, point)) = reached else {
-        return;
+    let (server, point) = match reached {
+        Ok(reached) => reached,
+        Err(why) => return service.count(why),
     };
     let end = relay(&client, &server, &visit.settings.relay, &point.counts).await;
     tracing::trace!(
@@ -64,10 +65,12 @@ pub(super) async fn serve(
 
 /// A connection to the first server that can be reached.
 async fn reach(
-    service: &Arc<Service>,
+    service: &Service,
     visit: &mut Visit,
     port: u16,
-) -> Option<(Stream, Arc<Point>)> {
+    places: &mut Places,
+) -> Result<(Stream, Arc<Point>), Refused> {
+    let end = Instant::now() + visit.settings.queue;
     let how = How {
         timeout: visit.settings.timeout,
         source: visit.settings.source,
@@ -75,11 +78,11 @@ async fn reach(
         keepalive: visit.settings.keepalive,
     };
     loop {
-        let point = visit.next()?;
+        let point = choose(service, visit, end, places).await?;
         match connect_patiently(&point.place, how).await {
             Ok(server) => {
                 visit.connected();
-                return Some((server, point));
+                return Ok((server, point));
             }
             Err(error) => {
                 let taken_out = visit.failed();
@@ -87,6 +90,25 @@ async fn reach(
             }
         }
     }
+}
+
+/// The server to try next; waited for where all are full. Who waits does not keep others from being
+/// taken.
+async fn choose(
+    service: &Service,
+    visit: &mut Visit,
+    end: Instant,
+    places: &mut Places,
+) -> Result<Arc<Point>, Refused> {
+    let others_wait = service.queue.waiting() > 0 && !visit.settings.queue.is_zero();
+    if !others_wait {
+        match visit.next() {
+            Err(_) if visit.may_wait() && Instant::now() < end => {}
+            result => return result,
+        }
+    }
+    drop(places.pending.take());
+    service.queue.wait(visit, end).await
 }
 
 /// Connects to a server. What this host lacks is not the server's fault: it is waited for, as long

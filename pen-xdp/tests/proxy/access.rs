@@ -115,3 +115,68 @@ fn a_full_server_takes_no_more_and_one_that_was_full_does_again() {
     assert_eq!(pen.refused("server-full"), 1);
     pen.stop();
 }
+
+#[test]
+fn a_client_waits_for_room_and_not_for_ever() {
+    if !lab::ready("a_client_waits_for_room_and_not_for_ever") {
+        return;
+    }
+    let lab = lab(2);
+    let _echo: Vec<_> = (0..2)
+        .map(|at| crate::python::serve(&lab, at, 80, crate::python::Manner::Echo))
+        .collect();
+    let (first, second) = (format!("{}:80:1", server(0)), format!("{}:80:1", server(1)));
+    let pen = Pen::start(
+        &lab,
+        &["-r", "-O", "queue_timeout 2", "80", &first, &second],
+    );
+    let said = crate::python::client(
+        &lab,
+        "held = [connect(), connect()]\n\
+         for c in held: c.sendall(b'a'); assert c.recv(1) == b'a'\n\
+         start = time.monotonic()\n\
+         waits = []\n\
+         for n in range(3):\n\
+         \x20waits.append(connect()); waits[n].sendall(b'%d' % n); time.sleep(0.2)\n\
+         held[1].close(); print(waits[0].recv(1), time.monotonic() - start < 1.5)\n\
+         waits[0].close(); print(waits[1].recv(1), time.monotonic() - start < 1.5)\n\
+         try: print(waits[2].recv(1))\n\
+         except ConnectionResetError: print(b'')\n\
+         print(1.9 < time.monotonic() - start < 4)\n",
+    );
+    // First come, first served; the last one has waited long enough.
+    assert_eq!(said, "b'0' True\nb'1' True\nb''\nTrue");
+    pen.wait_until_idle();
+    assert_eq!(pen.refused("server-full"), 1);
+    assert_eq!(pen.service().waiting, 0);
+    pen.stop();
+}
+
+#[test]
+fn one_client_takes_no_more_than_its_share() {
+    if !lab::ready("one_client_takes_no_more_than_its_share") {
+        return;
+    }
+    let lab = lab(1);
+    let _echo = crate::python::serve(&lab, 0, 80, crate::python::Manner::Echo);
+    let pen = Pen::start(&lab, &["-O", "client_conn_max 3", "80", &server(0)]);
+    let burst = "def served(c):\n\
+                 \x20try: c.sendall(b'x'); return c.recv(1) == b'x'\n\
+                 \x20except OSError: return False\n\
+                 held = [connect() for _ in range(5)]\n\
+                 print(sum(served(c) for c in held))\n";
+    let said = crate::python::client(&lab, burst);
+    assert_eq!(said, "3");
+    pen.wait_until_idle();
+    assert_eq!(pen.refused("client-connections"), 2);
+    // Who left has room again.
+    let said = crate::python::client(&lab, burst);
+    assert_eq!(said, "3");
+    pen.change("client_conn_max 0");
+    pen.change("client_conn_rate 4");
+    pen.wait_until_idle();
+    let said = crate::python::client(&lab, burst);
+    assert_eq!(said, "4");
+    assert_eq!(pen.refused("client-rate"), 1);
+    pen.stop();
+}

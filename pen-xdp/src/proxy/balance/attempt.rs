@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use pen_common::control::{ChosenBy, Refused};
 
+use super::limits::Limited;
 use super::servers::ServerId;
 
 /// Most servers of which an [`Attempt`] keeps why they were passed over.
@@ -47,6 +48,8 @@ pub struct Attempt {
     pub(super) client: Client,
     /// By the service's access list.
     pub(super) denied: bool,
+    /// Whose limits it counts for.
+    pub(super) limited: Option<Limited>,
     /// The client's server before, until it was considered.
     pub(super) remembered: Option<ServerId>,
     pub(super) holds: Option<(Target, ChosenBy)>,

@@ -15,11 +15,14 @@ mod attempt;
 mod choice;
 mod clients;
 mod hashing;
+mod limits;
 mod servers;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
+
+use std::net::IpAddr;
 
 pub use attempt::{Attempt, Client, PASSED_OVER_MAX, PassedOver, Target};
 pub use clients::Recent;
@@ -29,6 +32,7 @@ pub use servers::{Server, ServerId, Tally};
 use choice::Algorithm;
 use clients::Clients;
 use hashing::Hashing;
+use limits::{Limited, Limits};
 use pen_common::config::{Acl, Balance, Switches};
 use servers::{Servers, Standing};
 
@@ -47,6 +51,10 @@ pub struct Rules {
     pub conn_max: u32,
     /// Which clients are served.
     pub client_acl: Acl,
+    /// Connections of one client at the same time; 0 is no limit.
+    pub client_conn_max: u32,
+    /// New connections of one client in a second; 0 is no limit.
+    pub client_conn_rate: u32,
     /// Whether there is an emergency server.
     pub emergency: bool,
     /// Whether there is an abuse server.
@@ -76,6 +84,7 @@ pub struct Balancer {
     rules: Rules,
     servers: Servers,
     clients: Clients,
+    limits: Limits,
     /// Only where hashes choose.
     hashing: Option<Hashing>,
     /// Who was given the last turn, and the index whose turn it is.
@@ -94,6 +103,7 @@ impl Balancer {
             rules: Rules::default(),
             servers: Servers::default(),
             clients: Clients::default(),
+            limits: Limits::default(),
             hashing: None,
             last: None,
             turn: 0,
@@ -135,7 +145,8 @@ impl Balancer {
     /// Admits a client or refuses it.
     ///
     /// # Errors
-    /// [`Refused::TooManyConnections`], or [`Refused::AclDenied`] if there is no abuse server.
+    /// [`Refused::TooManyConnections`], [`Refused::AclDenied`] if there is no abuse server, or
+    /// which of the client's own limits it has reached.
     pub fn admit(&mut self, client: Client, now_ms: u64) -> Result<Attempt, Refused> {
         if self.open >= self.rules.conn_max {
             return Err(Refused::TooManyConnections);
@@ -145,6 +156,7 @@ impl Balancer {
         if denied && !self.rules.abuse {
             return Err(Refused::AclDenied);
         }
+        let limited = self.limit(address, now_ms)?;
         // Who is denied must not push out those who are not.
         let tracked = address.filter(|_| !denied);
         let remembered = tracked
@@ -154,6 +166,7 @@ impl Balancer {
         Ok(Attempt {
             client: Client { address, ..client },
             denied,
+            limited,
             remembered,
             holds: None,
             connected: false,
@@ -245,6 +258,9 @@ impl Balancer {
         if let Some((target, _)) = attempt.holds.take() {
             self.give_back(target);
         }
+        if let Some(client) = attempt.limited.take() {
+            self.limits.give_back(client);
+        }
         debug_assert!(self.open > 0, "more attempts ended than were admitted");
         self.open = self.open.saturating_sub(1);
     }
@@ -298,6 +314,16 @@ impl Balancer {
     /// Clients seen within so many milliseconds, the newest first.
     pub fn recent(&self, now_ms: u64, within_ms: u64) -> Vec<Recent> {
         self.clients.recent(now_ms, within_ms)
+    }
+
+    /// Takes a connection from what the client may have, if there is a limit to that.
+    fn limit(&mut self, address: Option<IpAddr>, now_ms: u64) -> Result<Option<Limited>, Refused> {
+        let limits = (self.rules.client_conn_max, self.rules.client_conn_rate);
+        let client = address.filter(|_| limits != (0, 0)).map(Limited::of);
+        if let Some(client) = client {
+            self.limits.take(client, limits, now_ms)?;
+        }
+        Ok(client)
     }
 
     /// Takes the attempt's target away for good.
