@@ -238,6 +238,7 @@ fn commands_set_what_they_name() {
         ("timeout 3600", |p| p.timeout == 3600),
         ("tracking 5", |p| p.tracking == 5),
         ("keepalive", |p| p.keepalive),
+        ("transparent", |p| p.transparent),
         ("tcp_fastclose down", |p| p.tcp_fastclose == FastClose::Down),
         ("source 127.0.0.1", |p| {
             p.source == Some(Ipv4Addr::LOCALHOST.into())
@@ -257,7 +258,14 @@ fn commands_set_what_they_name() {
         with.services[0].proxy = ProxyOptions::default();
         assert_eq!(with, plain, "{command}");
     }
-    for word in ["keepalive", "hash", "least", "roundrobin", "stubborn"] {
+    for word in [
+        "keepalive",
+        "transparent",
+        "hash",
+        "least",
+        "roundrobin",
+        "stubborn",
+    ] {
         let (on, off) = (format!("-O {word}"), format!("-O no {word}"));
         assert_eq!(config(&["80", "web1", &on, &off]), plain, "{word}");
     }

@@ -155,6 +155,7 @@ fn keys_of_a_proxy_in_dsr() {
         "queue_timeout = 3",
         "client_conn_max = 3",
         "client_conn_rate = 3",
+        "transparent = true",
         "emergency = \"web2:1\"",
         "abuse = \"web2:1\"",
     ] {

@@ -84,7 +84,7 @@ prop_compose! {
         client_acl in 0..ACLS_MAX as u8,
         (emergency, abuse) in (spare(), spare()),
         (queue_timeout, client_conn_max) in (0..=TIMEOUT_MAX, 0..=CONN_MAX_MAX),
-        client_conn_rate in 0..=CONN_MAX_MAX,
+        (client_conn_rate, transparent) in (0..=CONN_MAX_MAX, any::<bool>()),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
         for (switch, on) in Balance::ALL.iter().zip(switches) {
@@ -93,7 +93,7 @@ prop_compose! {
         ProxyOptions {
             balance, timeout, idle_timeout, blacklist, tracking, clients_max, conn_max,
             pending_max, backlog, tcp_fastclose, keepalive, source, client_acl, emergency, abuse,
-            queue_timeout, client_conn_max, client_conn_rate, paths: Vec::new(),
+            queue_timeout, client_conn_max, client_conn_rate, transparent, paths: Vec::new(),
         }
     }
 }

@@ -125,6 +125,7 @@ keepalive = true
 queue_timeout = 10
 client_conn_max = 11
 client_conn_rate = 12
+transparent = true
 source = "10.0.0.9"
 client_acl = 2
 emergency = "web1:8080"
@@ -267,6 +268,7 @@ fn every_key_of_a_proxy(config: &Config) {
         queue_timeout: 10,
         client_conn_max: 11,
         client_conn_rate: 12,
+        transparent: true,
         source: Some(Ipv4Addr::new(10, 0, 0, 9).into()),
         client_acl: 2,
         emergency: Some(Backend {

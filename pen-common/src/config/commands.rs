@@ -125,7 +125,9 @@ const COMMANDS: &[(&str, Parse)] = &[
         _ => Err("debug takes one number".to_owned()),
     }),
     ("dsr_if", |words| set("interface", words)),
-    (KEEPALIVE, |words| bare(KEEPALIVE, words, keepalive(true))),
+    (KEEPALIVE, |words| {
+        bare(KEEPALIVE, words, flag(KEEPALIVE, true))
+    }),
     ("include", |words| match words {
         [file] => Ok(Command::Include(PathBuf::from(file))),
         _ => Err("include takes one file name, without blanks".to_owned()),
@@ -141,6 +143,9 @@ const COMMANDS: &[(&str, Parse)] = &[
     ("server", server),
     ("servers", |words| bare("servers", words, Command::Servers)),
     ("status", |words| bare("status", words, Command::Status)),
+    (TRANSPARENT, |words| {
+        bare(TRANSPARENT, words, flag(TRANSPARENT, true))
+    }),
 ];
 
 /// Keys of a service in proxy mode that are commands, too: shown without a value, set with one.
@@ -160,8 +165,9 @@ const OPTIONS: &[&str] = &[
     "tracking",
 ];
 
-/// The key of that kind that Pen turns on by its name and off by `no`.
+/// The keys of that kind that Pen turns on by their names and off by `no`.
 const KEEPALIVE: &str = "keepalive";
+const TRANSPARENT: &str = "transparent";
 
 /// Commands of Pen's for what isn't there yet; `no` before them changes nothing.
 const NOT_YET: &[(&str, &str)] = &[
@@ -187,7 +193,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("ssl_option", TLS),
     ("ssl_sni_path", TLS),
     ("tarpit_acl", "the tarpit isn't there yet"),
-    ("transparent", "transparent mode isn't there yet"),
     ("web_stats", "the HTML status page isn't there yet"),
     ("write", "Pen does not write configuration files yet"),
 ];
@@ -319,9 +324,9 @@ fn option(key: &'static str, words: &[&str]) -> Result<Command, String> {
     Ok(Command::Option { key, value })
 }
 
-fn keepalive(on: bool) -> Command {
+fn flag(key: &'static str, on: bool) -> Command {
     Command::Option {
-        key: KEEPALIVE,
+        key,
         value: Some(on.to_string()),
     }
 }
@@ -345,7 +350,8 @@ fn no(words: &[&str]) -> Result<Command, String> {
             Ok(Command::Acl(number, AclChange::Clear))
         }
         ["acl", ..] => Err("`no acl` takes the number of the list: no acl 1".to_owned()),
-        [KEEPALIVE] => Ok(keepalive(false)),
+        [KEEPALIVE] => Ok(flag(KEEPALIVE, false)),
+        [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
         // Pen took this in silence and kept the list.
         ["client_acl", ..] => Ok(Command::Nothing(
             "`no client_acl` has no effect: empty the list by `no acl N`".to_owned(),
@@ -365,7 +371,12 @@ fn no(words: &[&str]) -> Result<Command, String> {
                 return Ok(Command::Switch(switch, false));
             }
             let switches = Balance::ALL.iter().map(|switch| switch.word());
-            let hint = did_you_mean(word, idle().chain(switches).chain(["acl", KEEPALIVE]));
+            let hint = did_you_mean(
+                word,
+                idle()
+                    .chain(switches)
+                    .chain(["acl", KEEPALIVE, TRANSPARENT]),
+            );
             Err(format!(
                 "there is no `{}` to be turned off by `no`{hint}",
                 shown(word)

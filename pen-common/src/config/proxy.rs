@@ -118,6 +118,9 @@ pub struct ProxyOptions {
     pub client_conn_max: u32,
     /// New connections of one client in a second; 0 is no limit.
     pub client_conn_rate: u32,
+    /// Whether connections to servers come from the client's own address, where both are of one
+    /// family. The servers' answers must come back through this host.
+    pub transparent: bool,
     /// Unix sockets to listen on, beside the service's VIPs.
     pub paths: Vec<PathBuf>,
 }
@@ -144,6 +147,7 @@ impl Default for ProxyOptions {
             queue_timeout: 0,
             client_conn_max: 0,
             client_conn_rate: 0,
+            transparent: false,
             paths: Vec::new(),
         }
     }

@@ -221,6 +221,15 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
         ),
         |s| number(s.proxy.client_conn_rate)
     ),
+    key!(
+        Mode::Tcp,
+        "transparent",
+        "whether servers see the client's own address; --check says what routes that needs",
+        |s, given| given
+            .flag("transparent")
+            .map(|flag| s.proxy.transparent = flag),
+        |s| Some(Value::Boolean(s.proxy.transparent))
+    ),
 ];
 
 impl Service {

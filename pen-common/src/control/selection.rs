@@ -30,6 +30,8 @@ words! {
         ClientConnections = "client-connections",
         /// The client comes faster than it may (`client_conn_rate`).
         ClientRate = "client-rate",
+        /// This host has no descriptor, port or address for the connection to a server.
+        HostLacks = "host-lacks",
     }
 }
 
@@ -49,6 +51,7 @@ impl Refused {
             Self::Ended => "the client had left already",
             Self::ClientConnections => "the client has as many connections as it may have",
             Self::ClientRate => "the client comes faster than it may",
+            Self::HostLacks => "this host has no descriptor, port or address for the connection",
         }
     }
 }

@@ -1,7 +1,9 @@
 //! `--check`: what can be said about a configuration on this host without changing anything.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
-use pen_common::config::{Config, Plane, XdpMode};
+use pen_common::config::{Config, Plane, Service, XdpMode};
 
 use super::conflict;
 use crate::{
@@ -26,7 +28,51 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
             listeners.sum::<usize>()
         ));
     }
+    for service in config.proxy_services().filter(|s| s.proxy.transparent) {
+        sentences.extend(transparent_routes(config, service));
+    }
     Ok(sentences)
+}
+
+/// Routing table of the routes that `transparent` needs; any free one does.
+const TABLE: u32 = 880;
+
+/// What must be so for servers' answers, which go to the clients' addresses, to end at this host.
+fn transparent_routes(config: &Config, service: &Service) -> Vec<String> {
+    let mut lines = vec![format!(
+        "service {:?} is transparent: its servers must send their answers to clients through this \
+         host (their route to clients), and here:",
+        service.name
+    )];
+    let backends = config.pool(&service.pool).map(|pool| &pool.backends);
+    let port = service
+        .listeners
+        .first()
+        .map_or(0, |listener| listener.port);
+    let mut families = BTreeSet::new();
+    for backend in backends
+        .into_iter()
+        .flatten()
+        .filter(|b| b.path().is_none())
+    {
+        let family = if backend.address.is_ipv4() { "" } else { "-6 " };
+        families.insert(family);
+        let port = if backend.port == 0 {
+            port
+        } else {
+            backend.port
+        };
+        lines.push(format!(
+            "  ip {family}rule add ipproto tcp from {} sport {port} lookup {TABLE}",
+            backend.address
+        ));
+    }
+    for family in families {
+        lines.push(format!(
+            "  ip {family}route add local default dev lo table {TABLE}"
+        ));
+    }
+    lines
 }
 
 fn data_plane(config: &Config) -> Result<Vec<String>> {

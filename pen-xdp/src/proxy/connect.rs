@@ -5,11 +5,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use socket2::SockRef;
 use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::timeout;
 
 use super::routes::Place;
 use super::stream::Stream;
+
+/// The address that a server sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// One that the kernel chooses.
+    Any,
+    /// One of this host's.
+    Own(IpAddr),
+    /// The client's (IP_TRANSPARENT, ip(7)).
+    Client(IpAddr),
+}
 
 /// How a server is connected to.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +29,7 @@ pub(super) struct How {
     /// How long it may take.
     pub(super) timeout: Duration,
     /// Address to come from.
-    pub(super) source: Option<IpAddr>,
+    pub(super) from: From,
     /// The port where the place names none.
     pub(super) port: u16,
     /// Whether the kernel asks a silent server whether it is still there.
@@ -48,16 +60,45 @@ async fn tcp(mut address: SocketAddr, how: How) -> io::Result<Stream> {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    if let Some(source) = how
-        .source
-        .filter(|source| source.is_ipv4() == address.is_ipv4())
-    {
-        // The port is chosen when it is known whom it goes to: else there would be but one
-        // connection for each port, to all servers together.
-        setsockopt(&socket, IpBindAddressNoPort, &true)?;
-        socket.bind(SocketAddr::new(source, 0))?;
+    match how.from {
+        From::Own(from) if from.is_ipv4() == address.is_ipv4() => bind(&socket, from)?,
+        From::Client(from) if from.is_ipv4() == address.is_ipv4() => {
+            let options = SockRef::from(&socket);
+            match address {
+                SocketAddr::V4(_) => options.set_ip_transparent_v4(true),
+                SocketAddr::V6(_) => options.set_ip_transparent_v6(true),
+            }?;
+            bind(&socket, from)?;
+        }
+        From::Any | From::Own(_) | From::Client(_) => {}
     }
     socket.set_nodelay(true)?;
     socket.set_keepalive(how.keepalive)?;
     socket.connect(address).await.map(Stream::Tcp)
+}
+
+/// The port is chosen when it is known whom it goes to: else there would be but one connection for
+/// each port, to all servers together.
+fn bind(socket: &TcpSocket, from: IpAddr) -> io::Result<()> {
+    setsockopt(socket, IpBindAddressNoPort, &true)?;
+    socket.bind(SocketAddr::new(from, 0))
+}
+
+/// Whether a connection failed for what this host lacks, which is not the server's fault:
+/// descriptors, memory, ports, the address to come from, or leave to use it.
+pub(super) fn is_ours(error: &io::Error) -> bool {
+    use libc::{EACCES, EADDRINUSE, EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM};
+    let ours = [
+        EACCES,
+        EADDRINUSE,
+        EADDRNOTAVAIL,
+        EMFILE,
+        ENFILE,
+        ENOBUFS,
+        ENOMEM,
+        EPERM,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|code| ours.contains(&code))
 }

@@ -1,6 +1,7 @@
 //! What all threads share of one service: who serves whom, what is counted, how many may come.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use pen_common::config::ProxyOptions;
 
 use super::balance::{self, Attempt, Balancer, Client, Refused, Rules, ServerId, Target};
+use super::connect::From;
 use super::gate::Gate;
 use super::queue::Queue;
 use super::relay::{self, Counts};
@@ -29,6 +31,8 @@ pub(super) struct Service {
     pub(super) pending: Arc<Gate>,
     /// Clients that wait for a server that has room.
     pub(super) queue: Queue,
+    /// When a lack of this host's was told last, on the clock of [`now_ms`].
+    told_ms: AtomicU64,
     accepted: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
     choice: Mutex<Choice>,
@@ -50,7 +54,8 @@ pub(super) struct Settings {
     pub(super) timeout: Duration,
     /// How long a client waits while all servers are full.
     pub(super) queue: Duration,
-    pub(super) source: Option<IpAddr>,
+    source: Option<IpAddr>,
+    transparent: bool,
     pub(super) keepalive: bool,
     pub(super) relay: relay::Options,
 }
@@ -73,6 +78,17 @@ pub(super) struct Visit {
     pub(super) settings: Settings,
 }
 
+impl Settings {
+    /// The address that servers see of this client. One that is given comes first, as in Pen.
+    pub(super) fn from(&self, client: Option<IpAddr>) -> From {
+        match (self.source, client) {
+            (Some(source), _) => From::Own(source),
+            (None, Some(client)) if self.transparent => From::Client(client),
+            (None, _) => From::Any,
+        }
+    }
+}
+
 /// Milliseconds of the monotonic clock.
 pub(super) fn now_ms() -> u64 {
     coarse_ns() / 1_000_000
@@ -93,6 +109,7 @@ impl Service {
             connections: Arc::new(Gate::new(route.options.conn_max)),
             pending: Arc::new(Gate::new(route.options.pending_max)),
             queue: Queue::default(),
+            told_ms: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             refused: [const { AtomicU64::new(0) }; Refused::ALL.len()],
             choice: Mutex::new(choice),
@@ -154,6 +171,14 @@ impl Service {
     /// How often clients were not served for this reason.
     pub(super) fn refused(&self, why: Refused) -> u64 {
         self.refused[why as usize].load(Ordering::Relaxed)
+    }
+
+    /// Says what this host lacks, once a second at most.
+    pub(super) fn tell(&self, what: fmt::Arguments<'_>) {
+        let now = now_ms();
+        if now.saturating_sub(self.told_ms.swap(now, Ordering::Relaxed)) >= 1000 {
+            tracing::error!("service {}: {what}", self.name);
+        }
     }
 
     /// Counts a client that is not served.
@@ -304,6 +329,7 @@ fn settings(options: &ProxyOptions) -> Settings {
         timeout: Duration::from_secs(options.timeout.into()),
         queue: Duration::from_secs(options.queue_timeout.into()),
         source: options.source,
+        transparent: options.transparent,
         keepalive: options.keepalive,
         relay: relay::Options {
             idle: (idle > 0).then(|| Duration::from_secs(idle)),

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::accept::{EXHAUSTED_PAUSE, is_exhaustion};
 use super::balance::{Client, Refused};
-use super::connect::{How, connect};
+use super::connect::{How, connect, is_ours};
 use super::gate::Pass;
 use super::relay::relay;
 use super::routes::Place;
@@ -49,7 +49,7 @@ pub(super) async fn serve(
     let Ok(mut visit) = service.admit(who) else {
         return;
     };
-    let reached = reach(&service, &mut visit, visitor.port, &mut places).await;
+    let reached = reach(&service, &mut visit, visitor, &mut places).await;
     drop(places.pending.take());
     let (server, point) = match reached {
         Ok(reached) => reached,
@@ -67,14 +67,16 @@ pub(super) async fn serve(
 async fn reach(
     service: &Service,
     visit: &mut Visit,
-    port: u16,
+    visitor: Visitor,
     places: &mut Places,
 ) -> Result<(Stream, Arc<Point>), Refused> {
     let end = Instant::now() + visit.settings.queue;
     let how = How {
         timeout: visit.settings.timeout,
-        source: visit.settings.source,
-        port,
+        from: visit
+            .settings
+            .from(visitor.address.map(|address| address.ip())),
+        port: visitor.port,
         keepalive: visit.settings.keepalive,
     };
     loop {
@@ -83,6 +85,13 @@ async fn reach(
             Ok(server) => {
                 visit.connected();
                 return Ok((server, point));
+            }
+            Err(error) if is_ours(&error) => {
+                let (name, place) = (&point.name, &point.place);
+                service.tell(format_args!(
+                    "no connection to server {name} ({place}): {error}"
+                ));
+                return Err(Refused::HostLacks);
             }
             Err(error) => {
                 let taken_out = visit.failed();
@@ -111,8 +120,8 @@ async fn choose(
     service.queue.wait(visit, end).await
 }
 
-/// Connects to a server. What this host lacks is not the server's fault: it is waited for, as long
-/// as a connection may take.
+/// Connects to a server. Descriptors that this host lacks are waited for, as long as a connection
+/// may take.
 async fn connect_patiently(place: &Place, how: How) -> io::Result<Stream> {
     let end = Instant::now() + how.timeout;
     loop {

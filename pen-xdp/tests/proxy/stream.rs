@@ -158,3 +158,69 @@ fn nothing_spins_while_a_reader_is_slow() {
     assert_eq!(answerers(&lab, addresses()[0], 5), ["be0"; 5]);
     pen.stop();
 }
+
+#[test]
+fn a_transparent_service_shows_its_clients_to_the_servers() {
+    if !lab::ready("a_transparent_service_shows_its_clients_to_the_servers") {
+        return;
+    }
+    let lab = lab(2);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let v6 = format!("[{}]", Station::backend(1).v6());
+    let words = ["-r", "-O", "transparent", "80", &server(0), &v6];
+    let checked = ["--check"].iter().chain(&words);
+    let checked = lab
+        .balancer()
+        .run_ok(env!("CARGO_BIN_EXE_pen"), checked)
+        .unwrap();
+    let commands: Vec<&str> = checked
+        .stdout
+        .lines()
+        .filter_map(|l| l.strip_prefix("  ip "))
+        .collect();
+    assert_eq!(commands.len(), 4, "{}", checked.stdout);
+    for command in commands {
+        lab.balancer().ip(command).unwrap();
+    }
+    // Answers to the client go the way that they came.
+    let (client, balancer) = (Station::client(), Station::balancer(0));
+    let route = format!("route add {} via {}", client.v4(), balancer.v4());
+    lab.backend(0).ip(&route).unwrap();
+    let route = format!("-6 route add {} via {}", client.v6(), balancer.v6());
+    lab.backend(1).ip(&route).unwrap();
+    let pen = Pen::start(&lab, &words);
+    let page = |to| lab::fetch(lab.client(), to, PORT, "/").unwrap();
+    for (address, client) in addresses().into_iter().zip(client.addresses()) {
+        let pages = [page(address), page(address)];
+        let own = pages
+            .iter()
+            .filter(|page| page.contains(&format!(" {client} ")))
+            .count();
+        // The server of the other family sees Pen.
+        assert_eq!(own, 1, "{pages:?}");
+    }
+    pen.stop();
+}
+
+#[test]
+fn an_address_that_this_host_lacks_is_no_servers_fault() {
+    if !lab::ready("an_address_that_this_host_lacks_is_no_servers_fault") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let pen = Pen::start(&lab, &["-O", "source 10.77.0.9", "80", &server(0)]);
+    assert_eq!(answerers(&lab, addresses()[0], 3), ["-"; 3]);
+    pen.wait_until_idle();
+    assert_eq!(pen.refused("host-lacks"), 3);
+    let server = pen.service().servers.remove(0);
+    assert_eq!((server.failures, server.blacklist_left_s), (0, None));
+    assert!(
+        pen.process
+            .output()
+            .contains("Cannot assign requested address")
+    );
+    lab.balancer().ip("addr add 10.77.0.9/24 dev eth0").unwrap();
+    assert_eq!(answerers(&lab, addresses()[0], 1), ["be0"]);
+    pen.stop();
+}
