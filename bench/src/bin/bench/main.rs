@@ -138,7 +138,11 @@ fn run(options: &Options) -> Result<ExitCode> {
             options.milliseconds
         },
     };
-    let mut facts = vec![other_work()?];
+    let mut facts = vec![format!(
+        "{} It slows everybody down, and frames per CPU-second count it in: that ratio of XDP, \
+         which needs one core, comes out too low on a busy machine.",
+        other_work()?
+    )];
     let forwarders = start_all(&mut rig, &mut facts);
 
     let bench = Bench {
@@ -240,9 +244,7 @@ fn other_work() -> Result<String> {
     thread::sleep(Duration::from_secs(1));
     let busy = busy::busy_seconds()? - before;
     Ok(format!(
-        "Before the first run other work kept {busy:.2} cores busy. It slows everybody down, and \
-         frames per CPU-second count it in: that ratio of XDP, which needs one core, comes out too \
-         low on a busy machine."
+        "Before the first run other work kept {busy:.2} cores busy."
     ))
 }
 

@@ -1,26 +1,18 @@
-//! The proxies that are measured, configured alike: one thread on one core, one server, taken in
-//! turn, TCP_NODELAY, no log. All run from the start to the end; who has no load sleeps.
+//! The proxies that are measured, configured alike: one thread for each core, one server, taken in
+//! turn, TCP_NODELAY, no log.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
-use std::{env, fs, str, thread};
 
-use anyhow::{Context, Result, ensure};
-use lab::{Lab, Namespace, Process};
+use anyhow::{Result, ensure};
 
-use super::usage;
 use crate::debian::DebianPen;
 
-const START_LIMIT: Duration = Duration::from_secs(15);
-/// Where the back end listens; ports of the proxies follow.
-const SERVER_PORT: u16 = 8000;
-/// Ports of connections: none that somebody listens on.
-const PORT_RANGE: &str = "net.ipv4.ip_local_port_range=10000 65535";
 /// Connections that a proxy must be ready for.
-pub(crate) const CLIENTS_MAX: u32 = 12_000;
+const CLIENTS_MAX: u32 = 12_000;
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// A proxy and its mode. A mode of its own (HTTP, say) is a contender of its own.
@@ -49,6 +41,37 @@ impl Contender {
             Self::Pen | Self::Haproxy | Self::DebianPen => format!("HAProxy {version}"),
         }
     }
+
+    /// What is to be started for it; writes its configuration.
+    ///
+    /// # Errors
+    /// Something of it is not installed.
+    pub(crate) fn program(self, place: &Place) -> Result<Program> {
+        match self {
+            Self::Pen => pen(place),
+            Self::Haproxy => haproxy(place, false),
+            Self::HaproxySplice => haproxy(place, true),
+            Self::Nginx => nginx(place),
+            Self::DebianPen => debian_pen(place),
+        }
+    }
+}
+
+/// Where a proxy listens, whom it asks, and a folder of its own.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) folder: PathBuf,
+    pub(crate) at: SocketAddr,
+    pub(crate) server: SocketAddr,
+}
+
+/// What is to be started.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// The program and its arguments.
+    pub(crate) words: Vec<String>,
+    /// What `LD_LIBRARY_PATH` must be, if anything.
+    pub(crate) libraries: Option<OsString>,
 }
 
 /// The version that a program tells after `mark`, without Debian's part.
@@ -73,197 +96,75 @@ fn version_in<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
     (!version.is_empty()).then_some(version)
 }
 
-/// Where everything runs: one namespace, over loopback.
-#[derive(Debug)]
-pub(crate) struct Site {
-    lab: Lab,
-    own: PathBuf,
-    /// Cores of load and back end.
-    pub(crate) load_cores: Vec<usize>,
-    /// The proxies' core.
-    proxy_core: usize,
-    ports: AtomicU16,
-    server: Option<Process>,
+fn pen(place: &Place) -> Result<Program> {
+    let file = |name: &str| place.folder.join(name).display().to_string();
+    let program = lab::binary("pen")?.display().to_string();
+    let (control, pid) = (file("control"), file("pid"));
+    let (most, at, server) = place.words();
+    let words = [
+        &program, "-f", "-r", "-C", &control, "-p", &pid, "-x", &most,
+    ];
+    Ok(started(&[&words[..], &[&at, &server]].concat()))
 }
 
-/// A proxy in place; it ends when dropped.
-#[derive(Debug)]
-pub(crate) struct Proxy {
-    pub(crate) contender: Contender,
-    pub(crate) port: u16,
-    process: Process,
+fn debian_pen(place: &Place) -> Result<Program> {
+    let debian = DebianPen::fetch()?;
+    let program = debian.program().display().to_string();
+    let (most, at, server) = place.words();
+    let words = [
+        &program,
+        "-f",
+        "-r",
+        "-O",
+        "tcp_nodelay",
+        "-x",
+        &most,
+        &at,
+        &server,
+    ];
+    Ok(Program {
+        libraries: Some(debian.libraries()),
+        ..started(&words)
+    })
 }
 
-impl Proxy {
-    /// CPU-seconds of its threads until now.
-    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        usage::cpu_seconds(self.process.id()).with_context(|| self.fate())
-    }
-
-    /// Memory that is really there, KiB.
-    pub(crate) fn resident_kib(&self) -> Result<u64> {
-        usage::resident_kib(self.process.id()).with_context(|| self.fate())
-    }
-
-    fn fate(&self) -> String {
-        let name = self.contender.name();
-        format!("{name} has printed:\n{}", self.process.output())
-    }
+fn haproxy(place: &Place, splice: bool) -> Result<Program> {
+    let file = place.folder.join("haproxy.cfg");
+    fs::write(&file, haproxy_config(place, splice))?;
+    let file = file.display().to_string();
+    Ok(started(&["haproxy", "-db", "-f", &file]))
 }
 
-impl Site {
-    /// Builds a lab and starts the back end in it: proxies on one core, everything else on the
-    /// first, or on all others where there are more than two.
-    pub(crate) fn build(cores: usize) -> Result<Self> {
-        let lab = Lab::builder().backends(1).build();
-        let mut site = Self {
-            lab: lab.context("building a lab")?,
-            own: env::current_exe().context("finding the running program")?,
-            load_cores: vec![0],
-            proxy_core: 1,
-            ports: AtomicU16::new(SERVER_PORT + 1),
-            server: None,
-        };
-        ensure!(cores >= 2, "measuring takes 2 cores");
-        site.machine().sysctl(&[PORT_RANGE])?;
-        site.server = Some(site.serve(SERVER_PORT)?);
-        Ok(site)
-    }
+fn nginx(place: &Place) -> Result<Program> {
+    ensure!(
+        Path::new(STREAM_MODULE).is_file(),
+        "nginx has no module {STREAM_MODULE}; mend: packaging/setup.sh bench"
+    );
+    let path = |name: &str| place.folder.join(name).display().to_string();
+    let (file, log) = (path("nginx.conf"), path("error.log"));
+    fs::write(&file, nginx_config(place))?;
+    let prefix = place.folder.display().to_string();
+    Ok(started(&["nginx", "-p", &prefix, "-c", &file, "-e", &log]))
+}
 
-    /// The same place with another back end, on these cores, as many threads as cores.
-    pub(crate) fn with_load_on(mut self, cores: Vec<usize>) -> Result<Self> {
-        self.server = None;
-        self.load_cores = cores;
-        self.server = Some(self.serve(SERVER_PORT)?);
-        Ok(self)
-    }
-
-    fn serve(&self, port: u16) -> Result<Process> {
-        let (port, threads) = (port.to_string(), self.load_cores.len().to_string());
-        let words = ["serve", "--port", &port, "--threads", &threads];
-        let command = self.on_load_cores(&self.own, words.map(String::from).to_vec());
-        let process = self.machine().spawn_command(command, "server")?;
-        process.wait_for_line("ready", START_LIMIT)?;
-        Ok(process)
-    }
-
-    /// The machine in which all of it is.
-    pub(crate) fn machine(&self) -> &Namespace {
-        self.lab.balancer()
-    }
-
-    /// Where the back end itself listens.
-    pub(crate) fn direct(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, SERVER_PORT))
-    }
-
-    /// A program that loads, on the cores for that.
-    pub(crate) fn on_load_cores(&self, program: &Path, words: Vec<String>) -> Command {
-        let mut all = vec!["-c".into(), list(&self.load_cores)];
-        all.push(program.display().to_string());
-        all.extend(words);
-        self.machine().command("taskset", all)
-    }
-
-    /// One of our own loads.
-    pub(crate) fn own_load(&self, words: Vec<String>) -> Command {
-        self.on_load_cores(&self.own, words)
-    }
-
-    /// Starts a proxy on its core and waits until it answers.
-    pub(crate) fn start(&self, contender: Contender) -> Result<Proxy> {
-        self.start_on(contender, &[self.proxy_core])
-    }
-
-    /// As [`Site::start`], on these cores.
-    ///
-    /// # Errors
-    /// It is not installed, does not like its configuration or does not answer.
-    pub(crate) fn start_on(&self, contender: Contender, cores: &[usize]) -> Result<Proxy> {
-        let port = self.ports.fetch_add(1, Ordering::Relaxed);
-        let name = contender.name();
-        let process = self
-            .run(contender, port, cores)
-            .with_context(|| format!("starting {name}"))?;
-        let proxy = Proxy {
-            contender,
-            port,
-            process,
-        };
-        let deadline = Instant::now() + START_LIMIT;
-        let address = Ipv4Addr::LOCALHOST.into();
-        while let Err(error) = lab::fetch(self.machine(), address, port, "/") {
-            let waiting = proxy.process.is_running() && Instant::now() < deadline;
-            ensure!(
-                waiting,
-                "{name} does not answer: {error:#}; {}",
-                proxy.fate()
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(proxy)
-    }
-
-    fn run(&self, contender: Contender, port: u16, cores: &[usize]) -> Result<Process> {
-        let folder = self.machine().folder().join(format!("proxy-{port}"));
-        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let file = folder.join("config");
-        let path = file.display().to_string();
-        let at = format!("127.0.0.1:{port}");
-        let mut libraries = None;
-        let words = match contender {
-            Contender::Pen => {
-                let pen = lab::binary("pen")?.display().to_string();
-                let words = [pen, "-f".into(), "-r".into()].into_iter();
-                let words =
-                    words.chain(["-C".into(), folder.join("control").display().to_string()]);
-                let words = words.chain(["-p".into(), folder.join("pid").display().to_string()]);
-                let words = words.chain(["-x".into(), CLIENTS_MAX.to_string()]);
-                words.chain([at, self.direct().to_string()]).collect()
-            }
-            Contender::Haproxy | Contender::HaproxySplice => {
-                let splice = contender == Contender::HaproxySplice;
-                fs::write(&file, haproxy(&at, self.direct(), splice))?;
-                ["haproxy", "-db", "-f", &path].map(String::from).to_vec()
-            }
-            Contender::Nginx => {
-                ensure!(
-                    Path::new(STREAM_MODULE).is_file(),
-                    "nginx has no module {STREAM_MODULE}; mend: packaging/setup.sh bench"
-                );
-                fs::write(&file, nginx(&at, self.direct()))?;
-                let prefix = folder.display().to_string();
-                let log = folder.join("error.log").display().to_string();
-                let words = ["nginx", "-p", &prefix, "-c", &path, "-e", &log];
-                words.map(String::from).to_vec()
-            }
-            Contender::DebianPen => {
-                let debian = DebianPen::fetch()?;
-                libraries = Some(debian.libraries());
-                let program = debian.program().display().to_string();
-                let words = ["-f", "-r", "-O", "tcp_nodelay", "-x"].map(String::from);
-                let words = [program].into_iter().chain(words);
-                let words = words.chain([CLIENTS_MAX.to_string(), at]);
-                words.chain([self.direct().to_string()]).collect()
-            }
-        };
-        let words: Vec<String> = words;
-        let all = ["-c".into(), list(cores)].into_iter().chain(words);
-        let mut command = self.machine().command("taskset", all);
-        if let Some(libraries) = libraries {
-            command.env("LD_LIBRARY_PATH", libraries);
-        }
-        self.machine().spawn_command(command, "proxy")
+fn started(words: &[&str]) -> Program {
+    Program {
+        words: words.iter().map(ToString::to_string).collect(),
+        libraries: None,
     }
 }
 
-fn list(cores: &[usize]) -> String {
-    let cores: Vec<_> = cores.iter().map(usize::to_string).collect();
-    cores.join(",")
+impl Place {
+    /// Most connections, where to listen, the server: as a Pen is told them.
+    fn words(&self) -> (String, String, String) {
+        let most = CLIENTS_MAX.to_string();
+        (most, self.at.to_string(), self.server.to_string())
+    }
 }
 
 /// One thread. HAProxy sets TCP_NODELAY itself.
-fn haproxy(at: &str, server: SocketAddr, splice: bool) -> String {
+fn haproxy_config(place: &Place, splice: bool) -> String {
+    let Place { at, server, .. } = place;
     let splice = if splice {
         "    option splice-request\n    option splice-response\n"
     } else {
@@ -279,7 +180,8 @@ fn haproxy(at: &str, server: SocketAddr, splice: bool) -> String {
 }
 
 /// One worker. nginx sets TCP_NODELAY itself in this mode.
-fn nginx(at: &str, server: SocketAddr) -> String {
+fn nginx_config(place: &Place) -> String {
+    let Place { at, server, .. } = place;
     let connections = 2 * CLIENTS_MAX;
     format!(
         "load_module {STREAM_MODULE};\n\
@@ -307,10 +209,15 @@ mod tests {
 
     #[test]
     fn only_the_forced_splice_is_asked_for() {
-        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000));
-        assert!(!haproxy("127.0.0.1:80", server, false).contains("splice"));
-        let forced = haproxy("127.0.0.1:80", server, true);
+        let place = Place {
+            folder: PathBuf::new(),
+            at: ([127, 0, 0, 1], 80).into(),
+            server: ([127, 0, 0, 1], 8000).into(),
+        };
+        assert!(!haproxy_config(&place, false).contains("splice"));
+        let forced = haproxy_config(&place, true);
         assert!(forced.contains("option splice-request"), "{forced}");
         assert!(forced.contains("option splice-response"), "{forced}");
+        assert!(forced.contains("bind 127.0.0.1:80\n"), "{forced}");
     }
 }

@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, ensure};
 
 use super::client::Paced;
-use super::contender::{Contender, Proxy, Site};
+use super::contender::Contender;
 use super::load::{CONNECTIONS, Load, Work, open_files};
 use super::result::Rate;
+use super::site::{Proxy, Site};
 use crate::figure::{Figure, Target, median};
 
 /// Two proxy cores take a third for the load.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use lab::Process;
 
 use super::client::{Downloaded, Paced};
-use super::contender::{Proxy, Site};
+use super::site::{Proxy, Site};
 
 /// Connections of loads by small requests.
 pub(crate) const CONNECTIONS: u32 = 64;
@@ -63,9 +63,10 @@ impl Site {
     /// Loads a proxy for some seconds.
     ///
     /// # Errors
-    /// A request failed, or nothing was done.
+    /// A request failed, nothing was done, or it was not what the load is about.
     pub(crate) fn measure(&self, proxy: &Proxy, load: Load, seconds: u32) -> Result<Work> {
-        let before = proxy.cpu_seconds()?;
+        let opened = || lab::snmp_counter(self.machine(), "TcpPassiveOpens");
+        let (before, opened_before) = (proxy.cpu_seconds()?, opened()?);
         let (done, took) = match load {
             Load::Kept => self.wrk(proxy.port, seconds, &[])?,
             Load::New => self.wrk(proxy.port, seconds, &["-H", "Connection: close"])?,
@@ -74,6 +75,12 @@ impl Site {
         let cpu_seconds = proxy.cpu_seconds()? - before;
         let name = proxy.contender.name();
         ensure!(done > 0.0 && cpu_seconds > 0.0, "{name} did nothing");
+        // One by the proxy and one by the server for each request, or it is not what it is called.
+        let opened = opened()? - opened_before;
+        ensure!(
+            load != Load::New || opened as f64 >= 2.0 * done,
+            "{opened} connections were opened for {done} requests through {name}"
+        );
         Ok(Work {
             done,
             seconds: took,

@@ -11,6 +11,7 @@ mod figures;
 mod load;
 mod result;
 pub(crate) mod server;
+mod site;
 mod usage;
 
 use std::path::Path;
@@ -19,9 +20,10 @@ use std::{env, thread};
 
 use anyhow::{Context, Result, ensure};
 
-use self::contender::{Contender, Site};
+use self::contender::Contender;
 use self::figures::{Bench, Effort};
 use self::result::Results;
+use self::site::Site;
 use crate::Options;
 use crate::machine::Machine;
 
@@ -41,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let cores = thread::available_parallelism()
         .context("counting cores")?
         .get();
-    let mut facts = vec![crate::other_work()?];
+    let mut facts = facts()?;
     let bench = Bench::start(Site::build(cores)?, effort, cores, &mut facts);
     let (figures, rates) = bench.all(&wanted);
     let results = Results {
@@ -68,12 +70,24 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(crate::exit(options, missing))
 }
 
+fn facts() -> Result<Vec<String>> {
+    let mut facts = vec![format!(
+        "{} It makes those wait whom it meets: latency tells nothing on a busy machine, and ratios \
+         of CPU-seconds are farther apart.",
+        crate::other_work()?
+    )];
+    if cfg!(debug_assertions) {
+        facts.push("Pen was built without optimisation: it works, but nothing is measured.".into());
+    }
+    Ok(facts)
+}
+
 fn effort(options: &Options) -> Effort {
     if options.quick {
         return Effort {
             rounds: 1,
             seconds: 1,
-            connections: 200,
+            connections: 2000,
         };
     }
     Effort {

@@ -102,11 +102,10 @@ impl Results {
         for rate in &self.rates {
             writeln!(
                 out,
-                "| {} | {} | {:.1} {} | {:.1} | {:.0} % |",
+                "| {} | {} | {:.1} | {:.1} | {:.0} % |",
                 load_of(rate),
                 rate.name,
                 rate.per_cpu_second,
-                rate.unit,
                 rate.per_second,
                 rate.busy * 100.0
             )?;
@@ -117,7 +116,7 @@ impl Results {
     fn chart(&self) -> String {
         let mut panels: Vec<Panel> = Vec::new();
         for rate in &self.rates {
-            let heading = format!("{}, {}", load_of(rate), rate.unit);
+            let heading = load_of(rate);
             if panels.last().is_none_or(|panel| panel.heading != heading) {
                 let bars = Vec::new();
                 panels.push(Panel { heading, bars });
@@ -140,11 +139,10 @@ impl Results {
     }
 }
 
-/// Without the measure, which the head of the table names.
-fn load_of(rate: &Rate) -> &'static str {
-    rate.what
-        .strip_suffix(", per CPU-second")
-        .unwrap_or(rate.what)
+/// With the unit, and without the measure, which the head of the table names.
+fn load_of(rate: &Rate) -> String {
+    let what = rate.what.strip_suffix(", per CPU-second");
+    format!("{}: {}", what.unwrap_or(rate.what), rate.unit)
 }
 
 #[cfg(test)]
@@ -195,7 +193,7 @@ mod tests {
             "over HAProxy 2.6.12.",
             "Pen / HAProxy 2.6.12 | 1.20 x (1.00 to 1.25) | >= 1.1 x | met |",
             "| - |  | not measured: not there |",
-            "| TCP, small requests | Pen | 82.0 1,000 requests | 41.0 | 50 % |",
+            "| TCP, small requests: 1,000 requests | Pen | 82.0 | 41.0 | 50 % |",
             "- A fact.",
         ] {
             assert!(table.contains(part), "no {part:?} in:\n{table}");
@@ -220,7 +218,7 @@ mod tests {
             "{svg}"
         );
         assert_eq!(
-            svg.matches("TCP, small requests, 1,000 requests").count(),
+            svg.matches("TCP, small requests: 1,000 requests").count(),
             1
         );
     }
