@@ -8,7 +8,9 @@
 pub(crate) mod client;
 mod contender;
 mod figures;
+mod latency;
 mod load;
+mod memory;
 mod result;
 pub(crate) mod server;
 mod site;

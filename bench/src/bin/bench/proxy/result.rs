@@ -125,7 +125,7 @@ impl Results {
                 panel.bars.push(Bar {
                     name: rate.name.clone(),
                     value: rate.per_cpu_second,
-                    ours: rate.name == "Pen",
+                    ours: rate.name.starts_with("Pen"),
                 });
             }
         }

@@ -2,26 +2,26 @@
 //! account. Everybody's processes share a process group, so a master and its worker count as one.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// CPU-seconds of all threads of a process group since they started (proc(5): `schedstat`, in
-/// nanoseconds). The kernel's part of a system call is in it, and with it the receive work that
-/// loopback does on the sender's time.
+/// CPU-seconds of all threads of a process group that are there, since they started (proc(5):
+/// `schedstat`, in nanoseconds). The kernel's part of a system call is in it, and with it the
+/// receive work that loopback does on the sender's time.
 ///
 /// # Errors
 /// Nobody is in the group, or the kernel does not tell.
 pub(crate) fn cpu_seconds(group: u32) -> Result<f64> {
     let mut nanoseconds = 0;
     for process in processes(group)? {
-        let tasks = process.join("task");
-        let entries =
-            fs::read_dir(&tasks).with_context(|| format!("reading {}", tasks.display()))?;
-        for task in entries.flatten() {
+        let Ok(tasks) = fs::read_dir(process.join("task")) else {
+            continue; // It has just ended.
+        };
+        for task in tasks.flatten() {
             let file = task.path().join("schedstat");
-            let text =
-                fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            let Some(text) = read(&file)? else { continue };
             nanoseconds +=
                 running(&text).with_context(|| format!("{} says {text:?}", file.display()))?;
         }
@@ -36,12 +36,21 @@ pub(crate) fn cpu_seconds(group: u32) -> Result<f64> {
 pub(crate) fn resident_kib(group: u32) -> Result<u64> {
     let mut sum = 0;
     for process in processes(group)? {
-        let file = process.join("status");
-        let text =
-            fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-        sum += resident(&text).with_context(|| format!("no VmRSS in {}", file.display()))?;
+        // A process that has just ended has no memory any more.
+        let text = read(&process.join("status"))?;
+        sum += text.as_deref().and_then(resident).unwrap_or_default();
     }
     Ok(sum)
+}
+
+/// A file of proc; nothing if its process or thread has ended since it was listed.
+fn read(file: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+    }
 }
 
 fn processes(group: u32) -> Result<Vec<PathBuf>> {
