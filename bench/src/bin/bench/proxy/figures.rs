@@ -243,7 +243,7 @@ impl Bench {
             let of_one = site.measure(&one, Load::Kept, self.effort.seconds)?;
             samples.push(of_two.per_second() / of_one.per_second());
         }
-        let note = format!("load and back end on {count} further cores");
+        let note = format!("cores of load and back end: {count}");
         Ok(Measured { samples, note })
     }
 }

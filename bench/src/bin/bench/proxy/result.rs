@@ -95,6 +95,13 @@ impl Results {
              for each second that the proxy's threads ran, the kernel's part included: where the \
              other core is the limit, a second of the clock says little about the proxy.\n"
         )?;
+        if !self.rates.is_empty() {
+            self.write_rates(out)?;
+        }
+        write_facts(&self.facts, out)
+    }
+
+    fn write_rates(&self, out: &mut String) -> std::fmt::Result {
         writeln!(
             out,
             "| load | proxy | for each CPU-second | a second | of its core |\n|---|---|---|---|---|"
@@ -110,7 +117,7 @@ impl Results {
                 rate.busy * 100.0
             )?;
         }
-        write_facts(&self.facts, out)
+        Ok(())
     }
 
     fn chart(&self) -> String {
