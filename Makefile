@@ -32,6 +32,7 @@ bench:
 	packaging/setup.sh build test bench
 	$(BINARIES)
 	$(SUDO) target/release/bench $(BENCH)
+	$(SUDO) target/release/bench --proxy $(BENCH)
 
 ## The eBPF object and the digest of its sources, from source.
 ebpf:

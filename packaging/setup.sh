@@ -42,6 +42,9 @@ test|tcpdump|what passes a cable
 test|nftables|frames dropped on purpose
 bench|bpftool|what is attached and pinned, and how long it ran
 bench|valgrind|counts instructions (callgrind)
+bench|haproxy|what the proxy is measured against
+bench|libnginx-mod-stream|likewise: nginx as a proxy of TCP, which nginx-light does not have by itself
+bench|wrk|small requests on connections that are kept
 vm|qemu-system-x86|the machine that boots Debian's own kernel
 vm|busybox-static|its shell and tools
 vm|kmod|depmod for the kernel's modules
@@ -132,8 +135,13 @@ install_quietly() {
         apt-get install -q -y --no-install-recommends --no-remove "$@"
         # Nor at the next boot, where a system starts what is merely installed.
         for package in "$@"; do
-            if [ $package = nginx-light ] && command -v systemctl >/dev/null; then
-                systemctl disable nginx >/dev/null 2>&1 || true
+            case $package in
+                nginx-light) daemon=nginx ;;
+                haproxy) daemon=haproxy ;;
+                *) continue ;;
+            esac
+            if command -v systemctl >/dev/null; then
+                systemctl disable $daemon >/dev/null 2>&1 || true
             fi
         done
     ' setup "$@"

@@ -16,7 +16,7 @@ pub(crate) enum Target {
 /// One line of the result.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figure {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) unit: &'static str,
     pub(crate) target: Target,
     /// The median of the samples; nothing if it could not be measured.
@@ -29,14 +29,14 @@ pub(crate) struct Figure {
 impl Figure {
     /// From samples.
     pub(crate) fn new(
-        name: &'static str,
+        name: impl Into<String>,
         unit: &'static str,
         target: Target,
         samples: Vec<f64>,
     ) -> Self {
         let value = median(&samples);
         Self {
-            name,
+            name: name.into(),
             unit,
             target,
             value,
@@ -47,13 +47,13 @@ impl Figure {
 
     /// One that could not be measured.
     pub(crate) fn missing(
-        name: &'static str,
+        name: impl Into<String>,
         unit: &'static str,
         target: Target,
         why: String,
     ) -> Self {
         Self {
-            name,
+            name: name.into(),
             unit,
             target,
             value: None,

@@ -46,6 +46,21 @@ impl Machine {
             date: String::from_utf8_lossy(&date.stdout).trim().to_owned(),
         })
     }
+
+    /// In one sentence, without its end.
+    pub(crate) fn line(&self) -> String {
+        let Self {
+            processor,
+            cores,
+            kernel,
+            system,
+            load,
+            date,
+        } = self;
+        format!(
+            "{date} UTC, {cores} cores ({processor}), kernel {kernel}, {system}; load average {load}"
+        )
+    }
 }
 
 fn value_of<'a>(text: &'a str, key: &str, separator: char) -> Option<&'a str> {

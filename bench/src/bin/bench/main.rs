@@ -1,8 +1,8 @@
 //! The measurements: Pen against bare forwarders, packet sockets and Debian's pen, as ratios inside
 //! one run.
 //!
-//! `make bench` runs them and writes `bench/results`. Everything happens in a lab of its own;
-//! nothing is left behind.
+//! `make bench` runs them and writes `bench/results`: this set, and by `--proxy` the one about the
+//! TCP proxy (`proxy/`). Everything happens in a lab of its own; nothing is left behind.
 
 mod busy;
 mod contender;
@@ -19,6 +19,7 @@ mod pairs;
 mod pen;
 mod plot;
 mod program;
+mod proxy;
 mod result;
 mod stream;
 mod traffic;
@@ -42,6 +43,8 @@ use crate::result::Results;
 
 /// Forwarders get this core until Pen says where its worker is.
 const CORE: usize = 1;
+/// Pairs behind each figure about frames.
+const PAIRS_EACH: usize = 9;
 
 #[derive(Parser)]
 #[command(about = "Measure Pen against its peers and write bench/results")]
@@ -51,10 +54,13 @@ struct Options {
     /// Only see that everything works: one short pair of each; writes nothing
     #[arg(long)]
     quick: bool,
-    /// Interleaved pairs behind each figure
-    #[arg(long, default_value_t = 9)]
-    pairs: usize,
-    /// Length of one run
+    /// Measure the TCP proxy instead of frames
+    #[arg(long)]
+    proxy: bool,
+    /// Interleaved pairs behind each figure; 9 if left out, of the proxy 5 rounds
+    #[arg(long)]
+    pairs: Option<usize>,
+    /// Length of one run of frames
     #[arg(long, default_value_t = 400)]
     milliseconds: u64,
     /// Only figures whose name contains this
@@ -74,6 +80,21 @@ enum Part {
     Forward(forward::Options),
     #[command(hide = true)]
     Steer(instructions::Options),
+    #[command(hide = true)]
+    Serve(proxy::server::Options),
+    #[command(hide = true)]
+    Pace(proxy::client::Options),
+    #[command(hide = true)]
+    Hold(proxy::client::Options),
+    #[command(hide = true)]
+    Download(proxy::client::Options),
+}
+
+impl Options {
+    /// Whether the figure of this name shall be measured.
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|part| name.contains(part))
+    }
 }
 
 fn main() -> Result<ExitCode> {
@@ -82,6 +103,11 @@ fn main() -> Result<ExitCode> {
         Some(Part::Generate(options)) => generator::main(options)?,
         Some(Part::Forward(options)) => forward::main(options)?,
         Some(Part::Steer(options)) => instructions::main(options)?,
+        Some(Part::Serve(options)) => proxy::server::main(options)?,
+        Some(Part::Pace(options)) => proxy::client::pace(options)?,
+        Some(Part::Hold(options)) => proxy::client::hold(options)?,
+        Some(Part::Download(options)) => proxy::client::download(options)?,
+        None if options.proxy => return proxy::run(&options),
         None => return run(&options),
     }
     Ok(ExitCode::SUCCESS)
@@ -90,7 +116,12 @@ fn main() -> Result<ExitCode> {
 fn run(options: &Options) -> Result<ExitCode> {
     check_prerequisites()?;
     let effort = effort(options);
-    let wanted = |name: &str| options.only.as_ref().is_none_or(|part| name.contains(part));
+    let wanted = |name: &str| options.wants(name);
+    let all = PAIRS.iter().map(|pair| pair.name);
+    if !all.chain(OTHERS.iter().map(|other| other.name)).any(wanted) {
+        eprintln!("No figure of frames has this in its name; nothing is measured.");
+        return Ok(ExitCode::SUCCESS);
+    }
     let machine = Machine::this()?;
     let mut rig = Rig {
         lab: Lab::builder()
@@ -107,7 +138,11 @@ fn run(options: &Options) -> Result<ExitCode> {
             options.milliseconds
         },
     };
-    let mut facts = vec![other_work()?];
+    let mut facts = vec![format!(
+        "{} It slows everybody down, and frames per CPU-second count it in: that ratio of XDP, \
+         which needs one core, comes out too low on a busy machine.",
+        other_work()?
+    )];
     let forwarders = start_all(&mut rig, &mut facts);
 
     let bench = Bench {
@@ -143,7 +178,7 @@ fn effort(options: &Options) -> Effort {
         };
     }
     Effort {
-        pairs: options.pairs.max(1),
+        pairs: options.pairs.unwrap_or(PAIRS_EACH).max(1),
         requests: 10_000,
         seconds: 2,
         repeat: 1_000_000,
@@ -153,23 +188,22 @@ fn effort(options: &Options) -> Effort {
 /// Shows and writes what was measured.
 fn finish(options: &Options, results: &Results) -> Result<ExitCode> {
     println!("{}", results.table());
-    let missing = results
-        .figures
-        .iter()
-        .filter(|figure| figure.value.is_none())
-        .count();
+    let missing = results.figures.iter().any(|figure| figure.value.is_none());
     if !options.quick {
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
         results.write(options.results.as_ref().unwrap_or(&own))?;
     }
-    // A figure that was not measured is said aloud, and is a failure where everything must be
-    // there.
+    Ok(exit(options, missing))
+}
+
+/// A figure that was not measured is said aloud, and is a failure where everything must be there.
+fn exit(options: &Options, missing: bool) -> ExitCode {
     let strict = options.quick || env::var("CI").as_deref() == Ok("true");
-    Ok(if strict && missing > 0 {
+    if strict && missing {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
-    })
+    }
 }
 
 /// Starts every forwarder; Pen first, because it says where and how the others shall run.
@@ -210,9 +244,7 @@ fn other_work() -> Result<String> {
     thread::sleep(Duration::from_secs(1));
     let busy = busy::busy_seconds()? - before;
     Ok(format!(
-        "Before the first run other work kept {busy:.2} cores busy. It slows everybody down, and \
-         frames per CPU-second count it in: that ratio of XDP, which needs one core, comes out too \
-         low on a busy machine."
+        "Before the first run other work kept {busy:.2} cores busy."
     ))
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::figure::{Figure, Target};
 use crate::machine::Machine;
-use crate::plot;
+use crate::plot::{Bar, Chart, Panel};
 
 /// Rates of one contender over all its runs of a closed loop.
 #[derive(Debug, Serialize)]
@@ -57,17 +57,8 @@ pub(crate) struct Results {
 impl Results {
     /// Writes `latest.json`, `latest.md` and `latest.svg` into `folder`.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         let json = serde_json::to_string_pretty(self)? + "\n";
-        for (name, text) in [
-            ("latest.json", json),
-            ("latest.md", self.table()),
-            ("latest.svg", plot::draw(self)),
-        ] {
-            let file = folder.join(name);
-            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-        }
-        Ok(())
+        write_files(folder, "latest", (json, self.table(), self.chart()))
     }
 
     /// The table, in Markdown.
@@ -79,52 +70,39 @@ impl Results {
     }
 
     fn write_table(&self, out: &mut String) -> std::fmt::Result {
-        let Machine {
-            processor,
-            cores,
-            kernel,
-            system,
-            load,
-            date,
-        } = &self.machine;
         writeln!(out, "# Measured\n")?;
         writeln!(
             out,
-            "{date} UTC, {cores} cores ({processor}), kernel {kernel}, {system}; load \
-             average {load}. Medians of {} interleaved pairs of {} ms; in brackets the \
-             smallest and the largest. Written by \
-             `make bench`.\n",
-            self.pairs, self.milliseconds
+            "{}. Medians of {} interleaved pairs of {} ms; in brackets the smallest and the \
+             largest. Written by `make bench`.\n",
+            self.machine.line(),
+            self.pairs,
+            self.milliseconds
         )?;
-        writeln!(out, "| figure | value | must reach | |\n|---|---|---|---|")?;
-        for figure in &self.figures {
-            let verdict = figure.verdict();
-            let between = if verdict.is_empty() || figure.note.is_empty() {
-                ""
-            } else {
-                ": "
-            };
-            writeln!(
-                out,
-                "| {} | {} | {} | {verdict}{between}{} |",
-                figure.name,
-                shown(figure),
-                target(figure),
-                figure.note.replace('|', "\\|").replace('\n', " ")
-            )?;
-        }
+        write_figures(&self.figures, out)?;
         self.write_rates(out)?;
         self.write_overloads(out)?;
         self.write_live(out)?;
-        writeln!(
-            out,
-            "\nRates depend on the machine and what else it does; only ratios inside one run mean \
-             something.\n"
-        )?;
-        for fact in &self.facts {
-            writeln!(out, "- {fact}")?;
+        write_facts(&self.facts, out)
+    }
+
+    fn chart(&self) -> String {
+        let bars = self.rates.iter().map(|rate| Bar {
+            name: rate.name.to_owned(),
+            value: rate.kpps,
+            ours: rate.name.contains("plane"),
+        });
+        let panel = Panel {
+            heading: String::new(),
+            bars: bars.collect(),
+        };
+        Chart {
+            title: "Frames forwarded without loss, 1,000 a second",
+            subtitle: "60-byte frames, one veth pair, forwarder on one core, generator on the other",
+            panels: vec![panel],
+            machine: &self.machine,
         }
-        Ok(())
+        .draw()
     }
 
     fn write_rates(&self, out: &mut String) -> std::fmt::Result {
@@ -183,6 +161,55 @@ impl Results {
         }
         Ok(())
     }
+}
+
+/// Writes JSON, table and picture under one name into `folder`.
+pub(crate) fn write_files(
+    folder: &Path,
+    name: &str,
+    (json, table, picture): (String, String, String),
+) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    for (kind, text) in [("json", json), ("md", table), ("svg", picture)] {
+        let file = folder.join(format!("{name}.{kind}"));
+        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// The table of figures.
+pub(crate) fn write_figures(figures: &[Figure], out: &mut String) -> std::fmt::Result {
+    writeln!(out, "| figure | value | must reach | |\n|---|---|---|---|")?;
+    for figure in figures {
+        let verdict = figure.verdict();
+        let between = if verdict.is_empty() || figure.note.is_empty() {
+            ""
+        } else {
+            ": "
+        };
+        writeln!(
+            out,
+            "| {} | {} | {} | {verdict}{between}{} |",
+            figure.name,
+            shown(figure),
+            target(figure),
+            figure.note.replace('|', "\\|").replace('\n', " ")
+        )?;
+    }
+    Ok(())
+}
+
+/// What else a reader should know.
+pub(crate) fn write_facts(facts: &[String], out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\nRates depend on the machine and what else it does; only ratios inside one run mean \
+         something.\n"
+    )?;
+    for fact in facts {
+        writeln!(out, "- {fact}")?;
+    }
+    Ok(())
 }
 
 fn write_closed(rates: &[Rate], out: &mut String) -> std::fmt::Result {

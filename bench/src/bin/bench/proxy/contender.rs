@@ -1,0 +1,223 @@
+//! The proxies that are measured, configured alike: one thread for each core, one server, taken in
+//! turn, TCP_NODELAY, no log.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::debian::DebianPen;
+
+/// Connections that a proxy must be ready for.
+const CLIENTS_MAX: u32 = 12_000;
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// A proxy and its mode. A mode of its own (HTTP, say) is a contender of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Contender {
+    Pen,
+    Haproxy,
+    /// HAProxy that splices each byte, both ways.
+    HaproxySplice,
+    Nginx,
+    DebianPen,
+}
+
+impl Contender {
+    /// Its program, with its version.
+    pub(crate) fn name(self) -> String {
+        let version = match self {
+            Self::Pen => return "Pen".into(),
+            Self::Haproxy | Self::HaproxySplice => version_of("haproxy", "version "),
+            Self::Nginx => version_of("nginx", "nginx/"),
+            Self::DebianPen => return "Debian's pen".into(),
+        };
+        match self {
+            Self::HaproxySplice => format!("HAProxy {version}, forced splice"),
+            Self::Nginx => format!("nginx {version}"),
+            Self::Pen | Self::Haproxy | Self::DebianPen => format!("HAProxy {version}"),
+        }
+    }
+
+    /// What is to be started for it; writes its configuration.
+    ///
+    /// # Errors
+    /// Something of it is not installed.
+    pub(crate) fn program(self, place: &Place) -> Result<Program> {
+        match self {
+            Self::Pen => pen(place),
+            Self::Haproxy => haproxy(place, false),
+            Self::HaproxySplice => haproxy(place, true),
+            Self::Nginx => nginx(place),
+            Self::DebianPen => debian_pen(place),
+        }
+    }
+}
+
+/// Where a proxy listens, whom it asks, and a folder of its own.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) folder: PathBuf,
+    pub(crate) at: SocketAddr,
+    pub(crate) server: SocketAddr,
+}
+
+/// What is to be started.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// The program and its arguments.
+    pub(crate) words: Vec<String>,
+    /// What `LD_LIBRARY_PATH` must be, if anything.
+    pub(crate) libraries: Option<OsString>,
+}
+
+/// The version that a program tells after `mark`, without Debian's part.
+fn version_of(program: &str, mark: &str) -> String {
+    let output = Command::new(program).arg("-v").output();
+    let text = output.map_or_else(
+        |_| String::new(),
+        |output| {
+            String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr)
+        },
+    );
+    version_in(&text, mark)
+        .unwrap_or("of unknown version")
+        .to_owned()
+}
+
+fn version_in<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
+    let (_, after) = text.split_once(mark)?;
+    let end = after.find(|c: char| !(c.is_ascii_digit() || c == '.'));
+    let version = &after[..end.unwrap_or(after.len())];
+    (!version.is_empty()).then_some(version)
+}
+
+fn pen(place: &Place) -> Result<Program> {
+    let file = |name: &str| place.folder.join(name).display().to_string();
+    let program = lab::binary("pen")?.display().to_string();
+    let (control, pid) = (file("control"), file("pid"));
+    let (most, at, server) = place.words();
+    let words = [
+        &program, "-f", "-r", "-C", &control, "-p", &pid, "-x", &most,
+    ];
+    Ok(started(&[&words[..], &[&at, &server]].concat()))
+}
+
+fn debian_pen(place: &Place) -> Result<Program> {
+    let debian = DebianPen::fetch()?;
+    let program = debian.program().display().to_string();
+    let (most, at, server) = place.words();
+    let words = [
+        &program,
+        "-f",
+        "-r",
+        "-O",
+        "tcp_nodelay",
+        "-x",
+        &most,
+        &at,
+        &server,
+    ];
+    Ok(Program {
+        libraries: Some(debian.libraries()),
+        ..started(&words)
+    })
+}
+
+fn haproxy(place: &Place, splice: bool) -> Result<Program> {
+    let file = place.folder.join("haproxy.cfg");
+    fs::write(&file, haproxy_config(place, splice))?;
+    let file = file.display().to_string();
+    Ok(started(&["haproxy", "-db", "-f", &file]))
+}
+
+fn nginx(place: &Place) -> Result<Program> {
+    ensure!(
+        Path::new(STREAM_MODULE).is_file(),
+        "nginx has no module {STREAM_MODULE}; mend: packaging/setup.sh bench"
+    );
+    let path = |name: &str| place.folder.join(name).display().to_string();
+    let (file, log) = (path("nginx.conf"), path("error.log"));
+    fs::write(&file, nginx_config(place))?;
+    let prefix = place.folder.display().to_string();
+    Ok(started(&["nginx", "-p", &prefix, "-c", &file, "-e", &log]))
+}
+
+fn started(words: &[&str]) -> Program {
+    Program {
+        words: words.iter().map(ToString::to_string).collect(),
+        libraries: None,
+    }
+}
+
+impl Place {
+    /// Most connections, where to listen, the server: as a Pen is told them.
+    fn words(&self) -> (String, String, String) {
+        let most = CLIENTS_MAX.to_string();
+        (most, self.at.to_string(), self.server.to_string())
+    }
+}
+
+/// One thread. HAProxy sets TCP_NODELAY itself.
+fn haproxy_config(place: &Place, splice: bool) -> String {
+    let Place { at, server, .. } = place;
+    let splice = if splice {
+        "    option splice-request\n    option splice-response\n"
+    } else {
+        ""
+    };
+    format!(
+        "global\n    nbthread 1\n    maxconn {CLIENTS_MAX}\n    no strict-limits\n\
+         defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 60s\n    \
+         timeout server 60s\n{splice}\
+         listen bench\n    bind {at}\n    maxconn {CLIENTS_MAX}\n    balance roundrobin\n    \
+         server web {server}\n"
+    )
+}
+
+/// One worker. nginx sets TCP_NODELAY itself in this mode.
+fn nginx_config(place: &Place) -> String {
+    let Place { at, server, .. } = place;
+    let connections = 2 * CLIENTS_MAX;
+    format!(
+        "load_module {STREAM_MODULE};\n\
+         daemon off; worker_processes 1; user root; pid nginx.pid; error_log error.log crit;\n\
+         events {{ worker_connections {connections}; }}\n\
+         stream {{ access_log off; upstream web {{ server {server}; }}\n\
+         server {{ listen {at}; proxy_pass web; }} }}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_without_debians_part() {
+        let haproxy = "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/";
+        assert_eq!(version_in(haproxy, "version "), Some("2.6.12"));
+        assert_eq!(
+            version_in("nginx version: nginx/1.22.1\n", "nginx/"),
+            Some("1.22.1")
+        );
+        assert_eq!(version_in("nginx: not found", "nginx/"), None);
+    }
+
+    #[test]
+    fn only_the_forced_splice_is_asked_for() {
+        let place = Place {
+            folder: PathBuf::new(),
+            at: ([127, 0, 0, 1], 80).into(),
+            server: ([127, 0, 0, 1], 8000).into(),
+        };
+        assert!(!haproxy_config(&place, false).contains("splice"));
+        let forced = haproxy_config(&place, true);
+        assert!(forced.contains("option splice-request"), "{forced}");
+        assert!(forced.contains("option splice-response"), "{forced}");
+        assert!(forced.contains("bind 127.0.0.1:80\n"), "{forced}");
+    }
+}
