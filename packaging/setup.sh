@@ -34,6 +34,7 @@ test|procps|sysctl: settings of the kernels in the lab
 test|mount|a BPF file system of the lab's own
 test|iputils-ping|is a machine there
 test|nginx-light|the back ends' web server
+test|haproxy|a proxy that speaks the PROXY protocol, on both sides
 test|curl|the client's requests, one at a time
 test|apache2-utils|ab: the client's requests, many at once
 test|python3-minimal|single datagrams of given size and source port
@@ -132,8 +133,9 @@ install_quietly() {
         apt-get install -q -y --no-install-recommends --no-remove "$@"
         # Nor at the next boot, where a system starts what is merely installed.
         for package in "$@"; do
-            if [ $package = nginx-light ] && command -v systemctl >/dev/null; then
-                systemctl disable nginx >/dev/null 2>&1 || true
+            case $package in nginx-light | haproxy) ;; *) continue ;; esac
+            if command -v systemctl >/dev/null; then
+                systemctl disable ${package%-light} >/dev/null 2>&1 || true
             fi
         done
     ' setup "$@"

@@ -83,6 +83,8 @@ prop_compose! {
         source in proptest::option::of(address(0x0a03_0000)),
         client_acl in 0..ACLS_MAX as u8,
         (emergency, abuse) in (spare(), spare()),
+        proxies in proptest::collection::vec((address(0x0a04_0000), 0u8..=32), 0..3),
+        send_proxy in pick(SendProxy::ALL),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
         for (switch, on) in Balance::ALL.iter().zip(switches) {
@@ -92,8 +94,19 @@ prop_compose! {
             balance, timeout, idle_timeout, blacklist, tracking, clients_max, conn_max,
             pending_max, backlog, tcp_fastclose, keepalive, source, client_acl, emergency, abuse,
             paths: Vec::new(),
+            accept_proxy: accept_proxy(&proxies),
+            send_proxy,
         }
     }
+}
+
+fn accept_proxy(proxies: &[(IpAddr, u8)]) -> Acl {
+    let mut service = Service::new("");
+    for (address, prefix) in proxies {
+        let network = format!("{address}/{prefix}");
+        service.set("accept_proxy", &network).unwrap();
+    }
+    service.proxy.accept_proxy
 }
 
 prop_compose! {

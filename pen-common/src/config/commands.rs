@@ -145,12 +145,14 @@ const COMMANDS: &[(&str, Parse)] = &[
 
 /// Keys of a service in proxy mode that are commands, too: shown without a value, set with one.
 const OPTIONS: &[&str] = &[
+    "accept_proxy",
     "blacklist",
     "client_acl",
     "clients_max",
     "conn_max",
     "idle_timeout",
     "pending_max",
+    "send_proxy",
     "source",
     "tcp_fastclose",
     "timeout",

@@ -26,6 +26,9 @@ words! {
         NoServer = "no-server",
         /// The client's connection has ended already.
         Ended = "ended",
+        /// A client that must begin with a header of the PROXY protocol sent none, a wrong one, or
+        /// not in time.
+        BadProxyHeader = "bad-proxy-header",
     }
 }
 
@@ -43,6 +46,7 @@ impl Refused {
             Self::Stubborn => "the client may go to no other server than the first",
             Self::NoServer => "no server is left, and no emergency server",
             Self::Ended => "the client had left already",
+            Self::BadProxyHeader => "no right header of the PROXY protocol came in time",
         }
     }
 }
