@@ -58,10 +58,11 @@ vm-smoke:
 	$(SUDO) bench/vm/smoke.sh --nic virtio-net-spare
 	$(SUDO) bench/vm/smoke.sh --nic e1000
 
-## The parser under libFuzzer; needs `cargo install cargo-fuzz`. The variable lets a stable compiler
+## The parsers under libFuzzer; needs `cargo install cargo-fuzz`. The variable lets a stable compiler
 ## take the sanitizer's options.
 fuzz:
-	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run steer -- -max_total_time=120
+	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run steer -- -max_total_time=60
+	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run proxy_protocol -- -max_total_time=60
 
 clean:
 	$(CARGO) clean

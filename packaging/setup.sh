@@ -34,6 +34,7 @@ test|procps|sysctl: settings of the kernels in the lab
 test|mount|a BPF file system of the lab's own
 test|iputils-ping|is a machine there
 test|nginx-light|the back ends' web server
+test|haproxy|a proxy that speaks the PROXY protocol, on both sides
 test|curl|the client's requests, one at a time
 test|apache2-utils|ab: the client's requests, many at once
 test|python3|single datagrams of given size and source port; servers and clients that misbehave

@@ -20,6 +20,8 @@ pub mod hash;
 #[cfg(feature = "std")]
 pub mod maglev;
 pub mod packet;
+#[cfg(feature = "std")]
+pub mod proxy_protocol;
 pub mod rewrite;
 pub mod steer;
 pub mod tables;

@@ -240,6 +240,11 @@ fn commands_set_what_they_name() {
         ("keepalive", |p| p.keepalive),
         ("transparent", |p| p.transparent),
         ("tcp_fastclose down", |p| p.tcp_fastclose == FastClose::Down),
+        ("send_proxy v1", |p| p.send_proxy == SendProxy::V1),
+        ("accept_proxy 10.0.0.0/8", |p| {
+            let names = |client: [u8; 4]| p.accept_proxy.names(client.into());
+            names([10, 9, 8, 7]) && !names([11, 9, 8, 7])
+        }),
         ("source 127.0.0.1", |p| {
             p.source == Some(Ipv4Addr::LOCALHOST.into())
         }),
@@ -296,6 +301,15 @@ fn commands_that_are_refused() {
             "is none of off, up, down, both; did you mean `down`?",
         ),
         ("source web1", "source = \"web1\" is not an address"),
+        (
+            "accept_proxy web1",
+            "accept_proxy = \"web1\": \"web1\" is not an address",
+        ),
+        (
+            "accept_proxy 10.0.0.0/33",
+            "accept_proxy = \"10.0.0.0/33\": the length",
+        ),
+        ("send_proxy 1", "send_proxy = \"1\" is none of off, v1, v2"),
         ("source 0.0.0.0", "0.0.0.0 is no address of one machine"),
         ("source a b", "source takes one value without blanks"),
         ("keepalive 1", "keepalive takes no argument"),
@@ -350,6 +364,7 @@ fn what_a_service_shows() {
         ("tcp_fastclose", "off"),
         ("keepalive", "false"),
         ("source", ""),
+        ("send_proxy", "off"),
     ] {
         assert_eq!(service.shown(key), shown, "{key}");
     }

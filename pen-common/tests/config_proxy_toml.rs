@@ -158,6 +158,8 @@ fn keys_of_a_proxy_in_dsr() {
         "transparent = true",
         "emergency = \"web2:1\"",
         "abuse = \"web2:1\"",
+        "accept_proxy = \"10.0.0.0/8\"",
+        "send_proxy = \"v1\"",
     ] {
         let text = small.replacen("[[pool]]", &format!("{line}\n[[pool]]"), 1);
         let errors = toml(&text).expect_err(line).to_string();

@@ -85,6 +85,8 @@ prop_compose! {
         (emergency, abuse) in (spare(), spare()),
         (queue_timeout, client_conn_max) in (0..=TIMEOUT_MAX, 0..=CONN_MAX_MAX),
         (client_conn_rate, transparent) in (0..=CONN_MAX_MAX, any::<bool>()),
+        proxies in proptest::collection::vec((address(0x0a04_0000), 0u8..=32), 0..3),
+        send_proxy in pick(SendProxy::ALL),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
         for (switch, on) in Balance::ALL.iter().zip(switches) {
@@ -93,9 +95,21 @@ prop_compose! {
         ProxyOptions {
             balance, timeout, idle_timeout, blacklist, tracking, clients_max, conn_max,
             pending_max, backlog, tcp_fastclose, keepalive, source, client_acl, emergency, abuse,
-            queue_timeout, client_conn_max, client_conn_rate, transparent, paths: Vec::new(),
+            queue_timeout, client_conn_max, client_conn_rate, transparent,
+            paths: Vec::new(),
+            accept_proxy: accept_proxy(&proxies),
+            send_proxy,
         }
     }
+}
+
+fn accept_proxy(proxies: &[(IpAddr, u8)]) -> Acl {
+    let mut service = Service::new("");
+    for (address, prefix) in proxies {
+        let network = format!("{address}/{prefix}");
+        service.set("accept_proxy", &network).unwrap();
+    }
+    service.proxy.accept_proxy
 }
 
 prop_compose! {

@@ -130,6 +130,8 @@ source = "10.0.0.9"
 client_acl = 2
 emergency = "web1:8080"
 abuse = "/run/abuse"
+accept_proxy = ["10.1.2.3/8", "2001:db8::/32"]
+send_proxy = "v2"
 
 [[pool]]
 name = "proxy"
@@ -282,6 +284,10 @@ fn every_key_of_a_proxy(config: &Config) {
             host: "/run/abuse".to_owned(),
             ..Backend::new(Ipv4Addr::UNSPECIFIED.into())
         }),
+        accept_proxy: Acl {
+            lines: vec![line(true, "10.0.0.0", 8), line(true, "2001:db8::", 32)],
+        },
+        send_proxy: SendProxy::V2,
         paths: vec![PathBuf::from("/run/p.sock")],
     };
     assert_eq!(service.proxy, expected);

@@ -46,6 +46,11 @@ impl Acl {
         }
     }
 
+    /// Whether a line permits just this client: the answer is no where all pass for want of lines.
+    pub fn names(&self, client: IpAddr) -> bool {
+        !self.lines.is_empty() && self.permits(client)
+    }
+
     /// Whether a client may pass.
     pub fn permits(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
@@ -78,24 +83,40 @@ pub(crate) fn parse_acl_lines(words: &[&str]) -> Result<Vec<AclLine>, String> {
         ["deny", who @ ..] => (false, who),
         _ => return Err(wrong(usage.to_owned())),
     };
+    if let ["country", ..] = who {
+        let why = "lists by country aren't there: Pen has no table of countries; write networks";
+        return Err(wrong(why.to_owned()));
+    }
+    let lines = lines(permit, who).unwrap_or_else(|| Err(usage.to_owned()));
+    lines.map_err(wrong)
+}
+
+/// Parses networks by themselves, each as a line that permits it.
+///
+/// # Errors
+/// Why the text names none, and how to write it.
+pub(crate) fn parse_networks(text: &str) -> Result<Vec<AclLine>, String> {
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    lines(true, &words)
+        .unwrap_or_else(|| Err("write IP, IP/LENGTH, IP MASK or all: 10.0.0.0/8".to_owned()))
+}
+
+/// Lines about those who are named; `None` if these are not the words for anybody.
+fn lines(permit: bool, who: &[&str]) -> Option<Result<Vec<AclLine>, String>> {
     let networks = match who {
-        ["country", ..] => {
-            let why =
-                "lists by country aren't there: Pen has no table of countries; write networks";
-            return Err(wrong(why.to_owned()));
-        }
-        ["all"] => vec![
+        ["all"] => Ok(vec![
             (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
-        ],
-        [network] => vec![parse_network(network).map_err(wrong)?],
-        [address, mask] => vec![parse_masked(address, mask).map_err(wrong)?],
-        _ => return Err(wrong(usage.to_owned())),
+        ]),
+        [network] => parse_network(network).map(|network| vec![network]),
+        [address, mask] => parse_masked(address, mask).map(|network| vec![network]),
+        _ => return None,
     };
-    let lines = networks
-        .into_iter()
-        .map(|(network, prefix)| AclLine::new(permit, network, prefix));
-    Ok(lines.collect())
+    Some(networks.map(|networks| {
+        let networks = networks.into_iter();
+        let lines = networks.map(|(network, prefix)| AclLine::new(permit, network, prefix));
+        lines.collect()
+    }))
 }
 
 fn parse_network(text: &str) -> Result<(IpAddr, u8), String> {

@@ -150,6 +150,7 @@ const COMMANDS: &[(&str, Parse)] = &[
 
 /// Keys of a service in proxy mode that are commands, too: shown without a value, set with one.
 const OPTIONS: &[&str] = &[
+    "accept_proxy",
     "blacklist",
     "client_acl",
     "client_conn_max",
@@ -159,6 +160,7 @@ const OPTIONS: &[&str] = &[
     "idle_timeout",
     "pending_max",
     "queue_timeout",
+    "send_proxy",
     "source",
     "tcp_fastclose",
     "timeout",

@@ -30,7 +30,7 @@ pub use keys::documented;
 pub use pen_line::{PenFlag, PenLine};
 pub use proxy::{
     BACKLOG_MAX, Balance, CLIENTS_MAX_MAX, CONN_MAX_DEFAULT, CONN_MAX_MAX, FastClose,
-    PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, Switches, TIMEOUT_MAX,
+    PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, SendProxy, Switches, TIMEOUT_MAX,
 };
 use words::words;
 

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::Backend;
 use super::words::words;
+use super::{Acl, Backend};
 
 /// Connections of one service at the same time, if nothing is said.
 pub const CONN_MAX_DEFAULT: u32 = 10_000;
@@ -53,6 +53,18 @@ words! {
         Down = "down",
         /// Either.
         Both = "both",
+    }
+}
+
+words! {
+    /// What servers are told of their clients before the first byte of theirs.
+    SendProxy {
+        /// Nothing.
+        Off = "off",
+        /// A line of the PROXY protocol, version 1.
+        V1 = "v1",
+        /// A header of version 2, with a checksum.
+        V2 = "v2",
     }
 }
 
@@ -121,6 +133,11 @@ pub struct ProxyOptions {
     /// Whether connections to servers come from the client's own address, where both are of one
     /// family. The servers' answers must come back through this host.
     pub transparent: bool,
+    /// Networks whose clients are proxies and begin with a header of the PROXY protocol, each line
+    /// permitting one; without lines nobody does.
+    pub accept_proxy: Acl,
+    /// What servers are told of their clients.
+    pub send_proxy: SendProxy,
     /// Unix sockets to listen on, beside the service's VIPs.
     pub paths: Vec<PathBuf>,
 }
@@ -148,6 +165,8 @@ impl Default for ProxyOptions {
             client_conn_max: 0,
             client_conn_rate: 0,
             transparent: false,
+            accept_proxy: Acl::default(),
+            send_proxy: SendProxy::Off,
             paths: Vec::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use ::toml::Value;
 
+use super::acl::parse_networks;
 use super::address::{check_connectable, parse_listener, parse_place, parse_server};
 use super::given::Given;
 use super::keys::{Key, key, number, path, read_acl_number, text};
@@ -230,6 +231,24 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
             .map(|flag| s.proxy.transparent = flag),
         |s| Some(Value::Boolean(s.proxy.transparent))
     ),
+    Key {
+        name: "accept_proxy",
+        help: "one network or a list, as in access lists: their clients are proxies and begin with a \
+               header of the PROXY protocol (v1 or v2), from all others it is data",
+        read: read_accept_proxy,
+        write: write_accept_proxy,
+        list: true,
+        only: Some(Mode::Tcp),
+    },
+    key!(
+        Mode::Tcp,
+        "send_proxy",
+        "header of the PROXY protocol that servers are sent: off, v1 or v2",
+        |s, given| given
+            .word("send_proxy")
+            .map(|version| s.proxy.send_proxy = version),
+        |s| text(s.proxy.send_proxy)
+    ),
 ];
 
 impl Service {
@@ -317,6 +336,19 @@ fn read_spare(key: &str, given: Given<'_>) -> Result<Backend, String> {
     let mut backend = Backend::unsaid();
     server.fill(&mut backend);
     Ok(backend)
+}
+
+fn read_accept_proxy(service: &mut Service, given: Given<'_>) -> Result<(), String> {
+    let networks = parse_networks(given.text("accept_proxy")?);
+    let networks = networks.map_err(|why| format!("accept_proxy = {given}: {why}"))?;
+    service.proxy.accept_proxy.lines.extend(networks);
+    Ok(())
+}
+
+fn write_accept_proxy(service: &Service) -> Option<Value> {
+    let lines = service.proxy.accept_proxy.lines.iter();
+    let networks = lines.filter_map(|line| text(format!("{}/{}", line.network, line.prefix)));
+    Some(Value::Array(networks.collect()))
 }
 
 fn write_spare(backend: &Backend) -> Option<Value> {

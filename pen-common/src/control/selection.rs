@@ -32,6 +32,9 @@ words! {
         ClientRate = "client-rate",
         /// This host has no descriptor, port or address for the connection to a server.
         HostLacks = "host-lacks",
+        /// A client that must begin with a header of the PROXY protocol sent none, a wrong one, or
+        /// not in time.
+        BadProxyHeader = "bad-proxy-header",
     }
 }
 
@@ -52,6 +55,7 @@ impl Refused {
             Self::ClientConnections => "the client has as many connections as it may have",
             Self::ClientRate => "the client comes faster than it may",
             Self::HostLacks => "this host has no descriptor, port or address for the connection",
+            Self::BadProxyHeader => "no right header of the PROXY protocol came in time",
         }
     }
 }

@@ -12,6 +12,7 @@ mod connect;
 mod descriptors;
 mod direction;
 mod gate;
+mod header;
 mod listen;
 pub mod pipes;
 mod queue;

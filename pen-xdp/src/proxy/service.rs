@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pen_common::config::ProxyOptions;
+use pen_common::config::{Acl, ProxyOptions, SendProxy};
 
 use super::balance::{self, Attempt, Balancer, Client, Refused, Rules, ServerId, Target};
 use super::connect::From;
@@ -20,6 +20,9 @@ use crate::plane::coarse_ns;
 /// Bytes in one direction without a pause after which the kernel passes them on by itself. A page
 /// with its pictures does not pay for a pipe, a download does.
 const SPLICE_AFTER: u64 = 256 << 10;
+
+/// A proxy is given that long for its header even where servers must be quicker.
+const PATIENCE_MIN: Duration = Duration::from_secs(3);
 
 /// One service.
 #[derive(Debug)]
@@ -35,6 +38,9 @@ pub(super) struct Service {
     told_ms: AtomicU64,
     accepted: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
+    /// Whether there are clients at all that begin with a header of the PROXY protocol: where there
+    /// are none, nobody pays for the question.
+    has_proxies: AtomicBool,
     choice: Mutex<Choice>,
 }
 
@@ -46,6 +52,7 @@ pub(super) struct Choice {
     pub(super) emergency: Option<Arc<Point>>,
     pub(super) abuse: Option<Arc<Point>>,
     settings: Settings,
+    accept_proxy: Acl,
 }
 
 /// What a connection goes by from its beginning to its end.
@@ -57,6 +64,7 @@ pub(super) struct Settings {
     source: Option<IpAddr>,
     transparent: bool,
     pub(super) keepalive: bool,
+    pub(super) send_proxy: SendProxy,
     pub(super) relay: relay::Options,
 }
 
@@ -102,6 +110,7 @@ impl Service {
             emergency: None,
             abuse: None,
             settings: settings(&route.options),
+            accept_proxy: route.options.accept_proxy.clone(),
         };
         choice.follow(route);
         Self {
@@ -112,6 +121,7 @@ impl Service {
             told_ms: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             refused: [const { AtomicU64::new(0) }; Refused::ALL.len()],
+            has_proxies: AtomicBool::new(has_proxies(route)),
             choice: Mutex::new(choice),
         }
     }
@@ -123,6 +133,9 @@ impl Service {
         let mut choice = self.choice();
         choice.balancer.update(rules(route), servers(route));
         choice.settings = settings(&route.options);
+        choice.accept_proxy.clone_from(&route.options.accept_proxy);
+        self.has_proxies
+            .store(has_proxies(route), Ordering::Relaxed);
         choice.follow(route);
         drop(choice);
         self.queue.room();
@@ -137,6 +150,23 @@ impl Service {
         }
         drop(choice);
         self.queue.room();
+    }
+
+    /// Whether whoever is at this address is a proxy, which begins with a header of the PROXY
+    /// protocol, and how long that may take: as long as a connection to a server.
+    pub(super) fn expects_header(&self, peer: IpAddr) -> Option<Duration> {
+        if !self.has_proxies.load(Ordering::Relaxed) {
+            return None;
+        }
+        let choice = self.choice();
+        let patience = choice.settings.timeout.max(PATIENCE_MIN);
+        choice.accept_proxy.names(peer).then_some(patience)
+    }
+
+    /// Counts a client that came and was not let in for this reason.
+    pub(super) fn turn_away(&self, why: Refused) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.count(why);
     }
 
     /// Lets a client in.
@@ -292,6 +322,10 @@ fn explained(why: Refused, attempt: &Attempt) -> Refused {
     }
 }
 
+fn has_proxies(route: &Route) -> bool {
+    !route.options.accept_proxy.lines.is_empty()
+}
+
 fn rules(route: &Route) -> Rules {
     let options = &route.options;
     let ms = |seconds: u32| u64::from(seconds) * 1000;
@@ -331,6 +365,7 @@ fn settings(options: &ProxyOptions) -> Settings {
         source: options.source,
         transparent: options.transparent,
         keepalive: options.keepalive,
+        send_proxy: options.send_proxy,
         relay: relay::Options {
             idle: (idle > 0).then(|| Duration::from_secs(idle)),
             fast_close: options.tcp_fastclose,

@@ -4,12 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use pen_common::config::SendProxy;
+use pen_common::proxy_protocol::Header;
 use tokio::time::{Instant, sleep};
 
 use super::accept::{EXHAUSTED_PAUSE, is_exhaustion};
 use super::balance::{Client, Refused};
 use super::connect::{How, connect, is_ours};
 use super::gate::Pass;
+use super::header::{ends, receive, send, written};
 use super::relay::relay;
 use super::routes::Place;
 use super::service::{Point, Service, Visit};
@@ -42,19 +45,38 @@ pub(super) async fn serve(
     visitor: Visitor,
     mut places: Places,
 ) {
+    let Some((address, said)) = introduced(&service, &client, &visitor).await else {
+        return;
+    };
     let who = Client {
-        address: visitor.address.map(|address| address.ip()),
-        port: visitor.address.map_or(0, |address| address.port()),
+        address: address.map(|address| address.ip()),
+        port: address.map_or(0, |address| address.port()),
     };
     let Ok(mut visit) = service.admit(who) else {
         return;
     };
-    let reached = reach(&service, &mut visit, visitor, &mut places).await;
+    let how = How {
+        timeout: visit.settings.timeout,
+        from: visit.settings.from(who.address),
+        port: visitor.port,
+        keepalive: visit.settings.keepalive,
+    };
+    let reached = reach(&service, &mut visit, how, &mut places).await;
     drop(places.pending.take());
     let (server, point) = match reached {
         Ok(reached) => reached,
         Err(why) => return service.count(why),
     };
+    let version = visit.settings.send_proxy;
+    if version != SendProxy::Off {
+        let both = ends(&client, visitor.address, said.as_ref());
+        let header = written(version, both, said).unwrap_or_default();
+        if let Err(error) = send(&server, &header, visit.settings.timeout).await {
+            let (service, name) = (&service.name, &point.name);
+            tracing::debug!("service {service}: server {name} took no PROXY header: {error}");
+            return;
+        }
+    }
     let end = relay(&client, &server, &visit.settings.relay, &point.counts).await;
     tracing::trace!(
         "service {}: {visitor:?} at {}: {end:?}",
@@ -63,22 +85,42 @@ pub(super) async fn serve(
     );
 }
 
+/// Who the client is: whoever came, or whom a proxy names, and what else that says; `None` if a
+/// proxy doesn't.
+async fn introduced(
+    service: &Service,
+    client: &Stream,
+    visitor: &Visitor,
+) -> Option<(Option<SocketAddr>, Option<Header>)> {
+    let Some(peer) = visitor.address else {
+        return Some((None, None));
+    };
+    let Some(patience) = service.expects_header(peer.ip()) else {
+        return Some((Some(peer), None));
+    };
+    match receive(client, patience).await {
+        Ok(header) => {
+            let source = header.addresses.map_or(peer, |both| both.source());
+            let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+            Some((Some(source), Some(header)))
+        }
+        Err(missing) => {
+            service.turn_away(Refused::BadProxyHeader);
+            let service = &service.name;
+            tracing::debug!("service {service}: no PROXY header from {peer}: {missing}");
+            None
+        }
+    }
+}
+
 /// A connection to the first server that can be reached.
 async fn reach(
     service: &Service,
     visit: &mut Visit,
-    visitor: Visitor,
+    how: How,
     places: &mut Places,
 ) -> Result<(Stream, Arc<Point>), Refused> {
     let end = Instant::now() + visit.settings.queue;
-    let how = How {
-        timeout: visit.settings.timeout,
-        from: visit
-            .settings
-            .from(visitor.address.map(|address| address.ip())),
-        port: visitor.port,
-        keepalive: visit.settings.keepalive,
-    };
     loop {
         let point = choose(service, visit, end, places).await?;
         match connect_patiently(&point.place, how).await {

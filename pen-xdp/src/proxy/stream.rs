@@ -4,11 +4,12 @@ use std::{
     fmt,
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::PathBuf,
     task::{Context, Poll},
 };
 
+use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 use tokio::{
     io::{Interest, Ready},
@@ -62,6 +63,14 @@ impl Stream {
         either!(self, stream => stream.readable().await)
     }
 
+    /// Waits until the socket is ready for something of this kind, and says for what.
+    ///
+    /// # Errors
+    /// As [`Stream::readable`].
+    pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        either!(self, stream => stream.ready(interest).await)
+    }
+
     /// Waits until something can be written, or writing would fail.
     ///
     /// # Errors
@@ -91,7 +100,7 @@ impl Stream {
     /// # Errors
     /// The runtime is about to end.
     pub async fn broken(&self) -> io::Result<Ready> {
-        either!(self, stream => stream.ready(Interest::ERROR).await)
+        self.ready(Interest::ERROR).await
     }
 
     /// The error that the kernel keeps for the connection; it is told once.
@@ -118,6 +127,15 @@ impl Stream {
             whole(got, all)
         });
         if got > 0 { Ok(got) } else { tried.map(|()| 0) }
+    }
+
+    /// Looks at what is there, and leaves it there; a bare call of the kernel, for
+    /// [`Stream::try_io`].
+    ///
+    /// # Errors
+    /// As [`Stream::try_read`].
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(self.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK)?)
     }
 
     /// Writes what the kernel takes; after less than all, the next try is answered `WouldBlock`

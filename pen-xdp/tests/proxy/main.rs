@@ -14,6 +14,7 @@ mod both;
 mod crowd;
 mod failover;
 mod live;
+mod proxy_protocol;
 mod python;
 mod refuse;
 mod rig;

@@ -27,6 +27,13 @@ impl<'a> Check<'a> {
                 self.wrong(Item::Acl(number), "lines", why);
             }
         }
+        for (index, service) in config.services.iter().enumerate() {
+            let lines = service.proxy.accept_proxy.lines.iter();
+            for line in lines.filter(|line| !line.is_sound() || !line.permit) {
+                let why = format!("accept_proxy: `{line}` permits no network");
+                self.wrong(Item::Service(index), "accept_proxy", why);
+            }
+        }
     }
 
     /// Keys of the other mode are faults; those of this one have values that could be written.

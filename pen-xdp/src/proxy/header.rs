@@ -1,0 +1,256 @@
+//! The PROXY protocol on connections: the header that a client begins with, and the one that a
+//! server is sent before the client's first byte.
+//!
+//! A header is looked at until it is whole, and only then taken from the stream, all of it and no
+//! more: what follows is the client's, and goes the way of all its bytes.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pen_common::config::SendProxy;
+use pen_common::proxy_protocol::{
+    Addresses, HEADER_MAX, Header, ParseError, Parsed, parse, tlv, write_v1, write_v2,
+};
+use tokio::io::Interest;
+use tokio::time::timeout;
+
+use super::stream::{Address, Stream};
+
+/// Why there is no header.
+#[derive(Debug)]
+pub(super) enum Missing {
+    /// It is wrong.
+    Wrong(ParseError),
+    /// It had not come in time.
+    Late,
+    /// The stream ended before it was whole.
+    Ended,
+    /// The connection broke.
+    Broken(io::Error),
+}
+
+/// Takes the header that a client begins with, if it comes within `limit`.
+///
+/// # Errors
+/// There is none; then nothing was taken.
+pub(super) async fn receive(client: &Stream, limit: Duration) -> Result<Header, Missing> {
+    let whole = timeout(limit, async {
+        loop {
+            // Asked before the look: an end that was known by then is behind all that is seen.
+            let ready = client.ready(Interest::READABLE).await?;
+            match look(client)? {
+                Some(found) => return Ok(found),
+                None if ready.is_read_closed() => return Err(Missing::Ended),
+                None => {}
+            }
+        }
+    });
+    let (used, header) = whole.await.unwrap_or(Err(Missing::Late))?;
+    take(client, used)?;
+    Ok(header)
+}
+
+/// What a server is sent about a client: who it is and where it went to, and what its own proxy
+/// said beside that.
+pub(super) fn written(
+    version: SendProxy,
+    addresses: Option<Addresses>,
+    said: Option<Header>,
+) -> Option<Vec<u8>> {
+    let tlvs = said.map(|header| header.tlvs).unwrap_or_default();
+    let mut header = Header {
+        local: addresses.is_none(),
+        addresses,
+        checksum: true,
+        tlvs: tlvs.into_iter().filter(|t| t.kind != tlv::NOOP).collect(),
+    };
+    match version {
+        SendProxy::Off => None,
+        SendProxy::V1 => Some(write_v1(header.addresses.as_ref())),
+        SendProxy::V2 => write_v2(&header).or_else(|| {
+            // With the checksum it may be longer than the one that came.
+            header.checksum = false;
+            write_v2(&header)
+        }),
+    }
+}
+
+/// Both ends of a client's connection, as its own proxy has them or else as they are here.
+pub(super) fn ends(
+    client: &Stream,
+    peer: Option<SocketAddr>,
+    said: Option<&Header>,
+) -> Option<Addresses> {
+    said.and_then(|header| header.addresses).or_else(|| {
+        let Ok(Address::Ip(local)) = client.local() else {
+            return None;
+        };
+        let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+        Addresses::new(peer?, local)
+    })
+}
+
+/// Sends a header; it may take as long as a connection may.
+///
+/// # Errors
+/// What broke the connection, or that it took too long.
+pub(super) async fn send(server: &Stream, header: &[u8], limit: Duration) -> io::Result<()> {
+    let sent = timeout(limit, async {
+        let mut rest = header;
+        while !rest.is_empty() {
+            server.writable().await?;
+            match server.try_write(rest) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    });
+    sent.await
+        .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
+
+/// Looks for a whole header. Where there is only a part of one, the socket counts as read, so that
+/// the next wait is for more.
+fn look(client: &Stream) -> Result<Option<(usize, Header)>, Missing> {
+    let mut wrong = None;
+    let seen = client.try_io(Interest::READABLE, || {
+        let mut buffer = [0; HEADER_MAX];
+        let got = client.peek(&mut buffer)?;
+        match parse(&buffer[..got]) {
+            Ok(Parsed::Complete { used, header }) => Ok(Some((used, header))),
+            Ok(Parsed::Partial { .. }) => Err(ErrorKind::WouldBlock.into()),
+            Err(why) => {
+                wrong = Some(why);
+                Ok(None)
+            }
+        }
+    });
+    match (seen, wrong) {
+        (_, Some(why)) => Err(Missing::Wrong(why)),
+        (Err(error), None) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        (seen, None) => Ok(seen?),
+    }
+}
+
+/// Takes so many bytes, which are there.
+fn take(client: &Stream, mut count: usize) -> Result<(), Missing> {
+    let mut buffer = [0; HEADER_MAX];
+    while count > 0 {
+        match client.try_read(&mut buffer[..count])? {
+            0 => return Err(Missing::Ended),
+            got => count -= got,
+        }
+    }
+    Ok(())
+}
+
+impl From<io::Error> for Missing {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wrong(why) => why.fmt(f),
+            Self::Late => f.write_str("it did not come in time"),
+            Self::Ended => f.write_str("the stream ended before it was whole"),
+            Self::Broken(error) => error.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+    use pen_common::proxy_protocol::Tlv;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    const LINE: &[u8] = b"PROXY TCP4 10.1.2.3 192.0.2.80 56324 443\r\n";
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(200);
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_header_stays() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let near = Stream::from(near);
+        far.write_all(&[LINE, b"GET /"].concat()).await.unwrap();
+        let header = receive(&near, LONG).await.unwrap();
+        assert_eq!(header.addresses.unwrap().source(), at("10.1.2.3:56324"));
+        let mut rest = [0; 9];
+        assert_eq!(near.try_read(&mut rest).unwrap(), 5);
+        assert_eq!(&rest[..5], b"GET /");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_header() {
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.0\r\n"[..], "bad-signature"),
+            (&b"PROXY TCP4\r\n"[..], "bad-line"),
+            (&LINE[..20], "it did not come in time"),
+            (b"", "it did not come in time"),
+        ] {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            far.write_all(bytes).await.unwrap();
+            let missing = receive(&near.into(), SHORT).await.unwrap_err();
+            assert_eq!(missing.to_string(), expected);
+        }
+    }
+
+    /// It must not be asked again and again whether the stream that has ended has more.
+    #[tokio::test]
+    async fn a_header_that_is_cut_off_is_none() {
+        for bytes in [&LINE[..20], b""] {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            far.write_all(bytes).await.unwrap();
+            drop(far);
+            let missing = receive(&near.into(), LONG).await.unwrap_err();
+            assert!(matches!(missing, Missing::Ended), "{missing}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_told_what_the_proxy_said() {
+        let client = Stream::from(UnixStream::pair().unwrap().0);
+        assert_eq!(ends(&client, None, None), None);
+        let said = Header {
+            addresses: Addresses::new(at("10.1.2.3:1"), at("192.0.2.80:2")),
+            tlvs: [tlv::NOOP, tlv::UNIQUE_ID]
+                .map(|kind| Tlv {
+                    kind,
+                    value: vec![7],
+                })
+                .to_vec(),
+            ..Header::default()
+        };
+        let both = ends(&client, None, Some(&said));
+        assert_eq!(both, said.addresses);
+        assert_eq!(written(SendProxy::Off, both, None), None);
+        let line = written(SendProxy::V1, both, None).unwrap();
+        assert_eq!(line, b"PROXY TCP4 10.1.2.3 192.0.2.80 1 2\r\n");
+        let bytes = written(SendProxy::V2, both, Some(said.clone())).unwrap();
+        let Ok(Parsed::Complete { header, .. }) = parse(&bytes) else {
+            panic!("{bytes:?}")
+        };
+        assert_eq!(header.addresses, said.addresses);
+        assert_eq!(
+            (header.checksum, header.tlvs),
+            (true, said.tlvs[1..].to_vec())
+        );
+        let unknown = written(SendProxy::V1, None, None).unwrap();
+        assert_eq!(unknown, b"PROXY UNKNOWN\r\n");
+    }
+}
