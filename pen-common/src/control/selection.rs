@@ -26,6 +26,8 @@ words! {
         NoServer = "no-server",
         /// The client's connection has ended already.
         Ended = "ended",
+        /// A UDP datagram for which a socket, or this host, had no room.
+        Dropped = "datagram-dropped",
     }
 }
 
@@ -43,6 +45,7 @@ impl Refused {
             Self::Stubborn => "the client may go to no other server than the first",
             Self::NoServer => "no server is left, and no emergency server",
             Self::Ended => "the client had left already",
+            Self::Dropped => "a datagram for which a socket or this host had no room",
         }
     }
 }

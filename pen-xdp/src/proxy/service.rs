@@ -146,8 +146,18 @@ impl Service {
         self.refused[why as usize].load(Ordering::Relaxed)
     }
 
-    fn count(&self, why: Refused) {
-        self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    /// Once more for this reason.
+    pub(super) fn count(&self, why: Refused) {
+        self.count_many(why, 1);
+    }
+
+    pub(super) fn count_many(&self, why: Refused, times: u64) {
+        self.refused[why as usize].fetch_add(times, Ordering::Relaxed);
+    }
+
+    /// Without a byte for so long a client's time is over; `None` if that was not said.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.choice().settings.relay.idle
     }
 }
 

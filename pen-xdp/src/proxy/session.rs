@@ -103,7 +103,8 @@ async fn connect_patiently(place: &Place, how: How) -> io::Result<Stream> {
     }
 }
 
-fn missed(service: &Service, point: &Point, error: &io::Error) {
+/// Tells whoever looks for it that a server was not reached.
+pub(super) fn missed(service: &Service, point: &Point, error: &io::Error) {
     let (service, name, place) = (&service.name, &point.name, &point.place);
     tracing::debug!("service {service}: no connection to server {name} ({place}): {error}");
 }

@@ -18,3 +18,4 @@ mod python;
 mod refuse;
 mod rig;
 mod stream;
+mod udp;
