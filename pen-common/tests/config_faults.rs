@@ -171,7 +171,7 @@ fn faults_of_services() {
         ),
         (
             service("mode = \"http\""),
-            "pen.toml:6: service \"web\": mode = \"http\" isn't there yet: \"dsr\" and \"tcp\" are",
+            "pen.toml:6: service \"web\": mode = \"http\" isn't there yet: \"dsr\", \"tcp\" and \"udp\"",
         ),
         (
             service("vlan = 4095"),

@@ -122,7 +122,10 @@ fn where_a_proxy_cannot_listen() {
         ("10.0.0.1:", "port = \"\" is not a number"),
         ("70000", "port = 70000 is out of range"),
         ("www:80", "\"www\" is not an address"),
-        ("80/udp", "a proxy for UDP isn't there yet"),
+        (
+            "80/udp",
+            "/udp takes a service of its own with mode = \"udp\"",
+        ),
         ("224.0.0.1:80", "224.0.0.1 is no address of one machine"),
         ("[::ffff:10.0.0.1]:80", "is an IPv4 address: write 10.0.0.1"),
         ("2001:db8::1", "an IPv6 address is written in brackets"),

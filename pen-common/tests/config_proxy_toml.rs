@@ -83,7 +83,7 @@ fn faults_in_toml() {
         ),
         (
             SMALL.replace("\"80\"", "\"80/udp\""),
-            ":4: service \"web\": listen \"80/udp\": a proxy for UDP",
+            ":4: service \"web\": listen \"80/udp\": /udp takes",
         ),
         (
             SMALL.replace("\"80\"", "[\"/run/a\", \"/run/a\"]"),
@@ -197,7 +197,7 @@ fn a_made_configuration_is_checked() {
         ),
         (
             |c| c.services[0].listeners[0].protocol = Protocol::Udp,
-            "a proxy for UDP",
+            "/udp takes a service of its own",
         ),
         (
             |c| c.services[0].hash = HashBy::Source,

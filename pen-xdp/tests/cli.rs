@@ -274,7 +274,10 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
             "-e web9 80 10.0.0.11",
             "emergency server: host name \"web9\" does not resolve",
         ),
-        ("-U 80 10.0.0.11", "-U: a proxy for UDP isn't there yet"),
+        (
+            "-U /run/sock 10.0.0.11",
+            "listen \"/run/sock\": a UDP proxy has no Unix sockets",
+        ),
     ] {
         let mut words: Vec<&str> = words.split(' ').collect();
         if words.len() < 3 {

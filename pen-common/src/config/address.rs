@@ -10,6 +10,10 @@ use super::{Backend, Listener, Protocol, Service};
 /// Longest path of a Unix socket in bytes (Linux: 108 with its closing zero).
 const SOCKET_PATH_MAX: usize = 107;
 
+/// Why a UDP proxy refuses a path.
+pub(crate) const NO_UNIX_DATAGRAMS: &str =
+    "a UDP proxy has no Unix sockets: write ADDRESS:PORT, or use mode = \"tcp\"";
+
 /// Names of ports that may stand for them (IANA): those that people balance.
 const PORT_NAMES: &[(&str, u16)] = &[
     ("domain", 53),
@@ -157,23 +161,25 @@ pub fn parse_listener(text: &str, protocol: Protocol) -> Result<Listener, String
 }
 
 /// Parses where a proxy listens: `port` (on all addresses), `address:port` with IPv6 in brackets
-/// or, as Pen took it, with the last colon before the port; or `/path` of a Unix socket.
+/// or, as Pen took it, with the last colon before the port; or `/path` of a Unix socket. What is
+/// written after the port (`/tcp`, `/udp`) must be the `protocol` of the proxy.
 ///
 /// # Errors
 /// A sentence that names the text and how to write it.
-pub fn parse_place(text: &str) -> Result<ListenAt, String> {
+pub fn parse_place(text: &str, protocol: Protocol) -> Result<ListenAt, String> {
     let wrong = |why: String| format!("listen {text:?}: {why}");
     if text.starts_with(['/', '.']) {
+        if protocol == Protocol::Udp {
+            return Err(wrong(NO_UNIX_DATAGRAMS.to_owned()));
+        }
         check_path(text).map_err(wrong)?;
         return Ok(ListenAt::Path(PathBuf::from(text)));
     }
-    let (place, protocol) = match text.rsplit_once('/') {
+    let (place, said) = match text.rsplit_once('/') {
         Some((place, word)) => (place, word.parse::<Protocol>().map_err(wrong)?),
-        None => (text, Protocol::Tcp),
+        None => (text, protocol),
     };
-    if protocol == Protocol::Udp {
-        return Err(wrong("a proxy for UDP isn't there yet".to_owned()));
-    }
+    check_protocol(said, protocol).map_err(wrong)?;
     let (address, port) = split_place(place).map_err(wrong)?;
     if port == 0 {
         return Err(wrong(
@@ -186,6 +192,16 @@ pub fn parse_place(text: &str) -> Result<ListenAt, String> {
         port,
         protocol,
     }))
+}
+
+/// Whether a proxy for `wanted` can listen for `said`.
+pub(crate) fn check_protocol(said: Protocol, wanted: Protocol) -> Result<(), String> {
+    match said == wanted {
+        true => Ok(()),
+        false => Err(format!(
+            "/{said} takes a service of its own with mode = \"{said}\": this proxy is for {wanted}"
+        )),
+    }
 }
 
 /// Address and port of a listener; a port alone is on all addresses of both families.

@@ -196,7 +196,7 @@ impl<'a> Check<'a> {
             if service.listeners.is_empty() && service.proxy.paths.is_empty() {
                 let why = match service.mode {
                     Mode::Dsr => "it has no VIP: give listen = \"ADDRESS:PORT\"",
-                    Mode::Tcp => "it listens nowhere: give listen = \"PORT\"",
+                    Mode::Tcp | Mode::Udp => "it listens nowhere: give listen = \"PORT\"",
                 };
                 self.wrong(item, "listen", why);
             }
@@ -219,7 +219,8 @@ impl<'a> Check<'a> {
             let item = Item::Service(index);
             for listener in &service.listeners {
                 match (service.mode, check_unicast(listener.address)) {
-                    (Mode::Tcp, _) => self.proxy_listener(item, *listener),
+                    (Mode::Tcp, _) => self.proxy_listener(item, *listener, Protocol::Tcp),
+                    (Mode::Udp, _) => self.proxy_listener(item, *listener, Protocol::Udp),
                     (Mode::Dsr, Ok(())) => {}
                     (Mode::Dsr, Err(why)) => {
                         self.wrong(item, "listen", format!("VIP {listener}: {why}"));
@@ -372,7 +373,7 @@ impl<'a> Check<'a> {
             else {
                 continue;
             };
-            if service.mode == Mode::Tcp {
+            if service.mode != Mode::Dsr {
                 self.proxy_ports(index, service, pool);
                 continue;
             }

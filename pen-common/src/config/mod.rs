@@ -30,7 +30,7 @@ pub use keys::documented;
 pub use pen_line::{PenFlag, PenLine};
 pub use proxy::{
     BACKLOG_MAX, Balance, CLIENTS_MAX_MAX, CONN_MAX_DEFAULT, CONN_MAX_MAX, FastClose,
-    PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, SendProxy, Switches, TIMEOUT_MAX,
+    PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, SendProxy, Switches, TIMEOUT_MAX, UDP_IDLE_DEFAULT,
 };
 use words::words;
 
@@ -136,6 +136,8 @@ words! {
         Dsr = "dsr",
         /// Proxy: bytes of TCP connections are passed on.
         Tcp = "tcp",
+        /// Proxy: UDP datagrams are passed on, all of a flow to one server.
+        Udp = "udp",
     }
 }
 
@@ -333,7 +335,7 @@ impl Service {
     /// Pen's switches as `mode` shows them. In DSR only `roundrobin` means anything.
     pub fn switches(&self) -> Switches {
         match self.mode {
-            Mode::Tcp => self.proxy.balance,
+            Mode::Tcp | Mode::Udp => self.proxy.balance,
             Mode::Dsr => {
                 let mut switches = Switches::default();
                 switches.set(Balance::RoundRobin, self.hash == HashBy::Flow);

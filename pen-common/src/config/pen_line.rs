@@ -1,6 +1,6 @@
 //! Pen's own form: `pen [options] [VIP:]port server ...`, `-O` commands and the `-F` file.
 //!
-//! With an interface (`dsr_if`) that is a DSR service, without one a TCP proxy. The interface may be
+//! With an interface (`dsr_if`) that is a DSR service, without one a proxy. The interface may be
 //! named in the last line of the file, so what depends on it is kept until all has been read.
 
 use std::collections::HashMap;
@@ -296,13 +296,16 @@ impl Reader<'_> {
         let mut places = Places::default();
         let mut service = Service::new(SERVICE_DEFAULT);
         if self.config.interface.is_empty() {
-            service.mode = Mode::Tcp;
+            service.mode = match self.protocol {
+                Protocol::Tcp => Mode::Tcp,
+                Protocol::Udp => Mode::Udp,
+            };
         }
         self.finish_listen(&mut service, &mut places);
         let mut pool = self.finish_pool(&mut places);
         match service.mode {
             Mode::Dsr => self.finish_dsr(&mut service),
-            Mode::Tcp => {
+            Mode::Tcp | Mode::Udp => {
                 self.finish_proxy(&mut service);
                 name_apart(
                     &mut pool.backends,
@@ -333,10 +336,9 @@ impl Reader<'_> {
             (Mode::Dsr, protocol) => {
                 parse_listener(&text, protocol).map(|vip| service.listeners.push(vip))
             }
-            (Mode::Tcp, Protocol::Tcp) => parse_place(&text).map(|at| at.join(service)),
-            (Mode::Tcp, Protocol::Udp) => Err(format!(
-                "-U: a proxy for UDP isn't there yet, for {text:?} give -O \"dsr_if IF\" (DSR)"
-            )),
+            (Mode::Tcp | Mode::Udp, protocol) => {
+                parse_place(&text, protocol).map(|at| at.join(service))
+            }
         };
         if let Err(why) = taken {
             self.fault(place.as_ref(), why);
@@ -426,6 +428,13 @@ impl Reader<'_> {
     fn finish_proxy(&mut self, service: &mut Service) {
         for (place, late) in std::mem::take(&mut self.late) {
             let taken = match late {
+                Late::Flag(PenFlag { key, .. }) | Late::Option { key, .. }
+                    if !service.mode.knows(key, Some(Mode::Tcp)) =>
+                {
+                    let why = format!("{place} has no effect: `{key}` speaks of connections");
+                    self.notes.push(why);
+                    Ok(())
+                }
                 Late::Flag(PenFlag { key, value, .. }) | Late::Option { key, value } => {
                     service.set(key, &value)
                 }

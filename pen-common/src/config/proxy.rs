@@ -8,6 +8,9 @@ use super::{Acl, Backend};
 
 /// Connections of one service at the same time, if nothing is said.
 pub const CONN_MAX_DEFAULT: u32 = 10_000;
+/// Seconds without a datagram in either direction after which a UDP flow ends, if nothing is said:
+/// nothing else ever ends it.
+pub const UDP_IDLE_DEFAULT: u32 = 60;
 
 /// Longest time that a connection to a server may take, in seconds.
 pub const TIMEOUT_MAX: u32 = 3600;
@@ -98,7 +101,8 @@ pub struct ProxyOptions {
     pub balance: Switches,
     /// Seconds that a connection to a server may take (`-t`); at least 1.
     pub timeout: u32,
-    /// Seconds without a byte in either direction after which a connection is closed; 0 is never.
+    /// Seconds without a byte in either direction after which a connection is closed; 0 is never,
+    /// and for flows of UDP [`UDP_IDLE_DEFAULT`].
     pub idle_timeout: u32,
     /// Seconds that a server gets no clients after a failed connection (`-b`).
     pub blacklist: u32,

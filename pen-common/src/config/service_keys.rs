@@ -14,6 +14,23 @@ use super::{
     Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, VLAN_MAX,
 };
 
+/// Keys of proxies that speak of connections: datagrams have none.
+const OF_CONNECTIONS: &[&str] = &[
+    "timeout",
+    "pending_max",
+    "backlog",
+    "tcp_fastclose",
+    "keepalive",
+];
+
+impl Mode {
+    /// Whether a key with this value of [`Key::only`] means something in this mode.
+    pub(crate) fn knows(self, key: &str, only: Option<Self>) -> bool {
+        let of_proxies = only == Some(Self::Tcp) && !OF_CONNECTIONS.contains(&key);
+        only.is_none_or(|only| only == self) || (self == Self::Udp && of_proxies)
+    }
+}
+
 /// Keys of a `[[service]]`. Those of one mode only are faults in another.
 pub(crate) const SERVICE: &[Key<Service>] = &[
     key!(
@@ -33,7 +50,7 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
     },
     key!(
         "mode",
-        "how it is served: dsr or tcp (a proxy); udp and http aren't there yet",
+        "how it is served: dsr, tcp or udp (proxies); http isn't there yet",
         |s, given| read_mode(given).map(|mode| s.mode = mode),
         |s| text(s.mode)
     ),
@@ -81,7 +98,7 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
     key!(
         Mode::Tcp,
         "idle_timeout",
-        "seconds without a byte after which a connection is closed; 0 is never",
+        "seconds without a byte after which a connection is closed; 0 is never, in mode udp 60",
         |s, given| within(
             "idle_timeout",
             given,
@@ -294,7 +311,8 @@ fn read_listen(service: &mut Service, given: Given<'_>) -> Result<(), String> {
     let text = given.text("listen")?;
     match service.mode {
         Mode::Dsr => service.listeners.push(parse_listener(text, Protocol::Tcp)?),
-        Mode::Tcp => parse_place(text)?.join(service),
+        Mode::Tcp => parse_place(text, Protocol::Tcp)?.join(service),
+        Mode::Udp => parse_place(text, Protocol::Udp)?.join(service),
     }
     Ok(())
 }
@@ -314,8 +332,8 @@ fn write_balance(service: &Service) -> Option<Value> {
 
 fn read_mode(given: Given<'_>) -> Result<Mode, String> {
     match given {
-        Given::Text("udp" | "http") => Err(format!(
-            "mode = {given} isn't there yet: \"dsr\" and \"tcp\" are"
+        Given::Text("http") => Err(format!(
+            "mode = {given} isn't there yet: \"dsr\", \"tcp\" and \"udp\" are"
         )),
         Given::Text(_) | Given::Word(_) | Given::Whole(_) | Given::Flag(_) => given.word("mode"),
     }

@@ -35,6 +35,8 @@ words! {
         /// A client that must begin with a header of the PROXY protocol sent none, a wrong one, or
         /// not in time.
         BadProxyHeader = "bad-proxy-header",
+        /// A UDP datagram for which a socket, or this host, had no room.
+        Dropped = "datagram-dropped",
     }
 }
 
@@ -56,6 +58,7 @@ impl Refused {
             Self::ClientRate => "the client comes faster than it may",
             Self::HostLacks => "this host has no descriptor, port or address for the connection",
             Self::BadProxyHeader => "no right header of the PROXY protocol came in time",
+            Self::Dropped => "a datagram for which a socket or this host had no room",
         }
     }
 }

@@ -301,7 +301,7 @@ impl State {
             let before = (service.hash, service.proxy.balance);
             match service.mode {
                 Mode::Dsr => service.hash = if on { HashBy::Flow } else { HashBy::Source },
-                Mode::Tcp => service.proxy.balance.set(switch, on),
+                Mode::Tcp | Mode::Udp => service.proxy.balance.set(switch, on),
             }
             (found, changed) = (
                 true,

@@ -79,6 +79,16 @@ impl Gate {
         }
     }
 
+    /// Takes a place if there is room and nobody waits for it.
+    pub(super) fn try_enter(self: &Arc<Self>) -> Option<Pass> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        self.inside.fetch_add(1, Ordering::Relaxed);
+        Some(Pass {
+            gate: Arc::clone(self),
+            permit: Some(permit),
+        })
+    }
+
     fn width(&self) -> std::sync::MutexGuard<'_, Width> {
         self.width.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,6 +132,17 @@ mod tests {
         drop(first);
         timeout(SOON, waiting).await.unwrap().unwrap();
         assert_eq!(gate.inside(), 1);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_does_not_wait_gets_a_free_place_or_none() {
+        let gate = Arc::new(Gate::new(1));
+        let first = gate.try_enter().unwrap();
+        assert!(gate.try_enter().is_none());
+        assert_eq!(gate.inside(), 1);
+        drop(first);
+        assert!(gate.try_enter().is_some());
+        assert_eq!(gate.inside(), 0);
     }
 
     #[tokio::test(flavor = "current_thread")]

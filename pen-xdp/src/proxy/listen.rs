@@ -3,21 +3,24 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use pen_common::config::Mode;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::routes::{Route, Routes};
+use super::udp;
 
 /// The first socket of every listener. Clients wait in the kernel until somebody takes them.
 #[derive(Debug)]
 pub struct Bound {
     routes: Routes,
     first: Vec<Listening>,
+    datagrams: Vec<Datagrams>,
 }
 
 /// One listener.
@@ -27,6 +30,15 @@ struct Listening {
     service: usize,
     backlog: i32,
     socket: First,
+}
+
+/// One listener for UDP.
+#[derive(Debug)]
+struct Datagrams {
+    /// Place of its service among the routes.
+    service: usize,
+    address: SocketAddr,
+    first: UdpSocket,
 }
 
 #[derive(Debug)]
@@ -48,16 +60,29 @@ impl Bound {
     /// # Errors
     /// Names the first one that can't be had, and what mends it.
     pub(crate) fn open(routes: Routes) -> Result<Self> {
-        let mut first = Vec::new();
+        let (mut first, mut datagrams) = (Vec::new(), Vec::new());
         for (service, route) in routes.iter().enumerate() {
+            if route.mode == Mode::Udp {
+                for address in addresses(route) {
+                    let (address, first) = alone(address, udp::listen::open)
+                        .map_err(|error| refused(route, &address.to_string(), error))?;
+                    datagrams.push(Datagrams {
+                        service,
+                        address,
+                        first,
+                    });
+                }
+                continue;
+            }
             let backlog = i32::try_from(route.options.backlog).unwrap_or(i32::MAX);
             for address in addresses(route) {
-                let socket = tcp_first(address, backlog)
+                let open = |address, shared| tcp(address, backlog, shared);
+                let (address, socket) = alone(address, open)
                     .map_err(|error| refused(route, &address.to_string(), error))?;
                 first.push(Listening {
                     service,
                     backlog,
-                    socket,
+                    socket: First::Tcp(address, socket),
                 });
             }
             for path in &route.options.paths {
@@ -70,7 +95,11 @@ impl Bound {
                 });
             }
         }
-        Ok(Self { routes, first })
+        Ok(Self {
+            routes,
+            first,
+            datagrams,
+        })
     }
 
     /// What is to be served.
@@ -96,15 +125,37 @@ impl Bound {
     }
 }
 
+impl Bound {
+    /// As [`Bound::listeners`], for UDP.
+    ///
+    /// # Errors
+    /// The kernel has no more of them.
+    pub(super) fn datagram_sockets(&self, thread: usize) -> Result<Vec<(usize, UdpSocket)>> {
+        let sockets = self.datagrams.iter().map(|listening| {
+            let socket = match thread {
+                0 => listening.first.try_clone(),
+                _ => udp::listen::open(listening.address, true),
+            };
+            Ok((listening.service, socket?))
+        });
+        let sockets: io::Result<Vec<_>> = sockets.collect();
+        sockets.with_context(|| format!("no UDP sockets for proxy thread {thread}"))
+    }
+}
+
 fn addresses(route: &Route) -> impl Iterator<Item = SocketAddr> {
     let listeners = route.listeners.iter();
     listeners.map(|listener| SocketAddr::new(listener.address, listener.port))
 }
 
 /// The first socket of a listener, after making sure that nobody else has the place: sockets that
-/// share it would take clients away from each other in silence.
-fn tcp_first(address: SocketAddr, backlog: i32) -> io::Result<First> {
-    let (address, probe) = match tcp(address, backlog, false) {
+/// share it would take clients away from each other in silence. `open` opens one that may be shared
+/// or not.
+fn alone<S>(
+    address: SocketAddr,
+    open: impl Fn(SocketAddr, bool) -> io::Result<S>,
+) -> io::Result<(SocketAddr, S)> {
+    let (address, probe) = match open(address, false) {
         // A host without IPv6: all its addresses are IPv4.
         Err(error)
             if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
@@ -114,12 +165,12 @@ fn tcp_first(address: SocketAddr, backlog: i32) -> io::Result<First> {
                 ) =>
         {
             let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            (address, tcp(address, backlog, false)?)
+            (address, open(address, false)?)
         }
         probe => (address, probe?),
     };
     drop(probe);
-    Ok(First::Tcp(address, tcp(address, backlog, true)?))
+    Ok((address, open(address, true)?))
 }
 
 /// `::` takes clients of both families.
@@ -144,7 +195,13 @@ fn refused(route: &Route, place: &str, error: io::Error) -> anyhow::Error {
             libc::EACCES,
             "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
         ),
-        (libc::EADDRINUSE, "; `ss -ltnp` shows who listens there"),
+        (
+            libc::EADDRINUSE,
+            match route.mode {
+                Mode::Udp => "; `ss -lunp` shows who listens there",
+                Mode::Tcp | Mode::Dsr => "; `ss -ltnp` shows who listens there",
+            },
+        ),
         (
             libc::EADDRNOTAVAIL,
             "; no interface of this host has that address",

@@ -24,6 +24,7 @@ mod session;
 pub mod spares;
 pub mod stream;
 mod threads;
+mod udp;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -61,7 +61,7 @@ pub(super) struct Settings {
     pub(super) timeout: Duration,
     /// How long a client waits while all servers are full.
     pub(super) queue: Duration,
-    source: Option<IpAddr>,
+    pub(super) source: Option<IpAddr>,
     transparent: bool,
     pub(super) keepalive: bool,
     pub(super) send_proxy: SendProxy,
@@ -213,7 +213,17 @@ impl Service {
 
     /// Counts a client that is not served.
     pub(super) fn count(&self, why: Refused) {
-        self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+        self.count_many(why, 1);
+    }
+
+    /// Counts so many of them.
+    pub(super) fn count_many(&self, why: Refused, times: u64) {
+        self.refused[why as usize].fetch_add(times, Ordering::Relaxed);
+    }
+
+    /// Without a byte for so long a client's time is over; `None` if that was not said.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.choice().settings.relay.idle
     }
 }
 

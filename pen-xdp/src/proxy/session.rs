@@ -177,7 +177,7 @@ async fn connect_patiently(place: &Place, how: How) -> io::Result<Stream> {
 }
 
 /// Says so once for each time that the server is taken out for a while.
-fn missed(service: &Service, point: &Point, error: &io::Error, taken_out: bool) {
+pub(super) fn missed(service: &Service, point: &Point, error: &io::Error, taken_out: bool) {
     let (service, name, place) = (&service.name, &point.name, &point.place);
     let what = format!("service {service}: server {name} ({place}) can't be reached: {error}");
     if taken_out {

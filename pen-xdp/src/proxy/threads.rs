@@ -1,6 +1,9 @@
 //! The proxy's threads: each with an event loop of its own that takes clients and serves them.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -14,6 +17,14 @@ use super::accept::accept;
 use super::gate::Gate;
 use super::listen::{Bound, Listener};
 use super::service::Service;
+use super::udp;
+
+/// What one thread serves.
+struct Share {
+    listeners: Vec<(Arc<Service>, Listener)>,
+    sockets: Vec<(Arc<Service>, UdpSocket)>,
+    everyone: Arc<Gate>,
+}
 
 /// Running threads; they end when this is dropped.
 #[derive(Debug)]
@@ -43,15 +54,15 @@ impl Threads {
         for (number, core) in cores(taken).into_iter().enumerate() {
             let runtime = Builder::new_current_thread().enable_all().build();
             let runtime = runtime.with_context(|| format!("no event loop for thread {number}"))?;
-            let listeners = bound.listeners(number)?;
-            let listeners = listeners
-                .into_iter()
-                .filter_map(|(at, listener)| Some((Arc::clone(services.get(at)?), listener)))
-                .collect();
-            let (stopped, everyone) = (stopped.clone(), Arc::clone(everyone));
+            let share = Share {
+                listeners: with_services(bound.listeners(number)?, services),
+                sockets: with_services(bound.datagram_sockets(number)?, services),
+                everyone: Arc::clone(everyone),
+            };
+            let stopped = stopped.clone();
             let handle = thread::Builder::new()
                 .name(format!("pen-proxy{number}"))
-                .spawn(move || serve(&runtime, core, listeners, (stopped, everyone)));
+                .spawn(move || serve(&runtime, core, share, stopped));
             let handle = handle.with_context(|| format!("no proxy thread {number}"))?;
             threads.handles.push(handle);
         }
@@ -74,6 +85,12 @@ impl Drop for Threads {
     }
 }
 
+fn with_services<S>(sockets: Vec<(usize, S)>, services: &[Arc<Service>]) -> Vec<(Arc<Service>, S)> {
+    let sockets = sockets.into_iter();
+    let found = sockets.filter_map(|(at, socket)| Some((Arc::clone(services.get(at)?), socket)));
+    found.collect()
+}
+
 /// The cores to serve on; `None` is wherever the scheduler likes.
 fn cores(taken: &BTreeSet<usize>) -> Vec<Option<CoreId>> {
     let all = core_affinity::get_core_ids().unwrap_or_default();
@@ -88,24 +105,29 @@ fn cores(taken: &BTreeSet<usize>) -> Vec<Option<CoreId>> {
 }
 
 /// Serves until told to stop.
-fn serve(
-    runtime: &Runtime,
-    core: Option<CoreId>,
-    listeners: Vec<(Arc<Service>, Listener)>,
-    (mut stopped, everyone): (watch::Receiver<()>, Arc<Gate>),
-) {
+fn serve(runtime: &Runtime, core: Option<CoreId>, share: Share, mut stopped: watch::Receiver<()>) {
     if let Some(core) = core
         && !core_affinity::set_for_current(core)
     {
         tracing::warn!("a proxy thread can't be kept on core {}", core.id);
     }
     let local = LocalSet::new();
-    for (service, listener) in listeners {
-        let everyone = Arc::clone(&everyone);
+    for (service, listener) in share.listeners {
+        let everyone = Arc::clone(&share.everyone);
         local.spawn_local(async move {
             let name = service.name.clone();
             if let Err(error) = accept(service, listener, everyone).await {
                 tracing::error!("service {name}: no clients are taken: {error}");
+            }
+        });
+    }
+    let scratch = Rc::new(RefCell::new(udp::Scratch::new()));
+    for (service, socket) in share.sockets {
+        let (everyone, scratch) = (Arc::clone(&share.everyone), Rc::clone(&scratch));
+        local.spawn_local(async move {
+            let name = service.name.clone();
+            if let Err(error) = udp::serve(service, socket, everyone, scratch).await {
+                tracing::error!("service {name}: no datagrams are passed on: {error}");
             }
         });
     }

@@ -19,3 +19,4 @@ mod python;
 mod refuse;
 mod rig;
 mod stream;
+mod udp;

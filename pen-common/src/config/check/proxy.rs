@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use ::toml::Value;
 
 use super::Check;
-use crate::config::address::{check_bindable, check_connectable, check_path};
+use crate::config::address::{
+    NO_UNIX_DATAGRAMS, check_bindable, check_connectable, check_path, check_protocol,
+};
 use crate::config::error::Item;
 use crate::config::given::Given;
 use crate::config::service_keys::SERVICE;
@@ -43,7 +45,7 @@ impl<'a> Check<'a> {
         for key in SERVICE {
             let Some(only) = key.only else { continue };
             let value = (key.write)(service);
-            if only != mode {
+            if !mode.knows(key.name, Some(only)) {
                 if self.places.has(item, key.name) || value != (key.write)(&default) {
                     let name = key.name;
                     let why =
@@ -62,14 +64,11 @@ impl<'a> Check<'a> {
         }
     }
 
-    pub(super) fn proxy_listener(&mut self, item: Item, listener: Listener) {
-        let why = match listener.protocol {
-            Protocol::Udp => Err("a proxy for UDP isn't there yet".to_owned()),
-            Protocol::Tcp if listener.port == 0 => {
-                Err("a proxy listens at one port, and 0 is none".to_owned())
-            }
-            Protocol::Tcp => check_bindable(listener.address),
-        };
+    pub(super) fn proxy_listener(&mut self, item: Item, listener: Listener, wanted: Protocol) {
+        let why = check_protocol(listener.protocol, wanted).and_then(|()| match listener.port {
+            0 => Err("a proxy listens at one port, and 0 is none".to_owned()),
+            _ => check_bindable(listener.address),
+        });
         if let Err(why) = why {
             self.wrong(item, "listen", format!("listen {listener}: {why}"));
         }
@@ -85,6 +84,12 @@ impl<'a> Check<'a> {
                 if service.mode == Mode::Dsr {
                     let why = format!("{shown} is a path, and a Unix socket can't be a VIP");
                     self.wrong(item, "listen", why);
+                } else if service.mode == Mode::Udp {
+                    self.wrong(
+                        item,
+                        "listen",
+                        format!("listen {shown}: {NO_UNIX_DATAGRAMS}"),
+                    );
                 } else if !seen.insert(path) {
                     self.wrong(item, "listen", format!("listen {shown} is there twice"));
                 } else if let Err(why) = check_path(&path.to_string_lossy()) {
@@ -157,6 +162,9 @@ fn givens(value: &Value) -> Vec<Given<'_>> {
 fn check_target(service: &Service, backend: &Backend) -> Result<(), String> {
     let name = &service.name;
     if let Some(path) = backend.path() {
+        if service.mode == Mode::Udp {
+            return Err(format!("service {name:?}: {NO_UNIX_DATAGRAMS}"));
+        }
         return match service.proxy.paths.iter().any(|own| own == path) {
             true => Err(format!(
                 "service {name:?} listens at this path itself: it would connect to itself"
