@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::proxy::accept::is_exhaustion;
+use crate::proxy::connect::is_ours;
 use crate::proxy::routes::Place;
 
 /// A socket that sends to a server, and receives from nobody else. `port` is taken where the place
@@ -48,10 +48,7 @@ pub(super) fn send(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
 /// server's fault.
 pub(super) fn is_own_fault(error: &io::Error) -> bool {
     let wants = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
-    wants.contains(&error.kind())
-        || is_exhaustion(error)
-        || is_too_large(error)
-        || error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+    wants.contains(&error.kind()) || is_ours(error) || is_too_large(error)
 }
 
 fn is_too_large(error: &io::Error) -> bool {
