@@ -21,6 +21,10 @@ const OF_CONNECTIONS: &[&str] = &[
     "backlog",
     "tcp_fastclose",
     "keepalive",
+    "queue_timeout",
+    "transparent",
+    "accept_proxy",
+    "send_proxy",
 ];
 
 impl Mode {
