@@ -342,10 +342,6 @@ fn commands_that_are_refused() {
         ("no acl", "`no acl` takes the number of the list"),
         ("no acl x", "acl = \"x\" is not a number"),
         (
-            "transparent",
-            "`transparent` is refused: transparent mode isn't there yet",
-        ),
-        (
             "log /x",
             "`log` is refused: the request log isn't there yet",
         ),

@@ -124,6 +124,8 @@ impl Pen {
 
     /// Open descriptors of the daemon.
     pub(crate) fn descriptors(&self) -> usize {
+        // The daemon ends its answer a moment before it closes that connection.
+        std::thread::sleep(Duration::from_millis(200));
         fs::read_dir(format!("/proc/{}/fd", self.process.id()))
             .unwrap()
             .count()
