@@ -255,9 +255,7 @@ fn what_is_served() -> [Arg; 5] {
             .long("file")
             .value_hint(ValueHint::FilePath),
         switch("roundrobin", flow).short('r').long("roundrobin"),
-        switch("udp", "UDP instead of TCP, in DSR")
-            .short('U')
-            .long("udp"),
+        switch("udp", "UDP instead of TCP").short('U').long("udp"),
         value("config", "FILE", toml)
             .long("config")
             .value_hint(ValueHint::FilePath)

@@ -1,7 +1,6 @@
 //! Datagrams of one system call: many are received, or sent, at a time.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
@@ -34,6 +33,8 @@ pub(super) struct Datagram {
 pub(super) struct Headers {
     receive: MultiHeaders<SockaddrStorage>,
     send: MultiHeaders<SockaddrStorage>,
+    /// Which of the two kinds of source address there is room for in `send`.
+    ipv4: bool,
 }
 
 impl Buffers {
@@ -62,6 +63,7 @@ impl Headers {
         Self {
             receive: MultiHeaders::preallocate(BATCH, Some(space())),
             send: MultiHeaders::preallocate(BATCH, Some(space())),
+            ipv4,
         }
     }
 
@@ -70,6 +72,7 @@ impl Headers {
         Self {
             receive: MultiHeaders::preallocate(BATCH, None),
             send: MultiHeaders::preallocate(0, None),
+            ipv4: true,
         }
     }
 
@@ -158,9 +161,9 @@ impl Headers {
             addresses[at] = Some(datagram.key.client.into());
         }
         let (v4, v6) = (source_v4(local), source_v6(local));
-        let source = match &v4 {
-            Some(info) => ControlMessage::Ipv4PacketInfo(info),
-            None => ControlMessage::Ipv6PacketInfo(&v6),
+        let source = match self.ipv4 {
+            true => ControlMessage::Ipv4PacketInfo(&v4),
+            false => ControlMessage::Ipv6PacketInfo(&v6),
         };
         let (mut done, mut dropped) = (0, 0);
         while done < count {
@@ -195,37 +198,40 @@ const ANYWHERE: Local = Local {
 };
 
 fn local(message: ControlMessageOwned) -> Option<Local> {
-    match message {
-        ControlMessageOwned::Ipv4PacketInfo(info) => Some(Local {
-            // For a broadcast that is the address of the interface.
-            address: Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into(),
+    if let ControlMessageOwned::Ipv4PacketInfo(info) = message {
+        // For a broadcast that is the address of the interface.
+        let address = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into();
+        return Some(Local {
+            address,
             interface: 0,
-        }),
-        ControlMessageOwned::Ipv6PacketInfo(info) => {
-            let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-            Some(Local {
-                address: address.into(),
-                interface: match address.is_unicast_link_local() {
-                    true => info.ipi6_ifindex,
-                    false => 0,
-                },
-            })
-        }
-        _ => None,
+        });
     }
-}
-
-fn source_v4(local: Local) -> Option<libc::in_pktinfo> {
-    let IpAddr::V4(address) = local.address else {
+    let ControlMessageOwned::Ipv6PacketInfo(info) = message else {
         return None;
     };
-    Some(libc::in_pktinfo {
+    let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+    Some(Local {
+        address: address.into(),
+        interface: match address.is_unicast_link_local() {
+            true => info.ipi6_ifindex,
+            false => 0,
+        },
+    })
+}
+
+/// An address that is none leaves the choice to the kernel.
+fn source_v4(local: Local) -> libc::in_pktinfo {
+    let address = match local.address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+    };
+    libc::in_pktinfo {
         ipi_ifindex: 0,
         ipi_spec_dst: libc::in_addr {
             s_addr: u32::from(address).to_be(),
         },
         ipi_addr: libc::in_addr { s_addr: 0 },
-    })
+    }
 }
 
 fn source_v6(local: Local) -> libc::in6_pktinfo {
@@ -252,4 +258,63 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     })
 }
 
-const _: () = assert!(BUFFER > 65_535 && size_of::<libc::in_pktinfo>() == 12);
+const _: () = assert!(BUFFER > 65_535);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::proxy::udp::listen;
+
+    /// One batch there and back over sockets of the family, as a client of `to` sees it.
+    fn there_and_back(listening: &str, to: &str) {
+        let listener = listen::open(listening.parse().unwrap(), true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let to: SocketAddr = SocketAddr::new(to.parse().unwrap(), address.port());
+        let client = UdpSocket::bind(SocketAddr::new(to.ip(), 0)).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let mut headers = Headers::listening(address.is_ipv4());
+        let mut buffers = Buffers::new();
+        // Twice, as the kernel writes into what it is given.
+        for _ in 0..2 {
+            let sent: [&[u8]; 3] = [b"one", b"", &[7; 9000]];
+            for bytes in sent {
+                client.send_to(bytes, to).unwrap();
+            }
+            let mut datagrams = Vec::new();
+            let count = headers
+                .receive(&listener, &mut buffers, &mut datagrams)
+                .unwrap();
+            assert_eq!((count, datagrams.len()), (3, 3));
+            for (at, bytes) in sent.iter().enumerate() {
+                let Datagram { key, length } = datagrams[at];
+                assert_eq!(buffers.bytes(at, length), *bytes);
+                assert_eq!(key.client.port(), client.local_addr().unwrap().port());
+                assert_eq!(key.local.address.to_canonical(), to.ip());
+            }
+            assert_eq!(headers.send(&listener, &buffers, 1, &datagrams[1..]), 0);
+            let mut buffer = [0; 10_000];
+            for bytes in &sent[1..] {
+                let (length, from) = client.recv_from(&mut buffer).unwrap();
+                assert_eq!((&buffer[..length], from), (*bytes, to));
+            }
+            let none = headers.receive(&listener, &mut buffers, &mut datagrams);
+            assert_eq!(none.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn batches_keep_bytes_lengths_and_addresses() {
+        there_and_back("127.0.0.1:0", "127.0.0.1");
+        there_and_back("0.0.0.0:0", "127.0.0.7");
+        if UdpSocket::bind("[::1]:0").is_ok() {
+            there_and_back("[::1]:0", "::1");
+            there_and_back("[::]:0", "::1");
+            there_and_back("[::]:0", "127.0.0.7");
+        }
+    }
+}
