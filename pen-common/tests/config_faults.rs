@@ -170,8 +170,8 @@ fn faults_of_services() {
             "pen.toml:6: service \"web\": unknown key `moed`; did you mean `mode`?",
         ),
         (
-            service("mode = \"http\""),
-            "pen.toml:6: service \"web\": mode = \"http\" isn't there yet: \"dsr\" and \"tcp\" are",
+            service("mode = \"udp\""),
+            "pen.toml:6: service \"web\": mode = \"udp\" isn't there yet: \"dsr\", \"tcp\" and \"http\" are",
         ),
         (
             service("vlan = 4095"),

@@ -83,14 +83,17 @@ prop_compose! {
         source in proptest::option::of(address(0x0a03_0000)),
         client_acl in 0..ACLS_MAX as u8,
         (emergency, abuse) in (spare(), spare()),
+        (head_timeout, mut trusted, reason_header) in (1..=HEAD_TIMEOUT_MAX, acl(), any::<bool>()),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
         for (switch, on) in Balance::ALL.iter().zip(switches) {
             balance.set(*switch, on);
         }
+        trusted.lines.iter_mut().for_each(|line| line.permit = true);
         ProxyOptions {
             balance, timeout, idle_timeout, blacklist, tracking, clients_max, conn_max,
             pending_max, backlog, tcp_fastclose, keepalive, source, client_acl, emergency, abuse,
+            head_timeout, trusted, reason_header,
             paths: Vec::new(),
         }
     }
@@ -115,13 +118,24 @@ prop_compose! {
 
 /// A service of one mode made one of the other.
 fn proxied(mut service: Service, proxy: ProxyOptions, path: Option<PathBuf>) -> Service {
+    let http = service.name.len() % 2 == 0;
     for listener in &mut service.listeners {
         listener.protocol = Protocol::Tcp;
         listener.port = listener.port.max(1);
     }
     service.listeners.sort();
     service.listeners.dedup();
-    service.mode = Mode::Tcp;
+    service.mode = if http { Mode::Http } else { Mode::Tcp };
+    let default = ProxyOptions::default();
+    let proxy = match http {
+        true => proxy,
+        false => ProxyOptions {
+            head_timeout: default.head_timeout,
+            trusted: default.trusted,
+            reason_header: default.reason_header,
+            ..proxy
+        },
+    };
     (service.vlan, service.hash) = (None, HashBy::Flow);
     service.proxy = proxy;
     // Then each server needs a port.
@@ -247,7 +261,7 @@ proptest! {
         let mut config = whole(Config { acls, ..top }, services.collect(), backends, sizes);
         for (service, pool) in config.services.iter().zip(&mut config.pools) {
             for (backend, port) in pool.backends.iter_mut().zip(ports.into_iter().cycle()) {
-                if service.mode == Mode::Tcp {
+                if service.mode != Mode::Dsr {
                     (backend.port, backend.acl) = (port.max(1), (port % 10) as u8);
                 }
             }

@@ -56,6 +56,13 @@ impl Acl {
             (None, None) => true,
         }
     }
+
+    /// Whether a line says by name that this client may pass.
+    pub fn names(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        let mut lines = self.lines.iter();
+        lines.any(|line| line.permit && line.matches(client))
+    }
 }
 
 impl fmt::Display for AclLine {
@@ -98,7 +105,7 @@ pub(crate) fn parse_acl_lines(words: &[&str]) -> Result<Vec<AclLine>, String> {
     Ok(lines.collect())
 }
 
-fn parse_network(text: &str) -> Result<(IpAddr, u8), String> {
+pub(crate) fn parse_network(text: &str) -> Result<(IpAddr, u8), String> {
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),
         None => (text, None),

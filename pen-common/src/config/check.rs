@@ -196,7 +196,7 @@ impl<'a> Check<'a> {
             if service.listeners.is_empty() && service.proxy.paths.is_empty() {
                 let why = match service.mode {
                     Mode::Dsr => "it has no VIP: give listen = \"ADDRESS:PORT\"",
-                    Mode::Tcp => "it listens nowhere: give listen = \"PORT\"",
+                    Mode::Tcp | Mode::Http => "it listens nowhere: give listen = \"PORT\"",
                 };
                 self.wrong(item, "listen", why);
             }
@@ -219,7 +219,7 @@ impl<'a> Check<'a> {
             let item = Item::Service(index);
             for listener in &service.listeners {
                 match (service.mode, check_unicast(listener.address)) {
-                    (Mode::Tcp, _) => self.proxy_listener(item, *listener),
+                    (Mode::Tcp | Mode::Http, _) => self.proxy_listener(item, *listener),
                     (Mode::Dsr, Ok(())) => {}
                     (Mode::Dsr, Err(why)) => {
                         self.wrong(item, "listen", format!("VIP {listener}: {why}"));

@@ -43,6 +43,8 @@ pub enum Command {
         /// Its value as written, which has been tried when this was parsed; `None` to show it.
         value: Option<String>,
     },
+    /// Pass on HTTP requests instead of TCP connections, or not; only at start.
+    Http(bool),
     /// Change an access list.
     Acl(u8, AclChange),
     /// Set a key of the top level; only at start. The value is read already when this is applied
@@ -126,6 +128,7 @@ const COMMANDS: &[(&str, Parse)] = &[
     }),
     ("dsr_if", |words| set("interface", words)),
     (KEEPALIVE, |words| bare(KEEPALIVE, words, keepalive(true))),
+    ("http", |words| bare("http", words, Command::Http(true))),
     ("include", |words| match words {
         [file] => Ok(Command::Include(PathBuf::from(file))),
         _ => Err("include takes one file name, without blanks".to_owned()),
@@ -149,12 +152,15 @@ const OPTIONS: &[&str] = &[
     "client_acl",
     "clients_max",
     "conn_max",
+    "head_timeout",
     "idle_timeout",
     "pending_max",
+    "reason_header",
     "source",
     "tcp_fastclose",
     "timeout",
     "tracking",
+    "trusted",
 ];
 
 /// The key of that kind that Pen turns on by its name and off by `no`.
@@ -172,7 +178,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ),
     ("dummy", "Pen answers no requests itself"),
     ("exit", "stop the daemon with SIGTERM"),
-    ("http", "the proxy for HTTP isn't there yet"),
     ("idlers", "connections are made when a client is there"),
     ("log", "the request log isn't there yet"),
     ("peek", "it was never finished in Pen"),
@@ -343,6 +348,7 @@ fn no(words: &[&str]) -> Result<Command, String> {
         }
         ["acl", ..] => Err("`no acl` takes the number of the list: no acl 1".to_owned()),
         [KEEPALIVE] => Ok(keepalive(false)),
+        ["http"] => Ok(Command::Http(false)),
         // Pen took this in silence and kept the list.
         ["client_acl", ..] => Ok(Command::Nothing(
             "`no client_acl` has no effect: empty the list by `no acl N`".to_owned(),
@@ -362,7 +368,10 @@ fn no(words: &[&str]) -> Result<Command, String> {
                 return Ok(Command::Switch(switch, false));
             }
             let switches = Balance::ALL.iter().map(|switch| switch.word());
-            let hint = did_you_mean(word, idle().chain(switches).chain(["acl", KEEPALIVE]));
+            let hint = did_you_mean(
+                word,
+                idle().chain(switches).chain(["acl", "http", KEEPALIVE]),
+            );
             Err(format!(
                 "there is no `{}` to be turned off by `no`{hint}",
                 shown(word)

@@ -26,7 +26,8 @@ pub(crate) struct Key<T> {
     pub(crate) write: fn(&T) -> Option<Value>,
     /// Whether a list of values may stand there.
     pub(crate) list: bool,
-    /// The only mode of a service in which it means something.
+    /// The only mode of a service in which it means something, but that keys of TCP have their
+    /// meaning in HTTP, too.
     pub(crate) only: Option<Mode>,
 }
 

@@ -30,7 +30,7 @@ pub use keys::documented;
 pub use pen_line::{PenFlag, PenLine};
 pub use proxy::{
     BACKLOG_MAX, Balance, CLIENTS_MAX_MAX, CONN_MAX_DEFAULT, CONN_MAX_MAX, FastClose,
-    PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, Switches, TIMEOUT_MAX,
+    HEAD_TIMEOUT_MAX, PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, Switches, TIMEOUT_MAX,
 };
 use words::words;
 
@@ -136,6 +136,19 @@ words! {
         Dsr = "dsr",
         /// Proxy: bytes of TCP connections are passed on.
         Tcp = "tcp",
+        /// Proxy: every HTTP/1 request is passed on for itself.
+        Http = "http",
+    }
+}
+
+impl Mode {
+    /// Whether keys of `other` mean something in this mode: HTTP goes over TCP.
+    pub(crate) const fn has_keys_of(self, other: Self) -> bool {
+        match self {
+            Self::Http => matches!(other, Self::Http | Self::Tcp),
+            Self::Tcp => matches!(other, Self::Tcp),
+            Self::Dsr => matches!(other, Self::Dsr),
+        }
     }
 }
 
@@ -333,7 +346,7 @@ impl Service {
     /// Pen's switches as `mode` shows them. In DSR only `roundrobin` means anything.
     pub fn switches(&self) -> Switches {
         match self.mode {
-            Mode::Tcp => self.proxy.balance,
+            Mode::Tcp | Mode::Http => self.proxy.balance,
             Mode::Dsr => {
                 let mut switches = Switches::default();
                 switches.set(Balance::RoundRobin, self.hash == HashBy::Flow);

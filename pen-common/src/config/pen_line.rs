@@ -1,6 +1,6 @@
 //! Pen's own form: `pen [options] [VIP:]port server ...`, `-O` commands and the `-F` file.
 //!
-//! With an interface (`dsr_if`) that is a DSR service, without one a TCP proxy. The interface may be
+//! With an interface (`dsr_if`) that is a DSR service, without one a proxy for TCP or HTTP. The interface may be
 //! named in the last line of the file, so what depends on it is kept until all has been read.
 
 use std::collections::HashMap;
@@ -125,6 +125,7 @@ enum Late {
     Flag(PenFlag),
     Option { key: &'static str, value: String },
     Switch(Balance, bool),
+    Http(bool),
     Acl(u8, AclChange),
 }
 
@@ -215,6 +216,7 @@ impl Reader<'_> {
                 key,
                 value: Some(value),
             } => self.late(place, Late::Option { key, value }),
+            Command::Http(on) => self.late(place, Late::Http(on)),
             Command::Acl(number, change) => self.late(place, Late::Acl(number, change)),
             Command::Debug(Some(level)) => self.config.debug = level,
             Command::Listen(Some(vip)) => self.listen(&vip, Some(place)),
@@ -302,7 +304,7 @@ impl Reader<'_> {
         let mut pool = self.finish_pool(&mut places);
         match service.mode {
             Mode::Dsr => self.finish_dsr(&mut service),
-            Mode::Tcp => {
+            Mode::Tcp | Mode::Http => {
                 self.finish_proxy(&mut service);
                 name_apart(
                     &mut pool.backends,
@@ -333,8 +335,10 @@ impl Reader<'_> {
             (Mode::Dsr, protocol) => {
                 parse_listener(&text, protocol).map(|vip| service.listeners.push(vip))
             }
-            (Mode::Tcp, Protocol::Tcp) => parse_place(&text).map(|at| at.join(service)),
-            (Mode::Tcp, Protocol::Udp) => Err(format!(
+            (Mode::Tcp | Mode::Http, Protocol::Tcp) => {
+                parse_place(&text).map(|at| at.join(service))
+            }
+            (Mode::Tcp | Mode::Http, Protocol::Udp) => Err(format!(
                 "-U: a proxy for UDP isn't there yet, for {text:?} give -O \"dsr_if IF\" (DSR)"
             )),
         };
@@ -403,6 +407,12 @@ impl Reader<'_> {
                     continue;
                 }
                 Late::Option { key, .. } => key.to_owned(),
+                Late::Http(true) => "http".to_owned(),
+                Late::Http(false) => {
+                    self.notes
+                        .push(format!("{place}: `no http`: it is off in DSR anyway"));
+                    continue;
+                }
                 Late::Acl(_, AclChange::Clear) => {
                     self.notes.push(format!(
                         "{place}: `no acl`: there are no access lists in DSR"
@@ -431,6 +441,10 @@ impl Reader<'_> {
                 }
                 Late::Switch(switch, on) => {
                     service.proxy.balance.set(switch, on);
+                    Ok(())
+                }
+                Late::Http(on) => {
+                    service.mode = if on { Mode::Http } else { Mode::Tcp };
                     Ok(())
                 }
                 Late::Acl(number, change) => {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::Backend;
+use super::acl::Acl;
 use super::words::words;
 
 /// Connections of one service at the same time, if nothing is said.
@@ -13,6 +14,8 @@ pub const CONN_MAX_DEFAULT: u32 = 10_000;
 pub const TIMEOUT_MAX: u32 = 3600;
 /// Longest of the other times, in seconds: a year.
 pub const SECONDS_MAX: u32 = 365 * 24 * 3600;
+/// Longest time that the head of a request may take, in seconds.
+pub const HEAD_TIMEOUT_MAX: u32 = 3600;
 /// Most clients that one service remembers.
 pub const CLIENTS_MAX_MAX: u32 = 10_000_000;
 /// Most connections of one service at the same time.
@@ -112,6 +115,13 @@ pub struct ProxyOptions {
     pub emergency: Option<Backend>,
     /// Who serves clients that the access list denies (`-B`); without one they are refused.
     pub abuse: Option<Backend>,
+    /// Seconds that the head of a request may take to arrive, and that a client may stay silent
+    /// between two requests; at least 1. HTTP only.
+    pub head_timeout: u32,
+    /// Whose X-Forwarded-For is kept and added to; that of all others is replaced. HTTP only.
+    pub trusted: Acl,
+    /// Whether answers that are Pen's own say why, in the header X-Pen-Reason. HTTP only.
+    pub reason_header: bool,
     /// Unix sockets to listen on, beside the service's VIPs.
     pub paths: Vec<PathBuf>,
 }
@@ -135,6 +145,9 @@ impl Default for ProxyOptions {
             client_acl: 0,
             emergency: None,
             abuse: None,
+            head_timeout: 10,
+            trusted: Acl::default(),
+            reason_header: false,
             paths: Vec::new(),
         }
     }

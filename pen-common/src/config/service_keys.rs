@@ -5,12 +5,13 @@ use std::ops::RangeInclusive;
 
 use ::toml::Value;
 
+use super::acl::parse_network;
 use super::address::{check_connectable, parse_listener, parse_place, parse_server};
 use super::given::Given;
 use super::keys::{Key, key, number, path, read_acl_number, text};
 use super::{
-    BACKLOG_MAX, Backend, Balance, CLIENTS_MAX_MAX, CONN_MAX_MAX, HostPort, Mode, PENDING_MAX_MAX,
-    Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, VLAN_MAX,
+    AclLine, BACKLOG_MAX, Backend, Balance, CLIENTS_MAX_MAX, CONN_MAX_MAX, HEAD_TIMEOUT_MAX,
+    HostPort, Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, VLAN_MAX,
 };
 
 /// Keys of a `[[service]]`. Those of one mode only are faults in another.
@@ -32,7 +33,7 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
     },
     key!(
         "mode",
-        "how it is served: dsr or tcp (a proxy); udp and http aren't there yet",
+        "how it is served: dsr, tcp or http (proxies); udp isn't there yet",
         |s, given| read_mode(given).map(|mode| s.mode = mode),
         |s| text(s.mode)
     ),
@@ -185,6 +186,36 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
         |s, given| read_spare("abuse", given).map(|spare| s.proxy.abuse = Some(spare)),
         |s| s.proxy.abuse.as_ref().and_then(write_spare)
     ),
+    key!(
+        Mode::Http,
+        "head_timeout",
+        "seconds that the head of a request may take, and a client's silence between two requests",
+        |s, given| within(
+            "head_timeout",
+            given,
+            1..=HEAD_TIMEOUT_MAX,
+            &mut s.proxy.head_timeout
+        ),
+        |s| number(s.proxy.head_timeout)
+    ),
+    Key {
+        name: "trusted",
+        help: "networks whose X-Forwarded-For is kept and added to, one or a list: IP or IP/LENGTH; \
+               that of all others is replaced",
+        read: read_trusted,
+        write: write_trusted,
+        list: true,
+        only: Some(Mode::Http),
+    },
+    key!(
+        Mode::Http,
+        "reason_header",
+        "whether answers that are Pen's own say why in X-Pen-Reason: true or false",
+        |s, given| given
+            .flag("reason_header")
+            .map(|flag| s.proxy.reason_header = flag),
+        |s| Some(Value::Boolean(s.proxy.reason_header))
+    ),
 ];
 
 impl Service {
@@ -198,6 +229,12 @@ impl Service {
             Some(known) => (known.read)(self, Given::Word(value)),
             None => Err(format!("a service has no key `{key}`")),
         }
+    }
+
+    /// Whether a key means something in this service's mode.
+    pub fn has_key(&self, key: &str) -> bool {
+        let mut named = SERVICE.iter().filter(|known| known.name == key);
+        named.any(|known| known.only.is_none_or(|only| self.mode.has_keys_of(only)))
     }
 
     /// What Pen answers to the command `key` without a value; empty if the key is unset.
@@ -230,7 +267,7 @@ fn read_listen(service: &mut Service, given: Given<'_>) -> Result<(), String> {
     let text = given.text("listen")?;
     match service.mode {
         Mode::Dsr => service.listeners.push(parse_listener(text, Protocol::Tcp)?),
-        Mode::Tcp => parse_place(text)?.join(service),
+        Mode::Tcp | Mode::Http => parse_place(text)?.join(service),
     }
     Ok(())
 }
@@ -250,11 +287,26 @@ fn write_balance(service: &Service) -> Option<Value> {
 
 fn read_mode(given: Given<'_>) -> Result<Mode, String> {
     match given {
-        Given::Text("udp" | "http") => Err(format!(
-            "mode = {given} isn't there yet: \"dsr\" and \"tcp\" are"
+        Given::Text("udp") => Err(format!(
+            "mode = {given} isn't there yet: \"dsr\", \"tcp\" and \"http\" are"
         )),
         Given::Text(_) | Given::Word(_) | Given::Whole(_) | Given::Flag(_) => given.word("mode"),
     }
+}
+
+fn read_trusted(service: &mut Service, given: Given<'_>) -> Result<(), String> {
+    let text = given.text("trusted")?;
+    let (address, prefix) =
+        parse_network(text).map_err(|why| format!("trusted = {given}: {why}"))?;
+    let line = AclLine::new(true, address, prefix);
+    service.proxy.trusted.lines.push(line);
+    Ok(())
+}
+
+fn write_trusted(service: &Service) -> Option<Value> {
+    let lines = service.proxy.trusted.lines.iter();
+    let networks = lines.filter_map(|line| text(format!("{}/{}", line.network, line.prefix)));
+    Some(Value::Array(networks.collect()))
 }
 
 fn read_source(given: Given<'_>) -> Result<IpAddr, String> {

@@ -26,6 +26,14 @@ words! {
         NoServer = "no-server",
         /// The client's connection has ended already.
         Ended = "ended",
+        /// A request that is not HTTP/1, or that two readers could take for different ones.
+        BadRequest = "bad-request",
+        /// The head of a request did not come in time (`head_timeout`).
+        SlowHead = "slow-head",
+        /// The server ended the connection before it answered, or its answer is not HTTP/1.
+        BadAnswer = "bad-answer",
+        /// The server did not connect or answer in time.
+        TooLate = "too-late",
     }
 }
 
@@ -43,6 +51,12 @@ impl Refused {
             Self::Stubborn => "the client may go to no other server than the first",
             Self::NoServer => "no server is left, and no emergency server",
             Self::Ended => "the client had left already",
+            Self::BadRequest => "the request is not HTTP/1, or not a clear one",
+            Self::SlowHead => "the head of a request did not come in time",
+            Self::BadAnswer => {
+                "the server broke off before it answered, or did not answer in HTTP/1"
+            }
+            Self::TooLate => "the server did not connect or answer in time",
         }
     }
 }

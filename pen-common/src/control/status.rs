@@ -81,7 +81,7 @@ pub struct ProxyStatus {
     pub connections: u32,
     /// Most connections at the same time.
     pub conn_max: u32,
-    /// Clients that were taken, in all.
+    /// Clients that were taken, in all; in HTTP mode requests.
     pub accepted: u64,
     /// Every reason why a client was not served, with its count.
     pub refused: Vec<Counter>,

@@ -12,6 +12,7 @@ mod connect;
 mod descriptors;
 mod direction;
 mod gate;
+mod http;
 mod listen;
 pub mod pipes;
 pub mod relay;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pen_common::config::ProxyOptions;
+use pen_common::config::{Acl, Mode, ProxyOptions};
 
 use super::balance::{self, Attempt, Balancer, Client, Refused, Rules, ServerId, Target};
 use super::gate::Gate;
@@ -22,6 +22,7 @@ const SPLICE_AFTER: u64 = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) name: String,
+    pub(super) mode: Mode,
     /// Clients that are here.
     pub(super) connections: Arc<Gate>,
     /// Connections to servers that are under way.
@@ -48,6 +49,12 @@ pub(super) struct Settings {
     pub(super) source: Option<IpAddr>,
     pub(super) keepalive: bool,
     pub(super) relay: relay::Options,
+    /// How long the head of a request may take.
+    pub(super) head_timeout: Duration,
+    /// Whose word counts for where a request comes from.
+    pub(super) trusted: Arc<Acl>,
+    /// Whether answers of our own say why.
+    pub(super) reason_header: bool,
 }
 
 /// A server as a place to go to, and what went there.
@@ -85,6 +92,7 @@ impl Service {
         choice.follow(route);
         Self {
             name: route.service.clone(),
+            mode: route.mode,
             connections: Arc::new(Gate::new(route.options.conn_max)),
             pending: Arc::new(Gate::new(route.options.pending_max)),
             accepted: AtomicU64::new(0),
@@ -112,7 +120,12 @@ impl Service {
         }
     }
 
-    /// Lets a client in.
+    /// What a connection that begins now goes by.
+    pub(super) fn settings(&self) -> Settings {
+        self.choice().settings.clone()
+    }
+
+    /// Lets a client in; in HTTP mode each of its requests.
     ///
     /// # Errors
     /// Why it is refused; it is counted.
@@ -136,7 +149,7 @@ impl Service {
         self.choice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Clients that were taken.
+    /// Clients that were taken; in HTTP mode requests.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -146,7 +159,8 @@ impl Service {
         self.refused[why as usize].load(Ordering::Relaxed)
     }
 
-    fn count(&self, why: Refused) {
+    /// Takes down that a client was not served.
+    pub(super) fn count(&self, why: Refused) {
         self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -198,20 +212,25 @@ impl Point {
 }
 
 impl Visit {
-    /// Where to go next; `None` if nobody is left, which is counted.
-    pub(super) fn next(&mut self) -> Option<Arc<Point>> {
+    /// Where to go next.
+    ///
+    /// # Errors
+    /// Why nobody is left; it is counted.
+    pub(super) fn next(&mut self) -> Result<Arc<Point>, Refused> {
         let mut choice = self.service.choice();
         let target = choice.balancer.next(&mut self.attempt, now_ms());
-        match target {
+        let point = match target {
             Ok(Target::Server(id)) => choice.points.get(&id).cloned(),
             Ok(Target::Emergency) => choice.emergency.clone(),
             Ok(Target::Abuse) => choice.abuse.clone(),
             Err(why) => {
                 drop(choice);
-                self.service.count(explained(why, &self.attempt));
-                None
+                let why = explained(why, &self.attempt);
+                self.service.count(why);
+                return Err(why);
             }
-        }
+        };
+        point.ok_or(Refused::NoServer)
     }
 
     /// The connection stands.
@@ -287,5 +306,8 @@ fn settings(options: &ProxyOptions) -> Settings {
             fast_close: options.tcp_fastclose,
             splice_after: SPLICE_AFTER,
         },
+        head_timeout: Duration::from_secs(options.head_timeout.into()),
+        trusted: Arc::new(options.trusted.clone()),
+        reason_header: options.reason_header,
     }
 }

@@ -4,15 +4,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use pen_common::config::Mode;
 use tokio::time::{Instant, sleep};
 
 use super::accept::{EXHAUSTED_PAUSE, is_exhaustion};
 use super::balance::Client;
 use super::connect::{How, connect};
 use super::gate::Pass;
+use super::http;
 use super::relay::relay;
 use super::routes::Place;
-use super::service::{Point, Service, Visit};
+use super::service::{Point, Service, Settings, Visit};
 use super::stream::Stream;
 
 /// Who has come.
@@ -22,6 +24,16 @@ pub(super) struct Visitor {
     pub(super) address: Option<SocketAddr>,
     /// The port that it came to; 0 over a Unix socket.
     pub(super) port: u16,
+}
+
+impl Visitor {
+    /// As whom the balancer knows it.
+    pub(super) fn client(&self) -> Client {
+        Client {
+            address: self.address.map(|address| address.ip()),
+            port: self.address.map_or(0, |address| address.port()),
+        }
+    }
 }
 
 /// The places that a client takes; given back when dropped.
@@ -42,11 +54,11 @@ pub(super) async fn serve(
     visitor: Visitor,
     mut places: Places,
 ) {
-    let who = Client {
-        address: visitor.address.map(|address| address.ip()),
-        port: visitor.address.map_or(0, |address| address.port()),
-    };
-    let Ok(mut visit) = service.admit(who) else {
+    if service.mode == Mode::Http {
+        // Boxed: clients of TCP need no room for it.
+        return Box::pin(http::serve(service, client, visitor, places)).await;
+    }
+    let Ok(mut visit) = service.admit(visitor.client()) else {
         return;
     };
     let reached = reach(&service, &mut visit, visitor.port).await;
@@ -68,14 +80,9 @@ async fn reach(
     visit: &mut Visit,
     port: u16,
 ) -> Option<(Stream, Arc<Point>)> {
-    let how = How {
-        timeout: visit.settings.timeout,
-        source: visit.settings.source,
-        port,
-        keepalive: visit.settings.keepalive,
-    };
+    let how = how(&visit.settings, port);
     loop {
-        let point = visit.next()?;
+        let point = visit.next().ok()?;
         match connect_patiently(&point.place, how).await {
             Ok(server) => {
                 visit.connected();
@@ -89,9 +96,19 @@ async fn reach(
     }
 }
 
+/// How a client that came to `port` gets to its server.
+pub(super) fn how(settings: &Settings, port: u16) -> How {
+    How {
+        timeout: settings.timeout,
+        source: settings.source,
+        port,
+        keepalive: settings.keepalive,
+    }
+}
+
 /// Connects to a server. What this host lacks is not the server's fault: it is waited for, as long
 /// as a connection may take.
-async fn connect_patiently(place: &Place, how: How) -> io::Result<Stream> {
+pub(super) async fn connect_patiently(place: &Place, how: How) -> io::Result<Stream> {
     let end = Instant::now() + how.timeout;
     loop {
         match connect(place, how).await {
@@ -103,7 +120,8 @@ async fn connect_patiently(place: &Place, how: How) -> io::Result<Stream> {
     }
 }
 
-fn missed(service: &Service, point: &Point, error: &io::Error) {
+/// Says that a server could not be reached.
+pub(super) fn missed(service: &Service, point: &Point, error: &io::Error) {
     let (service, name, place) = (&service.name, &point.name, &point.place);
     tracing::debug!("service {service}: no connection to server {name} ({place}): {error}");
 }

@@ -36,7 +36,7 @@ impl<'a> Check<'a> {
         for key in SERVICE {
             let Some(only) = key.only else { continue };
             let value = (key.write)(service);
-            if only != mode {
+            if !mode.has_keys_of(only) {
                 if self.places.has(item, key.name) || value != (key.write)(&default) {
                     let name = key.name;
                     let why =
