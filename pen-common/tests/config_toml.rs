@@ -126,9 +126,9 @@ source = "10.0.0.9"
 client_acl = 2
 emergency = "web1:8080"
 abuse = "/run/abuse"
-        head_timeout = 11
-        trusted = ["10.0.0.0/8", "::1"]
-        reason_header = true
+head_timeout = 11
+trusted = ["10.0.0.0/8", "::1"]
+reason_header = true
 
 [[pool]]
 name = "proxy"

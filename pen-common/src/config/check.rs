@@ -372,7 +372,7 @@ impl<'a> Check<'a> {
             else {
                 continue;
             };
-            if service.mode == Mode::Tcp {
+            if service.mode != Mode::Dsr {
                 self.proxy_ports(index, service, pool);
                 continue;
             }
