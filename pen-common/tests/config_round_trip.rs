@@ -118,7 +118,7 @@ prop_compose! {
 
 /// A service of one mode made one of the other.
 fn proxied(mut service: Service, proxy: ProxyOptions, path: Option<PathBuf>) -> Service {
-    let http = service.name.len() % 2 == 0;
+    let http = service.name.len().is_multiple_of(2);
     for listener in &mut service.listeners {
         listener.protocol = Protocol::Tcp;
         listener.port = listener.port.max(1);

@@ -189,9 +189,11 @@ async fn reach(client: &Client, visit: &mut Visit) -> Result<Reached, Refused> {
                 return Ok(reached);
             }
             Err(error) => {
-                failed = Some(match error.kind() {
-                    io::ErrorKind::TimedOut => Refused::TooLate,
-                    _ => Refused::ConnectFailed,
+                let late = error.kind() == io::ErrorKind::TimedOut;
+                failed = Some(if late {
+                    Refused::TooLate
+                } else {
+                    Refused::ConnectFailed
                 });
                 visit.failed();
                 missed(&client.service, &point, &error);
@@ -231,7 +233,13 @@ fn key(client: &Client, visit: &Visit, point: &Point) -> Key {
 /// Why no answer has begun.
 enum Failure {
     TooLate,
-    Broken(TrySendError<Request<Body>>),
+    Broken(Box<TrySendError<Request<Body>>>),
+}
+
+impl Failure {
+    fn broken(error: TrySendError<Request<Body>>) -> Self {
+        Self::Broken(Box::new(error))
+    }
 }
 
 /// Waits for an answer as long as bytes go over the connection.
@@ -241,13 +249,13 @@ async fn in_time(
     last: &Last,
 ) -> Result<Response<Incoming>, Failure> {
     let Some(limit) = visit.settings.relay.idle else {
-        return sent.await.map_err(Failure::Broken);
+        return sent.await.map_err(Failure::broken);
     };
     last.touch();
     let mut sent = std::pin::pin!(sent);
     while let Some(left) = last.left(limit) {
         if let Ok(result) = timeout(left, &mut sent).await {
-            return result.map_err(Failure::Broken);
+            return result.map_err(Failure::broken);
         }
     }
     Err(Failure::TooLate)

@@ -217,7 +217,7 @@ mod tests {
                 match guard.look(&held) {
                     Step::Pass(count) => out.extend(held.drain(..count)),
                     Step::Hold => break,
-                    end => return (out, end),
+                    end @ (Step::TooLong | Step::Refuse(_)) => return (out, end),
                 }
             }
         }
