@@ -170,10 +170,6 @@ fn faults_of_services() {
             "pen.toml:6: service \"web\": unknown key `moed`; did you mean `mode`?",
         ),
         (
-            service("mode = \"http\""),
-            "pen.toml:6: service \"web\": mode = \"http\" isn't there yet: \"dsr\", \"tcp\" and \"udp\"",
-        ),
-        (
             service("vlan = 4095"),
             "pen.toml:6: service \"web\": vlan = 4095 is out of range (1..=4094)",
         ),

@@ -353,6 +353,57 @@ fn commands_that_are_refused() {
 }
 
 #[test]
+fn http_by_a_flag_or_a_command() {
+    let flag = |words: &[&str]| {
+        let mut line = line(words);
+        line.flags.push(PenFlag {
+            flag: "-H",
+            key: "mode",
+            value: "http".to_owned(),
+            idle_in_dsr: None,
+        });
+        line.read(Config::default(), &World)
+    };
+    let mode = |checked: &Config| checked.services[0].mode;
+    assert_eq!(mode(flag(&["80", "web1"]).unwrap().config()), Mode::Http);
+    let by_command = |words: &[&str]| mode(&config(&[&["80", "web1"], words].concat()));
+    assert_eq!(by_command(&["-O http"]), Mode::Http);
+    assert_eq!(by_command(&["-O http", "-O no http"]), Mode::Tcp);
+    let set = config(&[
+        "80",
+        "web1",
+        "-O http",
+        "-O trusted 10.1.2.3/8",
+        "-O trusted ::1",
+    ]);
+    let lines: Vec<String> = (set.services[0].proxy.trusted.lines.iter())
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(lines, ["permit 10.0.0.0/8", "permit ::1/128"]);
+    for (words, expected) in [
+        (
+            &["-O trusted 10.0.0.1"][..],
+            "`trusted` means nothing with mode = \"tcp\": leave it out",
+        ),
+        (
+            &["-O http", "-O head_timeout 0"],
+            "head_timeout = 0 is out of range (1..=3600)",
+        ),
+        (
+            &["-O http", "-O trusted web"],
+            "trusted = \"web\": \"web\" is not an address",
+        ),
+        (
+            &["-O http", "-O dsr_if eth1"],
+            "`http` belongs to proxy mode",
+        ),
+    ] {
+        let errors = fault(&[&["10.0.0.100:80", "web1"], words].concat());
+        assert!(errors.contains(expected), "{words:?}: {errors}");
+    }
+}
+
+#[test]
 fn what_a_service_shows() {
     let mut service = Service::new("s");
     service.mode = Mode::Tcp;

@@ -87,15 +87,18 @@ prop_compose! {
         (client_conn_rate, transparent) in (0..=CONN_MAX_MAX, any::<bool>()),
         proxies in proptest::collection::vec((address(0x0a04_0000), 0u8..=32), 0..3),
         send_proxy in pick(SendProxy::ALL),
+        (head_timeout, mut trusted, reason_header) in (1..=HEAD_TIMEOUT_MAX, acl(), any::<bool>()),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
         for (switch, on) in Balance::ALL.iter().zip(switches) {
             balance.set(*switch, on);
         }
+        trusted.lines.iter_mut().for_each(|line| line.permit = true);
         ProxyOptions {
             balance, timeout, idle_timeout, blacklist, tracking, clients_max, conn_max,
             pending_max, backlog, tcp_fastclose, keepalive, source, client_acl, emergency, abuse,
             queue_timeout, client_conn_max, client_conn_rate, transparent,
+            head_timeout, trusted, reason_header,
             paths: Vec::new(),
             accept_proxy: accept_proxy(&proxies),
             send_proxy,
@@ -131,13 +134,24 @@ prop_compose! {
 
 /// A service of one mode made one of the other.
 fn proxied(mut service: Service, proxy: ProxyOptions, path: Option<PathBuf>) -> Service {
+    let http = service.name.len().is_multiple_of(2);
     for listener in &mut service.listeners {
         listener.protocol = Protocol::Tcp;
         listener.port = listener.port.max(1);
     }
     service.listeners.sort();
     service.listeners.dedup();
-    service.mode = Mode::Tcp;
+    service.mode = if http { Mode::Http } else { Mode::Tcp };
+    let default = ProxyOptions::default();
+    let proxy = match http {
+        true => proxy,
+        false => ProxyOptions {
+            head_timeout: default.head_timeout,
+            trusted: default.trusted,
+            reason_header: default.reason_header,
+            ..proxy
+        },
+    };
     (service.vlan, service.hash) = (None, HashBy::Flow);
     service.proxy = proxy;
     // Then each server needs a port.
@@ -263,7 +277,7 @@ proptest! {
         let mut config = whole(Config { acls, ..top }, services.collect(), backends, sizes);
         for (service, pool) in config.services.iter().zip(&mut config.pools) {
             for (backend, port) in pool.backends.iter_mut().zip(ports.into_iter().cycle()) {
-                if service.mode == Mode::Tcp {
+                if service.mode != Mode::Dsr {
                     (backend.port, backend.acl) = (port.max(1), (port % 10) as u8);
                 }
             }

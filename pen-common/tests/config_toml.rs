@@ -110,7 +110,7 @@ lines = ["permit 10.1.2.3 255.0.0.0", "deny all"]
 [[service]]
 name = "proxy"
 listen = ["80", "0.0.0.0:81", "/run/p.sock"]
-mode = "tcp"
+mode = "http"
 balance = ["weight", "stubborn"]
 timeout = 4
 idle_timeout = 600
@@ -132,6 +132,9 @@ emergency = "web1:8080"
 abuse = "/run/abuse"
 accept_proxy = ["10.1.2.3/8", "2001:db8::/32"]
 send_proxy = "v2"
+head_timeout = 11
+trusted = ["10.0.0.0/8", "::1"]
+reason_header = true
 
 [[pool]]
 name = "proxy"
@@ -248,7 +251,7 @@ fn every_key_of_a_proxy(config: &Config) {
     ];
     assert_eq!(config.acls, [Acl::default(), Acl::default(), Acl { lines }]);
     let service = &config.services[1];
-    assert_eq!((service.mode, service.pool.as_str()), (Mode::Tcp, "proxy"));
+    assert_eq!((service.mode, service.pool.as_str()), (Mode::Http, "proxy"));
     let listeners: Vec<String> = service.listeners.iter().map(ToString::to_string).collect();
     assert_eq!(listeners, ["[::]:80", "0.0.0.0:81"]);
     let mut balance = Switches::default();
@@ -288,6 +291,11 @@ fn every_key_of_a_proxy(config: &Config) {
             lines: vec![line(true, "10.0.0.0", 8), line(true, "2001:db8::", 32)],
         },
         send_proxy: SendProxy::V2,
+        head_timeout: 11,
+        trusted: Acl {
+            lines: vec![line(true, "10.0.0.0", 8), line(true, "::1", 128)],
+        },
+        reason_header: true,
         paths: vec![PathBuf::from("/run/p.sock")],
     };
     assert_eq!(service.proxy, expected);

@@ -46,11 +46,6 @@ impl Acl {
         }
     }
 
-    /// Whether a line permits just this client: the answer is no where all pass for want of lines.
-    pub fn names(&self, client: IpAddr) -> bool {
-        !self.lines.is_empty() && self.permits(client)
-    }
-
     /// Whether a client may pass.
     pub fn permits(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
@@ -60,6 +55,13 @@ impl Acl {
             (None, Some(last)) => !last.permit,
             (None, None) => true,
         }
+    }
+
+    /// Whether a line says by name that this client may pass.
+    pub fn names(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        let mut lines = self.lines.iter();
+        lines.any(|line| line.permit && line.matches(client))
     }
 }
 

@@ -196,7 +196,9 @@ impl<'a> Check<'a> {
             if service.listeners.is_empty() && service.proxy.paths.is_empty() {
                 let why = match service.mode {
                     Mode::Dsr => "it has no VIP: give listen = \"ADDRESS:PORT\"",
-                    Mode::Tcp | Mode::Udp => "it listens nowhere: give listen = \"PORT\"",
+                    Mode::Tcp | Mode::Udp | Mode::Http => {
+                        "it listens nowhere: give listen = \"PORT\""
+                    }
                 };
                 self.wrong(item, "listen", why);
             }
@@ -219,7 +221,9 @@ impl<'a> Check<'a> {
             let item = Item::Service(index);
             for listener in &service.listeners {
                 match (service.mode, check_unicast(listener.address)) {
-                    (Mode::Tcp, _) => self.proxy_listener(item, *listener, Protocol::Tcp),
+                    (Mode::Tcp | Mode::Http, _) => {
+                        self.proxy_listener(item, *listener, Protocol::Tcp)
+                    }
                     (Mode::Udp, _) => self.proxy_listener(item, *listener, Protocol::Udp),
                     (Mode::Dsr, Ok(())) => {}
                     (Mode::Dsr, Err(why)) => {

@@ -43,6 +43,8 @@ pub enum Command {
         /// Its value as written, which has been tried when this was parsed; `None` to show it.
         value: Option<String>,
     },
+    /// Pass on HTTP requests instead of TCP connections, or not; only at start.
+    Http(bool),
     /// Change an access list.
     Acl(u8, AclChange),
     /// Set a key of the top level; only at start. The value is read already when this is applied
@@ -128,6 +130,7 @@ const COMMANDS: &[(&str, Parse)] = &[
     (KEEPALIVE, |words| {
         bare(KEEPALIVE, words, flag(KEEPALIVE, true))
     }),
+    ("http", |words| bare("http", words, Command::Http(true))),
     ("include", |words| match words {
         [file] => Ok(Command::Include(PathBuf::from(file))),
         _ => Err("include takes one file name, without blanks".to_owned()),
@@ -157,14 +160,17 @@ const OPTIONS: &[&str] = &[
     "client_conn_rate",
     "clients_max",
     "conn_max",
+    "head_timeout",
     "idle_timeout",
     "pending_max",
     "queue_timeout",
     "send_proxy",
+    "reason_header",
     "source",
     "tcp_fastclose",
     "timeout",
     "tracking",
+    "trusted",
 ];
 
 /// The keys of that kind that Pen turns on by their names and off by `no`.
@@ -183,7 +189,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ),
     ("dummy", "Pen answers no requests itself"),
     ("exit", "stop the daemon with SIGTERM"),
-    ("http", "the proxy for HTTP isn't there yet"),
     ("idlers", "connections are made when a client is there"),
     ("log", "the request log isn't there yet"),
     ("peek", "it was never finished in Pen"),
@@ -354,6 +359,7 @@ fn no(words: &[&str]) -> Result<Command, String> {
         ["acl", ..] => Err("`no acl` takes the number of the list: no acl 1".to_owned()),
         [KEEPALIVE] => Ok(flag(KEEPALIVE, false)),
         [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
+        ["http"] => Ok(Command::Http(false)),
         // Pen took this in silence and kept the list.
         ["client_acl", ..] => Ok(Command::Nothing(
             "`no client_acl` has no effect: empty the list by `no acl N`".to_owned(),
@@ -377,7 +383,7 @@ fn no(words: &[&str]) -> Result<Command, String> {
                 word,
                 idle()
                     .chain(switches)
-                    .chain(["acl", KEEPALIVE, TRANSPARENT]),
+                    .chain(["acl", "http", KEEPALIVE, TRANSPARENT]),
             );
             Err(format!(
                 "there is no `{}` to be turned off by `no`{hint}",

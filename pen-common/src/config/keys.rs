@@ -26,7 +26,7 @@ pub(crate) struct Key<T> {
     pub(crate) write: fn(&T) -> Option<Value>,
     /// Whether a list of values may stand there.
     pub(crate) list: bool,
-    /// The only mode of a service in which it means something; see [`Mode::knows`] for UDP.
+    /// The only mode of a service in which it means something; see [`Mode::knows`] for UDP and HTTP.
     pub(crate) only: Option<Mode>,
 }
 

@@ -30,7 +30,8 @@ pub use keys::documented;
 pub use pen_line::{PenFlag, PenLine};
 pub use proxy::{
     BACKLOG_MAX, Balance, CLIENTS_MAX_MAX, CONN_MAX_DEFAULT, CONN_MAX_MAX, FastClose,
-    PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, SendProxy, Switches, TIMEOUT_MAX, UDP_IDLE_DEFAULT,
+    HEAD_TIMEOUT_MAX, PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, SendProxy, Switches, TIMEOUT_MAX,
+    UDP_IDLE_DEFAULT,
 };
 use words::words;
 
@@ -138,6 +139,8 @@ words! {
         Tcp = "tcp",
         /// Proxy: UDP datagrams are passed on, all of a flow to one server.
         Udp = "udp",
+        /// Proxy: every HTTP/1 request is passed on for itself.
+        Http = "http",
     }
 }
 
@@ -335,7 +338,7 @@ impl Service {
     /// Pen's switches as `mode` shows them. In DSR only `roundrobin` means anything.
     pub fn switches(&self) -> Switches {
         match self.mode {
-            Mode::Tcp | Mode::Udp => self.proxy.balance,
+            Mode::Tcp | Mode::Udp | Mode::Http => self.proxy.balance,
             Mode::Dsr => {
                 let mut switches = Switches::default();
                 switches.set(Balance::RoundRobin, self.hash == HashBy::Flow);

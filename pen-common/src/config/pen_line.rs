@@ -125,6 +125,7 @@ enum Late {
     Flag(PenFlag),
     Option { key: &'static str, value: String },
     Switch(Balance, bool),
+    Http(bool),
     Acl(u8, AclChange),
 }
 
@@ -215,6 +216,7 @@ impl Reader<'_> {
                 key,
                 value: Some(value),
             } => self.late(place, Late::Option { key, value }),
+            Command::Http(on) => self.late(place, Late::Http(on)),
             Command::Acl(number, change) => self.late(place, Late::Acl(number, change)),
             Command::Debug(Some(level)) => self.config.debug = level,
             Command::Listen(Some(vip)) => self.listen(&vip, Some(place)),
@@ -305,7 +307,7 @@ impl Reader<'_> {
         let mut pool = self.finish_pool(&mut places);
         match service.mode {
             Mode::Dsr => self.finish_dsr(&mut service),
-            Mode::Tcp | Mode::Udp => {
+            Mode::Tcp | Mode::Udp | Mode::Http => {
                 self.finish_proxy(&mut service);
                 name_apart(
                     &mut pool.backends,
@@ -336,7 +338,7 @@ impl Reader<'_> {
             (Mode::Dsr, protocol) => {
                 parse_listener(&text, protocol).map(|vip| service.listeners.push(vip))
             }
-            (Mode::Tcp | Mode::Udp, protocol) => {
+            (Mode::Tcp | Mode::Udp | Mode::Http, protocol) => {
                 parse_place(&text, protocol).map(|at| at.join(service))
             }
         };
@@ -405,6 +407,12 @@ impl Reader<'_> {
                     continue;
                 }
                 Late::Option { key, .. } => key.to_owned(),
+                Late::Http(true) => "http".to_owned(),
+                Late::Http(false) => {
+                    self.notes
+                        .push(format!("{place}: `no http`: it is off in DSR anyway"));
+                    continue;
+                }
                 Late::Acl(_, AclChange::Clear) => {
                     self.notes.push(format!(
                         "{place}: `no acl`: there are no access lists in DSR"
@@ -440,6 +448,10 @@ impl Reader<'_> {
                 }
                 Late::Switch(switch, on) => {
                     service.proxy.balance.set(switch, on);
+                    Ok(())
+                }
+                Late::Http(on) => {
+                    service.mode = if on { Mode::Http } else { Mode::Tcp };
                     Ok(())
                 }
                 Late::Acl(number, change) => {

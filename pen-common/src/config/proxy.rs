@@ -16,6 +16,8 @@ pub const UDP_IDLE_DEFAULT: u32 = 60;
 pub const TIMEOUT_MAX: u32 = 3600;
 /// Longest of the other times, in seconds: a year.
 pub const SECONDS_MAX: u32 = 365 * 24 * 3600;
+/// Longest time that the head of a request may take, in seconds.
+pub const HEAD_TIMEOUT_MAX: u32 = 3600;
 /// Most clients that one service remembers.
 pub const CLIENTS_MAX_MAX: u32 = 10_000_000;
 /// Most connections of one service at the same time.
@@ -142,6 +144,13 @@ pub struct ProxyOptions {
     pub accept_proxy: Acl,
     /// What servers are told of their clients.
     pub send_proxy: SendProxy,
+    /// Seconds that the head of a request may take to arrive, and that a client may stay silent
+    /// between two requests; at least 1. HTTP only.
+    pub head_timeout: u32,
+    /// Whose X-Forwarded-For is kept and added to; that of all others is replaced. HTTP only.
+    pub trusted: Acl,
+    /// Whether answers that are Pen's own say why, in the header X-Pen-Reason. HTTP only.
+    pub reason_header: bool,
     /// Unix sockets to listen on, beside the service's VIPs.
     pub paths: Vec<PathBuf>,
 }
@@ -171,6 +180,9 @@ impl Default for ProxyOptions {
             transparent: false,
             accept_proxy: Acl::default(),
             send_proxy: SendProxy::Off,
+            head_timeout: 10,
+            trusted: Acl::default(),
+            reason_header: false,
             paths: Vec::new(),
         }
     }

@@ -10,9 +10,17 @@ use super::address::{check_connectable, parse_listener, parse_place, parse_serve
 use super::given::Given;
 use super::keys::{Key, key, number, path, read_acl_number, text};
 use super::{
-    BACKLOG_MAX, Backend, Balance, CLIENTS_MAX_MAX, CONN_MAX_MAX, HostPort, Mode, PENDING_MAX_MAX,
-    Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, VLAN_MAX,
+    Acl, BACKLOG_MAX, Backend, Balance, CLIENTS_MAX_MAX, CONN_MAX_MAX, HEAD_TIMEOUT_MAX, HostPort,
+    Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, VLAN_MAX,
 };
+
+/// Keys of proxies that speak of a client's whole connection: HTTP has requests.
+const OF_STREAMS: &[&str] = &[
+    "tcp_fastclose",
+    "queue_timeout",
+    "transparent",
+    "send_proxy",
+];
 
 /// Keys of proxies that speak of connections: datagrams have none.
 const OF_CONNECTIONS: &[&str] = &[
@@ -30,8 +38,13 @@ const OF_CONNECTIONS: &[&str] = &[
 impl Mode {
     /// Whether a key with this value of [`Key::only`] means something in this mode.
     pub(crate) fn knows(self, key: &str, only: Option<Self>) -> bool {
-        let of_proxies = only == Some(Self::Tcp) && !OF_CONNECTIONS.contains(&key);
-        only.is_none_or(|only| only == self) || (self == Self::Udp && of_proxies)
+        let of_proxies = only == Some(Self::Tcp);
+        only.is_none_or(|only| only == self)
+            || match self {
+                Self::Udp => of_proxies && !OF_CONNECTIONS.contains(&key),
+                Self::Http => of_proxies && !OF_STREAMS.contains(&key),
+                Self::Dsr | Self::Tcp => false,
+            }
     }
 }
 
@@ -54,8 +67,8 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
     },
     key!(
         "mode",
-        "how it is served: dsr, tcp or udp (proxies); http isn't there yet",
-        |s, given| read_mode(given).map(|mode| s.mode = mode),
+        "how it is served: dsr, or by a proxy: tcp, udp or http",
+        |s, given| given.word("mode").map(|mode| s.mode = mode),
         |s| text(s.mode)
     ),
     key!(
@@ -256,8 +269,8 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
         name: "accept_proxy",
         help: "one network or a list, as in access lists: their clients are proxies and begin with a \
                header of the PROXY protocol (v1 or v2), from all others it is data",
-        read: read_accept_proxy,
-        write: write_accept_proxy,
+        read: |s, given| read_networks("accept_proxy", given, &mut s.proxy.accept_proxy),
+        write: |s| write_networks(&s.proxy.accept_proxy),
         list: true,
         only: Some(Mode::Tcp),
     },
@@ -269,6 +282,36 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
             .word("send_proxy")
             .map(|version| s.proxy.send_proxy = version),
         |s| text(s.proxy.send_proxy)
+    ),
+    key!(
+        Mode::Http,
+        "head_timeout",
+        "seconds that the head of a request may take, and a client's silence between two requests",
+        |s, given| within(
+            "head_timeout",
+            given,
+            1..=HEAD_TIMEOUT_MAX,
+            &mut s.proxy.head_timeout
+        ),
+        |s| number(s.proxy.head_timeout)
+    ),
+    Key {
+        name: "trusted",
+        help: "networks whose X-Forwarded-For is kept and added to, one or a list: IP or IP/LENGTH; \
+               that of all others is replaced",
+        read: |s, given| read_networks("trusted", given, &mut s.proxy.trusted),
+        write: |s| write_networks(&s.proxy.trusted),
+        list: true,
+        only: Some(Mode::Http),
+    },
+    key!(
+        Mode::Http,
+        "reason_header",
+        "whether answers that are Pen's own say why in X-Pen-Reason: true or false",
+        |s, given| given
+            .flag("reason_header")
+            .map(|flag| s.proxy.reason_header = flag),
+        |s| Some(Value::Boolean(s.proxy.reason_header))
     ),
 ];
 
@@ -283,6 +326,16 @@ impl Service {
             Some(known) => (known.read)(self, Given::Word(value)),
             None => Err(format!("a service has no key `{key}`")),
         }
+    }
+
+    /// Whether a key means something in this service's mode.
+    pub fn has_key(&self, key: &str) -> bool {
+        let mut named = SERVICE.iter().filter(|known| known.name == key);
+        named.any(|known| {
+            known
+                .only
+                .is_none_or(|only| self.mode.knows(key, Some(only)))
+        })
     }
 
     /// What Pen answers to the command `key` without a value; empty if the key is unset.
@@ -315,7 +368,7 @@ fn read_listen(service: &mut Service, given: Given<'_>) -> Result<(), String> {
     let text = given.text("listen")?;
     match service.mode {
         Mode::Dsr => service.listeners.push(parse_listener(text, Protocol::Tcp)?),
-        Mode::Tcp => parse_place(text, Protocol::Tcp)?.join(service),
+        Mode::Tcp | Mode::Http => parse_place(text, Protocol::Tcp)?.join(service),
         Mode::Udp => parse_place(text, Protocol::Udp)?.join(service),
     }
     Ok(())
@@ -332,15 +385,6 @@ fn write_balance(service: &Service) -> Option<Value> {
         .iter()
         .filter(|switch| service.proxy.balance.has(**switch));
     Some(Value::Array(on.filter_map(text).collect()))
-}
-
-fn read_mode(given: Given<'_>) -> Result<Mode, String> {
-    match given {
-        Given::Text("http") => Err(format!(
-            "mode = {given} isn't there yet: \"dsr\", \"tcp\" and \"udp\" are"
-        )),
-        Given::Text(_) | Given::Word(_) | Given::Whole(_) | Given::Flag(_) => given.word("mode"),
-    }
 }
 
 fn read_source(given: Given<'_>) -> Result<IpAddr, String> {
@@ -360,15 +404,16 @@ fn read_spare(key: &str, given: Given<'_>) -> Result<Backend, String> {
     Ok(backend)
 }
 
-fn read_accept_proxy(service: &mut Service, given: Given<'_>) -> Result<(), String> {
-    let networks = parse_networks(given.text("accept_proxy")?);
-    let networks = networks.map_err(|why| format!("accept_proxy = {given}: {why}"))?;
-    service.proxy.accept_proxy.lines.extend(networks);
+/// One network more, or all.
+fn read_networks(key: &str, given: Given<'_>, list: &mut Acl) -> Result<(), String> {
+    let networks = parse_networks(given.text(key)?);
+    list.lines
+        .extend(networks.map_err(|why| format!("{key} = {given}: {why}"))?);
     Ok(())
 }
 
-fn write_accept_proxy(service: &Service) -> Option<Value> {
-    let lines = service.proxy.accept_proxy.lines.iter();
+fn write_networks(list: &Acl) -> Option<Value> {
+    let lines = list.lines.iter();
     let networks = lines.filter_map(|line| text(format!("{}/{}", line.network, line.prefix)));
     Some(Value::Array(networks.collect()))
 }

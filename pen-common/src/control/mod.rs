@@ -191,6 +191,7 @@ fn live(command: Command) -> Result<Action, String> {
         Command::Nothing(_) => Action::Nothing,
         Command::Set { key, .. } => return Err(only_at_start(key)),
         Command::Listen(Some(_)) => return Err(only_at_start("listen")),
+        Command::Http(_) => return Err(only_at_start("http")),
         Command::Include(_) => return Err(only_at_start("include")),
     })
 }

@@ -37,6 +37,14 @@ words! {
         BadProxyHeader = "bad-proxy-header",
         /// A UDP datagram for which a socket, or this host, had no room.
         Dropped = "datagram-dropped",
+        /// A request that is not HTTP/1, or that two readers could take for different ones.
+        BadRequest = "bad-request",
+        /// The head of a request did not come in time (`head_timeout`).
+        SlowHead = "slow-head",
+        /// The server ended the connection before it answered, or its answer is not HTTP/1.
+        BadAnswer = "bad-answer",
+        /// The server did not connect or answer in time.
+        TooLate = "too-late",
     }
 }
 
@@ -59,6 +67,12 @@ impl Refused {
             Self::HostLacks => "this host has no descriptor, port or address for the connection",
             Self::BadProxyHeader => "no right header of the PROXY protocol came in time",
             Self::Dropped => "a datagram for which a socket or this host had no room",
+            Self::BadRequest => "the request is not HTTP/1, or not a clear one",
+            Self::SlowHead => "the head of a request did not come in time",
+            Self::BadAnswer => {
+                "the server broke off before it answered, or did not answer in HTTP/1"
+            }
+            Self::TooLate => "the server did not connect or answer in time",
         }
     }
 }

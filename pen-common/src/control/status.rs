@@ -83,7 +83,7 @@ pub struct ProxyStatus {
     pub conn_max: u32,
     /// Clients that wait for a server that has room.
     pub waiting: u32,
-    /// Clients that were taken, in all.
+    /// Clients that were taken, in all; in HTTP mode requests.
     pub accepted: u64,
     /// Every reason why a client was not served, with its count.
     pub refused: Vec<Counter>,

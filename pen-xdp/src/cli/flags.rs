@@ -140,6 +140,14 @@ pub(super) const PROXY_FLAGS: &[ProxyFlag] = &[
         idle_in_dsr: None,
         help: "Who serves clients that client_acl denies; without one they are refused",
     },
+    ProxyFlag {
+        short: "-H",
+        long: "http",
+        value: Err("http"),
+        key: "mode",
+        idle_in_dsr: None,
+        help: "HTTP: each request is passed on for itself, with X-Forwarded-For",
+    },
 ];
 
 /// Flags of Pen's for what isn't there, which nobody must believe in vain: letter, whether a value
@@ -153,7 +161,6 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
     ("-A", true, "CA directory", LATER),
     ("-E", true, "TLS certificate", LATER),
     ("-G", true, "CA file", LATER),
-    ("-H", false, "X-Forwarded-For", LATER),
     ("-K", true, "TLS key", LATER),
     ("-L", true, "TLS protocol", LATER),
     ("-R", false, "client certificates", LATER),
@@ -191,7 +198,7 @@ pub(super) const OBSOLETE_FLAGS: &[(&str, bool)] = &[
 pub(super) fn command() -> Command {
     Command::new("pen")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Load balancer: a TCP proxy, or direct server return at layer 2 past the kernel")
+        .about("Load balancer: a proxy for TCP and HTTP, or direct server return at layer 2 past the kernel")
         .override_usage(USAGE)
         .after_help(AFTER_HELP)
         .disable_help_flag(true)

@@ -301,7 +301,7 @@ impl State {
             let before = (service.hash, service.proxy.balance);
             match service.mode {
                 Mode::Dsr => service.hash = if on { HashBy::Flow } else { HashBy::Source },
-                Mode::Tcp | Mode::Udp => service.proxy.balance.set(switch, on),
+                Mode::Tcp | Mode::Udp | Mode::Http => service.proxy.balance.set(switch, on),
             }
             (found, changed) = (
                 true,
@@ -323,6 +323,11 @@ impl State {
         value: &str,
     ) -> Result<bool, Refusal> {
         let service = self.only(service, key)?;
+        if !service.has_key(key) {
+            let mode = service.mode;
+            let why = format!("`{key}` means nothing with mode = \"{mode}\"");
+            return Err(Refusal::Meaningless(why));
+        }
         // Tried on a copy: a value that can't stand there changes nothing.
         let mut changed = service.clone();
         changed.set(key, value).map_err(Refusal::Value)?;

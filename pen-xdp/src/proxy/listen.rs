@@ -199,7 +199,7 @@ fn refused(route: &Route, place: &str, error: io::Error) -> anyhow::Error {
             libc::EADDRINUSE,
             match route.mode {
                 Mode::Udp => "; `ss -lunp` shows who listens there",
-                Mode::Tcp | Mode::Dsr => "; `ss -ltnp` shows who listens there",
+                Mode::Tcp | Mode::Http | Mode::Dsr => "; `ss -ltnp` shows who listens there",
             },
         ),
         (

@@ -13,6 +13,7 @@ mod descriptors;
 mod direction;
 mod gate;
 mod header;
+mod http;
 mod listen;
 pub mod pipes;
 mod queue;

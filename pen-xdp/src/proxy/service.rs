@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pen_common::config::{Acl, ProxyOptions, SendProxy};
+use pen_common::config::{Acl, Mode, ProxyOptions, SendProxy};
 
 use super::balance::{self, Attempt, Balancer, Client, Refused, Rules, ServerId, Target};
 use super::connect::From;
@@ -28,6 +28,7 @@ const PATIENCE_MIN: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) name: String,
+    pub(super) mode: Mode,
     /// Clients that are here.
     pub(super) connections: Arc<Gate>,
     /// Connections to servers that are under way.
@@ -66,6 +67,12 @@ pub(super) struct Settings {
     pub(super) keepalive: bool,
     pub(super) send_proxy: SendProxy,
     pub(super) relay: relay::Options,
+    /// How long the head of a request may take.
+    pub(super) head_timeout: Duration,
+    /// Whose word counts for where a request comes from.
+    pub(super) trusted: Arc<Acl>,
+    /// Whether answers of our own say why.
+    pub(super) reason_header: bool,
 }
 
 /// A server as a place to go to, and what went there.
@@ -115,6 +122,7 @@ impl Service {
         choice.follow(route);
         Self {
             name: route.service.clone(),
+            mode: route.mode,
             connections: Arc::new(Gate::new(route.options.conn_max)),
             pending: Arc::new(Gate::new(route.options.pending_max)),
             queue: Queue::default(),
@@ -169,7 +177,12 @@ impl Service {
         self.count(why);
     }
 
-    /// Lets a client in.
+    /// What a connection that begins now goes by.
+    pub(super) fn settings(&self) -> Settings {
+        self.choice().settings.clone()
+    }
+
+    /// Lets a client in; in HTTP mode each of its requests.
     ///
     /// # Errors
     /// Why it is refused; it is counted.
@@ -193,7 +206,7 @@ impl Service {
         self.choice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Clients that were taken.
+    /// Clients that were taken; in HTTP mode requests.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -381,5 +394,8 @@ fn settings(options: &ProxyOptions) -> Settings {
             fast_close: options.tcp_fastclose,
             splice_after: SPLICE_AFTER,
         },
+        head_timeout: Duration::from_secs(options.head_timeout.into()),
+        trusted: Arc::new(options.trusted.clone()),
+        reason_header: options.reason_header,
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pen_common::config::SendProxy;
+use pen_common::config::{Mode, SendProxy};
 use pen_common::proxy_protocol::Header;
 use tokio::time::{Instant, sleep};
 
@@ -13,9 +13,10 @@ use super::balance::{Client, Refused};
 use super::connect::{How, connect, is_ours};
 use super::gate::Pass;
 use super::header::{ends, receive, send, written};
+use super::http;
 use super::relay::relay;
 use super::routes::Place;
-use super::service::{Point, Service, Visit};
+use super::service::{Point, Service, Settings, Visit};
 use super::stream::Stream;
 
 /// Who has come.
@@ -25,6 +26,16 @@ pub(super) struct Visitor {
     pub(super) address: Option<SocketAddr>,
     /// The port that it came to; 0 over a Unix socket.
     pub(super) port: u16,
+}
+
+impl Visitor {
+    /// As whom the balancer knows it.
+    pub(super) fn client(&self) -> Client {
+        Client {
+            address: self.address.map(|address| address.ip()),
+            port: self.address.map_or(0, |address| address.port()),
+        }
+    }
 }
 
 /// The places that a client takes; given back when dropped.
@@ -48,19 +59,16 @@ pub(super) async fn serve(
     let Some((address, said)) = introduced(&service, &client, &visitor).await else {
         return;
     };
-    let who = Client {
-        address: address.map(|address| address.ip()),
-        port: address.map_or(0, |address| address.port()),
-    };
-    let Ok(mut visit) = service.admit(who) else {
+    let peer = visitor.address;
+    let visitor = Visitor { address, ..visitor };
+    if service.mode == Mode::Http {
+        // Boxed: clients of TCP need no room for it.
+        return Box::pin(http::serve(service, client, visitor, places)).await;
+    }
+    let Ok(mut visit) = service.admit(visitor.client()) else {
         return;
     };
-    let how = How {
-        timeout: visit.settings.timeout,
-        from: visit.settings.from(who.address),
-        port: visitor.port,
-        keepalive: visit.settings.keepalive,
-    };
+    let how = how(&visit.settings, visitor);
     let reached = reach(&service, &mut visit, how, &mut places).await;
     drop(places.pending.take());
     let (server, point) = match reached {
@@ -69,7 +77,7 @@ pub(super) async fn serve(
     };
     let version = visit.settings.send_proxy;
     if version != SendProxy::Off {
-        let both = ends(&client, visitor.address, said.as_ref());
+        let both = ends(&client, peer, said.as_ref());
         let header = written(version, both, said).unwrap_or_default();
         if let Err(error) = send(&server, &header, visit.settings.timeout).await {
             let (service, name) = (&service.name, &point.name);
@@ -162,9 +170,19 @@ async fn choose(
     service.queue.wait(visit, end).await
 }
 
+/// How a client gets to its server.
+pub(super) fn how(settings: &Settings, visitor: Visitor) -> How {
+    How {
+        timeout: settings.timeout,
+        from: settings.from(visitor.client().address),
+        port: visitor.port,
+        keepalive: settings.keepalive,
+    }
+}
+
 /// Connects to a server. Descriptors that this host lacks are waited for, as long as a connection
 /// may take.
-async fn connect_patiently(place: &Place, how: How) -> io::Result<Stream> {
+pub(super) async fn connect_patiently(place: &Place, how: How) -> io::Result<Stream> {
     let end = Instant::now() + how.timeout;
     loop {
         match connect(place, how).await {

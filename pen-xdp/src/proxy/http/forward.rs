@@ -1,0 +1,339 @@
+//! One request, from its head to the head of its answer.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hyper::body::{Body as HttpBody, Incoming};
+use hyper::client::conn::TrySendError;
+use hyper::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use pen_common::control::Refused;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::answers;
+use super::body::{Body, Held};
+use super::headers;
+use super::io::{Last, Signs};
+use super::pool::{self, Key, Link};
+use super::upgrade::{self, Switch};
+use crate::proxy::accept::is_exhaustion;
+use crate::proxy::connect::is_ours;
+use crate::proxy::routes::Place;
+use crate::proxy::service::{Point, Service, Visit};
+use crate::proxy::session::{Places, Visitor, connect_patiently, how, missed};
+
+/// Who sends requests.
+pub(super) struct Client {
+    pub(super) service: Arc<Service>,
+    pub(super) visitor: Visitor,
+    pub(super) signs: Arc<Signs>,
+    pub(super) _places: Places,
+}
+
+/// A connection to a server that a request can go over.
+struct Reached {
+    link: Link,
+    point: Arc<Point>,
+    /// Whether it has carried others: then the server may be closing it just now.
+    used: bool,
+}
+
+/// An answer has begun.
+struct Answered {
+    response: Response<Incoming>,
+    reached: Reached,
+}
+
+/// Answers a request by a server's answer, or says why there is none.
+pub(super) async fn forward(client: Rc<Client>, request: Request<Incoming>) -> Response<Body> {
+    if request.method() == Method::CONNECT {
+        return answers::plain(StatusCode::NOT_IMPLEMENTED, "there are no tunnels here");
+    }
+    let mut visit = match client.service.admit(client.visitor.client()) {
+        Ok(visit) => visit,
+        Err(why) => {
+            let told = client.service.settings().reason_header;
+            return answers::refusal(why, told);
+        }
+    };
+    match exchange(&client, &mut visit, request).await {
+        Ok((answered, asked)) => pass_on(client, visit, answered, asked),
+        Err(why) => answers::refusal(why, visit.settings.reason_header),
+    }
+}
+
+/// What is kept of a request that asks for another protocol.
+struct Asked(Option<hyper::upgrade::OnUpgrade>);
+
+/// Sends a request to a server that can be reached, and waits for its answer.
+///
+/// # Errors
+/// Why there is none; it is counted.
+async fn exchange(
+    client: &Client,
+    visit: &mut Visit,
+    mut request: Request<Incoming>,
+) -> Result<(Answered, Asked), Refused> {
+    let on_upgrade =
+        (request.headers().contains_key(UPGRADE)).then(|| hyper::upgrade::on(&mut request));
+    let mut request = request.map(Body::of_request);
+    let protocol = headers::prepare(request.headers_mut());
+    let asked = Asked(on_upgrade.filter(|_| protocol.is_some()));
+    let Ok(()) = to_origin(&mut request) else {
+        client.service.count(Refused::BadRequest);
+        return Err(Refused::BadRequest);
+    };
+    let address = client.visitor.address.map(|address| address.ip());
+    headers::tell_client(request.headers_mut(), address, &visit.settings.trusted);
+    let mut reached = reach(client, visit).await?;
+    name_host(request.headers_mut(), &reached.point.place);
+    loop {
+        // A copy, for the case that the server closes the connection while it comes.
+        let again = (reached.used && is_repeatable(&request)).then(|| copy(&request));
+        let sent = reached.link.sender.try_send_request(request);
+        match in_time(sent, visit, reached.link.last()).await {
+            Ok(response) => return Ok((Answered { response, reached }, asked)),
+            Err(Failure::TooLate) => {
+                client.service.count(Refused::TooLate);
+                return Err(Refused::TooLate);
+            }
+            Err(Failure::Broken(mut error)) => {
+                let unsent = error.take_message();
+                match unsent.or(again).filter(|_| reached.used) {
+                    Some(whole) => request = whole,
+                    None => return Err(broken(client, &reached.point, &error)),
+                }
+            }
+        }
+        let point = Arc::clone(&reached.point);
+        reached = match open(client, visit, &point).await {
+            Ok(reached) => reached,
+            Err(error) => {
+                let taken_out = visit.failed();
+                missed(&client.service, &point, &error, taken_out);
+                reach(client, visit).await?
+            }
+        };
+    }
+}
+
+/// Gives a server's answer to the client.
+fn pass_on(client: Rc<Client>, visit: Visit, answered: Answered, asked: Asked) -> Response<Body> {
+    let Answered {
+        mut response,
+        reached,
+    } = answered;
+    let told = visit.settings.reason_header;
+    let bad = |client: &Client| {
+        client.service.count(Refused::BadAnswer);
+        answers::refusal(Refused::BadAnswer, told)
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Asked(Some(on_client)) = asked else {
+            return bad(&client);
+        };
+        let server = hyper::upgrade::on(&mut response);
+        client.signs.switched.store(true, Ordering::Relaxed);
+        let switch = Switch {
+            client: on_client,
+            server,
+            point: reached.point,
+            visit,
+        };
+        spawn_local(upgrade::pass(switch, client));
+        let mut response = response.map(|_| Body::empty());
+        let protocol = headers::take_hop_by_hop(response.headers_mut());
+        if let Some(protocol) = protocol {
+            response.headers_mut().insert(UPGRADE, protocol);
+        }
+        let upgrade = HeaderValue::from_static("upgrade");
+        response.headers_mut().insert(CONNECTION, upgrade);
+        return response;
+    }
+    if !is_clear(response.headers()) {
+        return bad(&client);
+    }
+    headers::take_hop_by_hop(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+    let idle = visit.settings.relay.idle;
+    let held = Held {
+        visit,
+        link: reached.link,
+        signs: Arc::clone(&client.signs),
+    };
+    response.map(|incoming| Body::of_answer(incoming, idle, held))
+}
+
+/// The first server that can be reached, over a connection that waits or a new one.
+///
+/// # Errors
+/// Why there is none; it is counted.
+async fn reach(client: &Client, visit: &mut Visit) -> Result<Reached, Refused> {
+    let mut failed = None;
+    loop {
+        let point = match visit.next() {
+            Ok(point) => point,
+            // Servers that can't be reached say more than that none is left.
+            Err(why) => {
+                client.service.count(why);
+                return Err(failed.unwrap_or(why));
+            }
+        };
+        if let Some(link) = pool::take(&key(client, visit, &point)) {
+            visit.connected();
+            let used = true;
+            return Ok(Reached { link, point, used });
+        }
+        match open(client, visit, &point).await {
+            Ok(reached) => {
+                visit.connected();
+                return Ok(reached);
+            }
+            Err(error) if is_ours(&error) => {
+                let (name, place) = (&point.name, &point.place);
+                let what = format_args!("no connection to server {name} ({place}): {error}");
+                client.service.tell(what);
+                client.service.count(Refused::HostLacks);
+                return Err(Refused::HostLacks);
+            }
+            Err(error) => {
+                let late = error.kind() == io::ErrorKind::TimedOut;
+                failed = Some(if late {
+                    Refused::TooLate
+                } else {
+                    Refused::ConnectFailed
+                });
+                let taken_out = visit.failed();
+                missed(&client.service, &point, &error, taken_out);
+            }
+        }
+    }
+}
+
+/// A new connection.
+async fn open(client: &Client, visit: &Visit, point: &Arc<Point>) -> io::Result<Reached> {
+    let _pending = client.service.pending.enter().await;
+    let how = how(&visit.settings, client.visitor);
+    let stream = match connect_patiently(&point.place, how).await {
+        Err(error) if is_exhaustion(&error) => {
+            pool::close_all();
+            connect_patiently(&point.place, how).await?
+        }
+        result => result?,
+    };
+    let link = Link::new(stream, key(client, visit, point)).await?;
+    Ok(Reached {
+        link,
+        point: Arc::clone(point),
+        used: false,
+    })
+}
+
+fn key(client: &Client, visit: &Visit, point: &Point) -> Key {
+    Key {
+        counts: Arc::clone(&point.counts),
+        place: point.place.clone(),
+        port: client.visitor.port,
+        source: visit.settings.source,
+    }
+}
+
+/// Why no answer has begun.
+enum Failure {
+    TooLate,
+    Broken(Box<TrySendError<Request<Body>>>),
+}
+
+impl Failure {
+    fn broken(error: TrySendError<Request<Body>>) -> Self {
+        Self::Broken(Box::new(error))
+    }
+}
+
+/// Waits for an answer as long as bytes go over the connection.
+async fn in_time(
+    sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>,
+    visit: &Visit,
+    last: &Last,
+) -> Result<Response<Incoming>, Failure> {
+    let Some(limit) = visit.settings.relay.idle else {
+        return sent.await.map_err(Failure::broken);
+    };
+    last.touch();
+    let mut sent = std::pin::pin!(sent);
+    while let Some(left) = last.left(limit) {
+        if let Ok(result) = timeout(left, &mut sent).await {
+            return result.map_err(Failure::broken);
+        }
+    }
+    Err(Failure::TooLate)
+}
+
+/// Whose fault it is that a request was sent and not answered.
+fn broken(client: &Client, point: &Point, error: &TrySendError<Request<Body>>) -> Refused {
+    let (service, name, why) = (&client.service.name, &point.name, error.error());
+    tracing::debug!("service {service}: no answer from server {name}: {why}");
+    let why = match client.signs.refused.load(Ordering::Relaxed) {
+        true => Refused::BadRequest,
+        false => Refused::BadAnswer,
+    };
+    client.service.count(why);
+    why
+}
+
+/// Whether an answer says in one way how long it is.
+fn is_clear(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = encodings.next();
+    let chunked = first.is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    chunked && encodings.next().is_none()
+}
+
+/// Whether doing it twice is as good as once, and it can be said twice.
+fn is_repeatable(request: &Request<Body>) -> bool {
+    request.method().is_idempotent() && request.body().is_end_stream()
+}
+
+/// The same request; it has no body.
+fn copy(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy
+}
+
+/// Asks for the path alone. A host in the target counts, and not that in the header (RFC 9112,
+/// 3.2.2); hyper takes targets of every form.
+fn to_origin(request: &mut Request<Body>) -> Result<(), ()> {
+    *request.version_mut() = Version::HTTP_11;
+    if let Some(authority) = request.uri().authority() {
+        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        let host = HeaderValue::from_str(host).map_err(drop)?;
+        request.headers_mut().insert(HOST, host);
+        let path = request.uri().path_and_query().ok_or(())?;
+        let origin = Uri::try_from(path.as_str()).map_err(drop)?;
+        *request.uri_mut() = origin;
+    }
+    let path = request.uri().path();
+    match path.starts_with('/') || (path == "*" && request.method() == Method::OPTIONS) {
+        true => Ok(()),
+        false => Err(()),
+    }
+}
+
+/// Clients of HTTP/1.0 may name no host; servers of HTTP/1.1 want one.
+fn name_host(headers: &mut HeaderMap, place: &Place) {
+    if !headers.contains_key(HOST) {
+        let host = match place {
+            Place::Tcp(address) => HeaderValue::from_str(&address.ip().to_string()).ok(),
+            Place::Unix(_) => None,
+        };
+        let host = host.unwrap_or(HeaderValue::from_static("localhost"));
+        headers.insert(HOST, host);
+    }
+}

@@ -1,0 +1,17 @@
+//! HTTP/1: the requests of a client go to servers one by one, over connections that are kept.
+//!
+//! hyper reads and writes messages, [`guard`] sees the bytes of clients before it does and lets
+//! nothing through that two readers could take for different messages.
+
+mod answers;
+mod body;
+mod forward;
+mod guard;
+mod head;
+mod headers;
+mod io;
+mod pool;
+mod serve;
+mod upgrade;
+
+pub(super) use serve::serve;

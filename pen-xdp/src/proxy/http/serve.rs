@@ -1,0 +1,66 @@
+//! One client's connection.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper::server::conn::http1::Builder;
+use hyper::service::service_fn;
+use pen_common::control::Refused;
+use socket2::SockRef;
+
+use super::forward::{Client, forward};
+use super::guard::HEAD_MAX;
+use super::io::{ClientIo, Clock, Signs};
+use crate::proxy::service::Service;
+use crate::proxy::session::{Places, Visitor};
+use crate::proxy::stream::Stream;
+
+/// Answers a client's requests, one after the other, until one of both sides has enough.
+pub(in crate::proxy) async fn serve(
+    service: Arc<Service>,
+    stream: Stream,
+    visitor: Visitor,
+    mut places: Places,
+) {
+    // It waits for a server when it has sent a request, and may never send one.
+    drop(places.pending.take());
+    let signs = Arc::new(Signs::default());
+    let stream = Arc::new(stream);
+    let settings = service.settings();
+    let idle = settings.relay.idle;
+    let io = ClientIo::new(Arc::clone(&stream), Arc::clone(&signs), idle);
+    let client = Rc::new(Client {
+        service: Arc::clone(&service),
+        visitor,
+        signs: Arc::clone(&signs),
+        _places: places,
+    });
+    let answer = service_fn(move |request| {
+        let client = Rc::clone(&client);
+        async move { Ok::<_, Infallible>(forward(client, request).await) }
+    });
+    let connection = Builder::new()
+        .timer(Clock)
+        .header_read_timeout(settings.head_timeout)
+        .max_buf_size(HEAD_MAX)
+        .title_case_headers(true)
+        .serve_connection(io, answer)
+        .with_upgrades();
+    let Err(error) = connection.await else {
+        return;
+    };
+    tracing::debug!("service {}: {visitor:?}: {error}", service.name);
+    if signs.broken.load(Ordering::Relaxed) {
+        // A client that takes the end of the connection for the end of the answer is told by a
+        // reset that it is none. If the kernel can't, the answer is just short.
+        let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+    }
+    if error.is_timeout() && signs.in_head.load(Ordering::Relaxed) {
+        service.count(Refused::SlowHead);
+    } else if error.is_parse() {
+        service.count(Refused::BadRequest);
+    }
+}
