@@ -233,6 +233,8 @@ fn flags_of_proxy_mode_short_and_long() {
         (plain.services[0].mode, plain.interface.as_str()),
         (Mode::Tcp, "")
     );
+    assert_eq!(proxy(&["-H"]).services[0].mode, Mode::Http);
+    assert_eq!(proxy(&["--http"]).services[0].mode, Mode::Http);
     assert_eq!(plain.services[0].proxy, ProxyOptions::default());
     for (forms, check) in rows {
         for words in *forms {
@@ -258,6 +260,7 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
         ("-B x", "-B: `-B` belongs to proxy mode"),
         ("-T 1", "-T: `-T` belongs to proxy mode"),
         ("-W", "-W: `-W` belongs to proxy mode"),
+        ("-H", "-H: `-H` belongs to proxy mode"),
         (
             "-t 0 80 10.0.0.11",
             "-t: timeout = 0 is out of range (1..=3600)",
@@ -294,7 +297,7 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
 
 #[test]
 fn flags_for_what_is_not_there_are_refused_by_name() {
-    for (flag, takes_value) in "i+ l+ w+ A+ E+ G+ H K+ L+ R X Z"
+    for (flag, takes_value) in "i+ l+ w+ A+ E+ G+ K+ L+ R X Z"
         .split(' ')
         .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
     {
