@@ -144,7 +144,13 @@ fn proxied(mut service: Service, proxy: ProxyOptions, path: Option<PathBuf>) -> 
     service.mode = if http { Mode::Http } else { Mode::Tcp };
     let default = ProxyOptions::default();
     let proxy = match http {
-        true => proxy,
+        true => ProxyOptions {
+            tcp_fastclose: default.tcp_fastclose,
+            queue_timeout: default.queue_timeout,
+            transparent: default.transparent,
+            send_proxy: default.send_proxy,
+            ..proxy
+        },
         false => ProxyOptions {
             head_timeout: default.head_timeout,
             trusted: default.trusted,

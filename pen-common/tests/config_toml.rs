@@ -120,21 +120,27 @@ clients_max = 6
 conn_max = 7
 pending_max = 8
 backlog = 9
-tcp_fastclose = "both"
 keepalive = true
-queue_timeout = 10
 client_conn_max = 11
 client_conn_rate = 12
-transparent = true
 source = "10.0.0.9"
 client_acl = 2
 emergency = "web1:8080"
 abuse = "/run/abuse"
 accept_proxy = ["10.1.2.3/8", "2001:db8::/32"]
-send_proxy = "v2"
 head_timeout = 11
 trusted = ["10.0.0.0/8", "::1"]
 reason_header = true
+
+[[service]]
+name = "stream"
+listen = "82"
+mode = "tcp"
+pool = "proxy"
+tcp_fastclose = "both"
+queue_timeout = 10
+transparent = true
+send_proxy = "v2"
 
 [[pool]]
 name = "proxy"
@@ -268,12 +274,9 @@ fn every_key_of_a_proxy(config: &Config) {
         conn_max: 7,
         pending_max: 8,
         backlog: 9,
-        tcp_fastclose: FastClose::Both,
         keepalive: true,
-        queue_timeout: 10,
         client_conn_max: 11,
         client_conn_rate: 12,
-        transparent: true,
         source: Some(Ipv4Addr::new(10, 0, 0, 9).into()),
         client_acl: 2,
         emergency: Some(Backend {
@@ -290,15 +293,24 @@ fn every_key_of_a_proxy(config: &Config) {
         accept_proxy: Acl {
             lines: vec![line(true, "10.0.0.0", 8), line(true, "2001:db8::", 32)],
         },
-        send_proxy: SendProxy::V2,
         head_timeout: 11,
         trusted: Acl {
             lines: vec![line(true, "10.0.0.0", 8), line(true, "::1", 128)],
         },
         reason_header: true,
         paths: vec![PathBuf::from("/run/p.sock")],
+        ..ProxyOptions::default()
     };
     assert_eq!(service.proxy, expected);
+    // What speaks of whole connections.
+    let expected = ProxyOptions {
+        tcp_fastclose: FastClose::Both,
+        queue_timeout: 10,
+        transparent: true,
+        send_proxy: SendProxy::V2,
+        ..ProxyOptions::default()
+    };
+    assert_eq!(config.services[2].proxy, expected);
     let backends = &config.pools[0].backends;
     assert_eq!(
         (backends[0].port, backends[0].acl, backends[0].path()),

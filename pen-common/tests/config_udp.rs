@@ -130,7 +130,10 @@ fn an_old_line_with_commands_for_connections_still_starts() {
     let [note] = checked.notes() else {
         panic!("{:?}", checked.notes())
     };
-    assert!(note.contains("`timeout` speaks of connections"), "{note}");
+    assert!(
+        note.contains("`timeout` means nothing in mode udp"),
+        "{note}"
+    );
 }
 
 #[test]

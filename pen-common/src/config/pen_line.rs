@@ -434,12 +434,27 @@ impl Reader<'_> {
     }
 
     fn finish_proxy(&mut self, service: &mut Service) {
-        for (place, late) in std::mem::take(&mut self.late) {
+        let late = std::mem::take(&mut self.late);
+        // What a key means depends on the mode, which may be said last.
+        for (place, late) in &late {
+            match (late, service.mode) {
+                (Late::Http(_), Mode::Udp) => {
+                    let why = format!("{place} has no effect: datagrams are no HTTP");
+                    self.notes.push(why);
+                }
+                (Late::Http(true), _) => service.mode = Mode::Http,
+                (Late::Http(false), _) => service.mode = Mode::Tcp,
+                (Late::Flag(_) | Late::Option { .. } | Late::Switch(..) | Late::Acl(..), _) => {}
+            }
+        }
+        for (place, late) in late {
             let taken = match late {
                 Late::Flag(PenFlag { key, .. }) | Late::Option { key, .. }
                     if !service.mode.knows(key, Some(Mode::Tcp)) =>
                 {
-                    let why = format!("{place} has no effect: `{key}` speaks of connections");
+                    let mode = service.mode;
+                    let why =
+                        format!("{place} has no effect: `{key}` means nothing in mode {mode}");
                     self.notes.push(why);
                     Ok(())
                 }
@@ -450,10 +465,7 @@ impl Reader<'_> {
                     service.proxy.balance.set(switch, on);
                     Ok(())
                 }
-                Late::Http(on) => {
-                    service.mode = if on { Mode::Http } else { Mode::Tcp };
-                    Ok(())
-                }
+                Late::Http(_) => Ok(()),
                 Late::Acl(number, change) => {
                     self.config.change_acl(number, &change);
                     Ok(())
