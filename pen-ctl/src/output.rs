@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use pen_common::config::Mode;
 use pen_common::control::{
     BackendState, Counter, DsrStatus, Envelope, PoolStatus, ProxyStatus, QueueStatus, ServedBy,
     Servers, Status, VipStatus,
@@ -111,11 +112,16 @@ fn proxied(service: &ProxyStatus) -> String {
         service.mode,
         service.listen.join(" ")
     );
+    let who = match service.mode {
+        Mode::Http => "requests",
+        Mode::Tcp | Mode::Udp | Mode::Dsr => "clients",
+    };
     let line = format!(
-        "{} of {} connections, {} wait; {} clients taken; {}",
-        service.connections, service.conn_max, service.waiting, service.accepted, service.balance
+        "{} of {} connections, {} wait; {} {who} taken",
+        service.connections, service.conn_max, service.waiting, service.accepted
     );
     out.push_str(&labelled("", 2, &line));
+    out.push_str(&labelled("", 2, &service.balance));
     let mut table = Table::new(&[
         ">#",
         "server",

@@ -568,7 +568,8 @@ Counters that are not 0
       9  not-a-vip  other traffic
 
 Service shop (tcp) on [::]:80 /run/shop
-  13 of 10000 connections, 0 wait; 4400 clients taken; no hash roundrobin no stubborn no weight no prio
+  13 of 10000 connections, 0 wait; 4400 clients taken
+  no hash roundrobin no stubborn no weight no prio
   #  server  address        weight  state             conn  connects  failed     sent   received
   0  web1    10.77.0.11:80       1  up                  12      4321       0  1.2 MiB  117.7 MiB
   1  unix    /run/back           1  blacklisted 17 s    12      4321       3  1.2 MiB  117.7 MiB
