@@ -197,6 +197,7 @@ fn the_longest_request_and_one_more() {
 
 fn servers() -> Servers {
     let server = ServerStatus {
+        path: None,
         index: 0,
         name: "web1".to_owned(),
         address: Ipv4Addr::new(10, 77, 0, 11).into(),

@@ -134,9 +134,11 @@ fn proxied(service: &ProxyStatus) -> String {
         ">sent",
         ">received",
     ]);
-    for (index, server) in service.servers.iter().enumerate() {
+    for server in &service.servers {
         table.row(vec![
-            index.to_string(),
+            server
+                .index
+                .map_or_else(|| "-".to_owned(), |index| index.to_string()),
             server.name.clone(),
             server.address.clone(),
             server.weight.to_string(),

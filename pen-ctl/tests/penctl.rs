@@ -273,6 +273,7 @@ fn an_answer_without_end_is_cut_off() {
 #[test]
 fn lines_that_scripts_parse() {
     let server = ServerStatus {
+        path: None,
         index: 0,
         name: "web1".to_owned(),
         address: Ipv4Addr::new(10, 77, 0, 11).into(),
@@ -494,6 +495,7 @@ fn full_status() -> Status {
 
 fn proxied() -> ProxyStatus {
     let first = ProxyServerStatus {
+        index: Some(0),
         name: "web1".to_owned(),
         address: "10.77.0.11:80".to_owned(),
         weight: 1,
@@ -524,6 +526,7 @@ fn proxied() -> ProxyStatus {
         servers: vec![
             first.clone(),
             ProxyServerStatus {
+                index: None,
                 name: "unix".to_owned(),
                 address: "/run/back".to_owned(),
                 state: BackendState::Blacklisted,
@@ -572,7 +575,7 @@ Service shop (tcp) on [::]:80 /run/shop
   no hash roundrobin no stubborn no weight no prio
   #  server  address        weight  state             conn  connects  failed     sent   received
   0  web1    10.77.0.11:80       1  up                  12      4321       0  1.2 MiB  117.7 MiB
-  1  unix    /run/back           1  blacklisted 17 s    12      4321       3  1.2 MiB  117.7 MiB
+  -  unix    /run/back           1  blacklisted 17 s    12      4321       3  1.2 MiB  117.7 MiB
   Clients that were not served
   count  reason      meaning
       5  acl-denied  the access list denies the client

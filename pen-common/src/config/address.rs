@@ -65,7 +65,7 @@ pub struct HostPort {
     /// Hard limit, 0 if absent.
     pub hard: u32,
     /// `None` if absent or 0: the fields go by position, so a 0 here mostly only fills the place
-    /// before `prio`, and Pen counts it as 1. `server N weight 0` says that one means it.
+    /// before `prio`, and Pen counts it as 1 in DSR. `server N weight 0` says that one means it.
     pub weight: Option<u16>,
     /// Priority, 0 if absent.
     pub prio: u32,

@@ -415,7 +415,7 @@ pub fn check_interface(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err(
             "no interface: give -O \"dsr_if eth1\" or interface = \"eth1\"; proxies, services of \
-             mode = \"tcp\", need none"
+             mode = \"tcp\", \"udp\" or \"http\", need none"
                 .to_owned(),
         );
     }

@@ -18,6 +18,8 @@ use super::{
 
 /// How deep files may include each other; deeper is taken for a circle.
 const INCLUDE_DEPTH_MAX: usize = 8;
+/// The key that `-H` sets, as the command `http` does.
+const MODE: &str = "mode";
 
 /// One service as Pen's command line describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -438,19 +440,22 @@ impl Reader<'_> {
         // What a key means depends on the mode, which may be said last.
         for (place, late) in &late {
             match (late, service.mode) {
-                (Late::Http(_), Mode::Udp) => {
+                (Late::Http(_) | Late::Flag(PenFlag { key: MODE, .. }), Mode::Udp) => {
                     let why = format!("{place} has no effect: datagrams are no HTTP");
                     self.notes.push(why);
                 }
-                (Late::Http(true), _) => service.mode = Mode::Http,
+                (Late::Http(true) | Late::Flag(PenFlag { key: MODE, .. }), _) => {
+                    service.mode = Mode::Http;
+                }
                 (Late::Http(false), _) => service.mode = Mode::Tcp,
                 (Late::Flag(_) | Late::Option { .. } | Late::Switch(..) | Late::Acl(..), _) => {}
             }
         }
         for (place, late) in late {
             let taken = match late {
+                Late::Http(_) | Late::Flag(PenFlag { key: MODE, .. }) => Ok(()),
                 Late::Flag(PenFlag { key, .. }) | Late::Option { key, .. }
-                    if !service.mode.knows(key, Some(Mode::Tcp)) =>
+                    if !service.has_key(key) =>
                 {
                     let mode = service.mode;
                     let why =
@@ -465,7 +470,6 @@ impl Reader<'_> {
                     service.proxy.balance.set(switch, on);
                     Ok(())
                 }
-                Late::Http(_) => Ok(()),
                 Late::Acl(number, change) => {
                     self.config.change_acl(number, &change);
                     Ok(())

@@ -11,7 +11,7 @@ use super::given::Given;
 use super::keys::{Key, key, number, path, read_acl_number, text};
 use super::{
     Acl, BACKLOG_MAX, Backend, Balance, CLIENTS_MAX_MAX, CONN_MAX_MAX, HEAD_TIMEOUT_MAX, HostPort,
-    Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, VLAN_MAX,
+    Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, UDP_IDLE_DEFAULT, VLAN_MAX,
 };
 
 /// Keys of proxies that speak of a client's whole connection: HTTP has requests.
@@ -341,7 +341,11 @@ impl Service {
     /// What Pen answers to the command `key` without a value; empty if the key is unset.
     pub fn shown(&self, key: &str) -> String {
         if key == "idle_timeout" {
-            return format!("Idle timeout: {} seconds", self.proxy.idle_timeout);
+            let seconds = match (self.mode, self.proxy.idle_timeout) {
+                (Mode::Udp, 0) => UDP_IDLE_DEFAULT,
+                (_, seconds) => seconds,
+            };
+            return format!("Idle timeout: {seconds} seconds");
         }
         let known = SERVICE.iter().find(|known| known.name == key);
         match known.and_then(|known| (known.write)(self)) {

@@ -94,6 +94,8 @@ pub struct ProxyStatus {
 /// One server of a service in proxy mode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProxyServerStatus {
+    /// Pen's number in the pool, from 0; those for emergency and abuse have none.
+    pub index: Option<usize>,
     /// Its name.
     pub name: String,
     /// Where it is: `ADDRESS:PORT` or a path.
@@ -371,9 +373,12 @@ pub struct ServerStatus {
     pub index: usize,
     /// Its name.
     pub name: String,
-    /// Its address.
+    /// Its address; unspecified for a Unix socket.
     pub address: IpAddr,
-    /// Its port; 0 stands for the VIP's.
+    /// The path of a Unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Its port; 0 stands for the VIP's, or for a Unix socket's none.
     pub port: u16,
     /// Flows: in DSR those of which a frame was seen in the last five minutes, as no end is seen.
     pub conn: u32,
@@ -397,6 +402,7 @@ impl fmt::Display for ServerStatus {
         let Self {
             index,
             address,
+            path,
             port,
             conn,
             max,
@@ -407,6 +413,10 @@ impl fmt::Display for ServerStatus {
             rx,
             ..
         } = self;
+        let address = match path {
+            Some(path) => path.clone(),
+            None => address.to_string(),
+        };
         write!(
             f,
             "{index} addr {address} port {port} conn {conn} max {max} hard {hard} "

@@ -8,10 +8,13 @@ const USAGE: &str = "pen [OPTIONS] [HOST:]PORT|/PATH BACKEND[:PORT:MAX:HARD:WEIG
        pen --detach IF";
 
 const AFTER_HELP: &str = "\
-Examples of proxies for TCP:
+Examples of proxies, for TCP, UDP and HTTP:
   pen 80 web1 web2
+  pen -U 53 ns1 ns2
+  pen -H 80 web1 web2
   pen -f -r -e sorry:8080 192.0.2.80:80 web1:8080 web2:8080
-  pen -h -O \"acl 1 permit 10.0.0.0/8\" -O \"client_acl 1\" /run/db.sock '[2001:db8::1]:5432'
+  pen -h -O \"acl 1 permit 10.0.0.0/8\" -O \"client_acl 1\" 5432 '[2001:db8::1]:5432' db2
+  pen /run/db.sock db1:5432
 
 Examples of DSR, which needs an interface and VIPs of its own:
   pen -f -O \"dsr_if eth1\" -r 192.0.2.80:80 web1 web2
@@ -21,8 +24,8 @@ For many services, of both kinds:
   pen --config /etc/pen/pen.toml --check
 
 A proxy at PORT alone listens on all addresses, IPv4 and IPv6; a BACKEND without PORT has that of the
-proxy. In DSR, PORT 0, or none, stands for all ports. A weight of 0 in BACKEND counts as 1, as ever;
-`-O \"server 0 weight 0\"` and `weight = 0` in TOML mean no new clients.";
+proxy. In DSR, PORT 0, or none, stands for all ports. A weight of 0 in BACKEND, or none, counts as 1 (Pen's -W gave such a server no
+clients); `-O \"server 0 weight 0\"` and `weight = 0` in TOML mean no new clients.";
 
 /// A flag of Pen's that sets a key of a service in proxy mode.
 pub(super) struct ProxyFlag {
@@ -198,7 +201,7 @@ pub(super) const OBSOLETE_FLAGS: &[(&str, bool)] = &[
 pub(super) fn command() -> Command {
     Command::new("pen")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Load balancer: a proxy for TCP and HTTP, or direct server return at layer 2 past the kernel")
+        .about("Load balancer: a proxy for TCP, UDP and HTTP, or direct server return at layer 2 past the kernel")
         .override_usage(USAGE)
         .after_help(AFTER_HELP)
         .disable_help_flag(true)

@@ -174,6 +174,7 @@ pub fn servers(
                     index,
                     name: backend.name.clone(),
                     address: backend.address,
+                    path: backend.path().map(|path| path.display().to_string()),
                     port: backend.port,
                     conn,
                     max: backend.max,

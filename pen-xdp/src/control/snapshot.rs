@@ -138,10 +138,7 @@ fn entries(state: &State) -> Vec<VipEntry> {
             let key = VipKey {
                 address: listener.address.into(),
                 port: listener.port,
-                protocol: match listener.protocol {
-                    Protocol::Tcp => packet::TCP,
-                    Protocol::Udp => packet::UDP,
-                },
+                protocol: number_of(listener.protocol),
             };
             // The configuration's check holds every service to a pool that exists.
             let pool = pool.unwrap_or_default() as u16;
@@ -171,24 +168,34 @@ fn entries(state: &State) -> Vec<VipEntry> {
 /// them.
 fn kernel_ports(config: &Config) -> impl Iterator<Item = VipEntry> + '_ {
     let listeners = config.dsr_services().flat_map(|service| &service.listeners);
-    let all_ports = listeners.filter(|l| l.port == 0 && l.protocol == Protocol::Tcp);
+    let all_ports = listeners.filter(|listener| listener.port == 0);
     let ours = config.proxy_services().flat_map(|s| &s.listeners);
     let ports = all_ports.flat_map(move |vip| {
         let here = ours.clone().filter(move |listener| {
-            listener.address == vip.address || listener.address.is_unspecified()
+            // `::` takes clients of both families.
+            let all = listener.address.is_unspecified()
+                && (listener.address.is_ipv6() || vip.address.is_ipv4());
+            listener.protocol == vip.protocol && (listener.address == vip.address || all)
         });
-        here.map(move |listener| (vip.address, listener.port))
+        here.map(move |listener| (vip.address, vip.protocol, listener.port))
     });
-    let ports: BTreeSet<(IpAddr, u16)> = ports.collect();
-    ports.into_iter().map(|(address, port)| VipEntry {
+    let ports: BTreeSet<(IpAddr, Protocol, u16)> = ports.collect();
+    ports.into_iter().map(|(address, protocol, port)| VipEntry {
         key: VipKey {
             address: address.into(),
             port,
-            protocol: packet::TCP,
+            protocol: number_of(protocol),
         },
         vlan: 0,
         vip: Vip::KernelPort,
     })
+}
+
+const fn number_of(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => packet::TCP,
+        Protocol::Udp => packet::UDP,
+    }
 }
 
 /// Places the entries so that each is found within [`VIP_PROBES`] look-ups.

@@ -180,6 +180,14 @@ impl State {
                 value,
             } => self.set_option(service.as_deref(), key, &value),
             Command::Acl(number, change) => {
+                if matches!(change, AclChange::Add(_))
+                    && self.config.proxy_services().next().is_none()
+                {
+                    return Err(Refusal::Meaningless(
+                        "DSR obeys no access lists: keep clients out by a firewall before Pen"
+                            .to_owned(),
+                    ));
+                }
                 self.config.change_acl(number, &change);
                 Ok(false)
             }
@@ -272,13 +280,11 @@ impl State {
 
     /// Layer 2 forwarding knows no access lists.
     fn refuse_what_means_nothing(&self, pool: usize, changes: &[Change]) -> Result<(), Refusal> {
-        let name = &self.config.pools[pool].name;
-        let proxied = self.config.proxy_services().any(|s| s.pool == *name);
-        match changes
+        let in_dsr = self.config.needs_table(&self.config.pools[pool]);
+        let acl = changes
             .iter()
-            .any(|change| matches!(change, Change::Acl(_)))
-            && !proxied
-        {
+            .any(|change| matches!(change, Change::Acl(_)));
+        match acl && in_dsr {
             false => Ok(()),
             true => Err(Refusal::Meaningless(
                 "a server's access list means nothing in DSR: use a firewall at the server".into(),
@@ -322,7 +328,8 @@ impl State {
         key: &str,
         value: &str,
     ) -> Result<bool, Refusal> {
-        let service = self.only(service, key)?;
+        let index = self.only_index(service, key)?;
+        let service = &mut self.config.services[index];
         if !service.has_key(key) {
             let mode = service.mode;
             let why = format!("`{key}` means nothing with mode = \"{mode}\"");
@@ -339,15 +346,20 @@ impl State {
     ///
     /// # Errors
     /// There is none of that name, several could be meant, or it is served in DSR.
-    fn only(&mut self, name: Option<&str>, key: &str) -> Result<&mut Service, Refusal> {
+    pub fn only(&self, name: Option<&str>, key: &str) -> Result<&Service, Refusal> {
+        self.only_index(name, key)
+            .map(|index| &self.config.services[index])
+    }
+
+    fn only_index(&self, name: Option<&str>, key: &str) -> Result<usize, Refusal> {
         self.find(name)?;
-        let services = self.config.services.iter_mut();
-        let mut meant = services.filter(|service| match name {
+        let services = self.config.services.iter().enumerate();
+        let mut meant = services.filter(|(_, service)| match name {
             Some(name) => service.name == name,
             None => service.mode != Mode::Dsr,
         });
         match (meant.next(), meant.next()) {
-            (Some(service), None) if service.mode != Mode::Dsr => Ok(service),
+            (Some((index, service)), None) if service.mode != Mode::Dsr => Ok(index),
             (Some(_), Some(_)) => Err(Refusal::NotFound(format!(
                 "which service's {key}? Say -s NAME first"
             ))),

@@ -45,27 +45,30 @@ fn transparent_routes(config: &Config, service: &Service) -> Vec<String> {
         service.name
     )];
     let backends = config.pool(&service.pool).map(|pool| &pool.backends);
-    let port = service
-        .listeners
-        .first()
-        .map_or(0, |listener| listener.port);
-    let mut families = BTreeSet::new();
-    for backend in backends
+    let spares = [&service.proxy.emergency, &service.proxy.abuse];
+    let all = backends
         .into_iter()
         .flatten()
-        .filter(|b| b.path().is_none())
-    {
+        .chain(spares.into_iter().flatten());
+    let mut families = BTreeSet::new();
+    for backend in all.filter(|backend| backend.path().is_none()) {
         let family = if backend.address.is_ipv4() { "" } else { "-6 " };
         families.insert(family);
-        let port = if backend.port == 0 {
-            port
-        } else {
-            backend.port
+        // Without a port of its own it is connected to at that which the client came to.
+        let ports: BTreeSet<u16> = match backend.port {
+            0 => service
+                .listeners
+                .iter()
+                .map(|listener| listener.port)
+                .collect(),
+            port => BTreeSet::from([port]),
         };
-        lines.push(format!(
-            "  ip {family}rule add ipproto tcp from {} sport {port} lookup {TABLE}",
-            backend.address
-        ));
+        for port in ports {
+            lines.push(format!(
+                "  ip {family}rule add ipproto tcp from {} sport {port} lookup {TABLE}",
+                backend.address
+            ));
+        }
     }
     for family in families {
         lines.push(format!(

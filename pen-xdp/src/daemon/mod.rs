@@ -223,8 +223,16 @@ impl Daemon {
             Action::Servers => self.servers(service).map(Value::Servers),
             Action::Counters => Ok(Value::Counters(self.counters())),
             Action::Mode => {
-                let found = named(config.services.iter(), service)?;
-                Ok(Value::Text(mode_line(found.switches())))
+                let mut meant = config
+                    .services
+                    .iter()
+                    .filter(|s| service.is_none_or(|name| name == s.name))
+                    .map(Service::switches);
+                let first = meant.next().ok_or("there is no such service")?;
+                match meant.all(|other| other == first) {
+                    true => Ok(Value::Text(mode_line(first))),
+                    false => Err("which service's mode? Say -s NAME first".to_owned()),
+                }
             }
             Action::Pid => Ok(Value::Number(u64::from(std::process::id()))),
             Action::Control => {
@@ -242,7 +250,8 @@ impl Daemon {
                 Ok(Value::Applied)
             }
             Action::Option { key, value: None } => {
-                let found = named(config.proxy_services(), service)?;
+                let found = self.change.state.only(service, key);
+                let found = found.map_err(|refusal| refusal.to_string())?;
                 Ok(Value::Text(found.shown(key)))
             }
             Action::Nothing | Action::Blank => Ok(Value::Applied),
@@ -370,15 +379,6 @@ impl Daemon {
             self.reply(&request, answer, Ok(Value::Applied));
         }
     }
-}
-
-/// The service of that name, or the first one.
-fn named<'a>(
-    mut services: impl Iterator<Item = &'a Service>,
-    name: Option<&str>,
-) -> Result<&'a Service, String> {
-    let found = services.find(|service| name.is_none_or(|name| name == service.name));
-    found.ok_or_else(|| "there is no such service".to_owned())
 }
 
 /// What the kernel tells next; never anything without a data plane.

@@ -66,7 +66,7 @@ impl Daemon {
                 server.conn += conn;
                 server.sx += sent;
                 server.rx += received;
-                if server.port == 0 {
+                if server.port == 0 && server.path.is_none() {
                     server.port = port;
                 }
             }

@@ -79,10 +79,12 @@ pub(super) async fn accept(
                 } else if std::mem::take(&mut exhausted) {
                     tracing::info!("service {}: clients are served at once again", service.name);
                 }
-                // What all services share is taken last: nobody waits with it in hand.
+                let in_service = service.connections.enter().await;
+                // The client takes a place there itself, when it is known who it is.
+                drop(service.pending.enter().await);
+                // What all services share is taken last: nobody waits here with it in hand.
                 let places = Places {
-                    _service: service.connections.enter().await,
-                    pending: Some(service.pending.enter().await),
+                    _service: in_service,
                     _everyone: everyone.enter().await,
                 };
                 spawn_local(serve(Arc::clone(&service), stream, visitor, places));

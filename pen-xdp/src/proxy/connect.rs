@@ -2,15 +2,19 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::routes::Place;
 use super::stream::Stream;
+
+/// Between two tries at a Unix socket whose server has too many clients waiting.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// The address that a server sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,12 +48,23 @@ pub(super) async fn connect(place: &Place, how: How) -> io::Result<Stream> {
     let connected = timeout(how.timeout, async {
         match place {
             Place::Tcp(address) => tcp(*address, how).await,
-            Place::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+            Place::Unix(path) => unix(path).await,
         }
     });
     connected
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// A server that has as many clients waiting as it lets wait has not failed: the kernel says so at
+/// once for Unix sockets, where over TCP it would try again.
+async fn unix(path: &Path) -> io::Result<Stream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(AGAIN).await,
+            result => return result.map(Stream::Unix),
+        }
+    }
 }
 
 async fn tcp(mut address: SocketAddr, how: How) -> io::Result<Stream> {
@@ -85,11 +100,11 @@ fn bind(socket: &TcpSocket, from: IpAddr) -> io::Result<()> {
 }
 
 /// Whether a connection failed for what this host lacks, which is not the server's fault:
-/// descriptors, memory, ports, the address to come from, or leave to use it.
+/// descriptors, memory, ports, the address to come from, or leave to use it. EACCES is not among
+/// them: that is what an ICMPv6 refusal of the server's firewall becomes.
 pub(super) fn is_ours(error: &io::Error) -> bool {
-    use libc::{EACCES, EADDRINUSE, EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM};
+    use libc::{EADDRINUSE, EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM};
     let ours = [
-        EACCES,
         EADDRINUSE,
         EADDRNOTAVAIL,
         EMFILE,

@@ -4,10 +4,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::routes::Routes;
 
-/// Descriptors that a client and its server take. A pipe is taken where there is one to spare.
+/// Descriptors that a client and its server take.
 const PER_CLIENT: u64 = 2;
 /// What the rest of the process needs.
-const OTHERS: u64 = 100;
+const OTHERS: u64 = 64;
+/// Of what is allowed, the share that is left to pipes and to connections kept for later.
+const SPARE: u64 = 8;
 
 /// How many clients this process can serve at a time, with the limit of open files raised as far as
 /// it may be; and a sentence if that is fewer than `routes` allow.
@@ -20,7 +22,8 @@ pub(super) fn clients_max(routes: &Routes) -> (u32, Option<String>) {
         .iter()
         .map(|route| u64::from(route.options.conn_max))
         .sum();
-    let possible = (allowed.saturating_sub(OTHERS) / PER_CLIENT).max(1);
+    let free = allowed.saturating_sub(OTHERS + allowed / SPARE);
+    let possible = (free / PER_CLIENT).max(1);
     let warning = (possible < wanted).then(|| {
         format!(
             "{allowed} open files are enough for {possible} clients at a time, and {wanted} are \

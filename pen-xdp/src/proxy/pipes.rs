@@ -25,6 +25,9 @@ const SIZES: [i32; 2] = [1 << 20, 256 << 10];
 const LEAST: usize = 64 << 10;
 /// Pipes that a thread keeps; each is two descriptors.
 const KEPT: usize = 32;
+/// Pipes that a thread has in use at a time: clients that take no bytes hold them, and what is in
+/// them is kernel memory that nothing else bounds for root. Beyond these bytes are copied.
+const IN_USE_MAX: usize = 64;
 
 thread_local! {
     static SPARES: Spares<Rc<Ends>> = Spares::new(KEPT);
@@ -74,8 +77,12 @@ impl Pipe {
     /// One of this thread's, or a new one.
     ///
     /// # Errors
-    /// No descriptors are left, or the user has so many pipes that new ones are small.
+    /// No descriptors are left, the user has so many pipes that new ones are small, or this thread
+    /// has as many in use as it may.
     pub fn take() -> io::Result<Self> {
+        if gauge().used() >= IN_USE_MAX {
+            return Err(io::Error::other("as many pipes are in use as may be"));
+        }
         let ends = SPARES.with(|spares| spares.take(Ends::open))?;
         Ok(Self { ends, held: 0 })
     }

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use pen_common::config::Balance;
 use pen_common::control::{BackendState, Counter, ProxyServerStatus, ProxyStatus, mode_line};
 
 use super::Proxy;
@@ -77,9 +76,7 @@ fn servers(service: &Service, route: &Route) -> Vec<ProxyServerStatus> {
     let choice = service.choice();
     let now_ms = now_ms();
     // Weights that are all 0 count for nothing.
-    let balance = route.options.balance;
-    let weighted = (balance.has(Balance::Weight) || balance.has(Balance::Hash))
-        && route.servers.iter().any(|server| server.weight > 0);
+    let weighted = route.servers.iter().any(|server| server.weight > 0);
     let mut rows = Vec::new();
     for view in choice.balancer.servers(now_ms) {
         let server = view.index.and_then(|index| route.servers.get(index));
@@ -90,6 +87,7 @@ fn servers(service: &Service, route: &Route) -> Vec<ProxyServerStatus> {
             .blacklisted_until_ms
             .map(|until| until.saturating_sub(now_ms));
         let mut row = row(server, point, view.tally, left_ms);
+        row.index = view.index;
         if weighted && server.weight == 0 && left_ms.is_none() {
             row.state = BackendState::Drained;
         }
@@ -114,6 +112,7 @@ fn servers(service: &Service, route: &Route) -> Vec<ProxyServerStatus> {
 fn row(server: &Server, point: &Point, tally: Tally, left_ms: Option<u64>) -> ProxyServerStatus {
     let (sx, rx) = bytes(point);
     ProxyServerStatus {
+        index: None,
         name: server.name.clone(),
         address: server.place.to_string(),
         weight: server.weight,

@@ -304,10 +304,7 @@ impl Visit {
 
     /// Whether a server was passed over that may have room later.
     pub(super) fn may_wait(&self) -> bool {
-        let passed = self.attempt.passed_over();
-        passed
-            .iter()
-            .any(|passed| passed.why == Refused::ServerFull)
+        self.attempt.found_full()
     }
 
     /// The connection stands.

@@ -43,19 +43,12 @@ impl Visitor {
 pub(super) struct Places {
     /// Among the service's clients.
     pub(super) _service: Pass,
-    /// Among those who wait for a server, until there is one.
-    pub(super) pending: Option<Pass>,
     /// Among all who take descriptors.
     pub(super) _everyone: Pass,
 }
 
 /// Finds a server for a client and passes bytes until both are done.
-pub(super) async fn serve(
-    service: Arc<Service>,
-    client: Stream,
-    visitor: Visitor,
-    mut places: Places,
-) {
+pub(super) async fn serve(service: Arc<Service>, client: Stream, visitor: Visitor, places: Places) {
     let Some((address, said)) = introduced(&service, &client, &visitor).await else {
         return;
     };
@@ -69,9 +62,7 @@ pub(super) async fn serve(
         return;
     };
     let how = how(&visit.settings, visitor);
-    let reached = reach(&service, &mut visit, how, &mut places).await;
-    drop(places.pending.take());
-    let (server, point) = match reached {
+    let (server, point) = match reach(&service, &mut visit, how).await {
         Ok(reached) => reached,
         Err(why) => return service.count(why),
     };
@@ -80,9 +71,12 @@ pub(super) async fn serve(
         let both = ends(&client, peer, said.as_ref());
         let header = written(version, both, said).unwrap_or_default();
         if let Err(error) = send(&server, &header, visit.settings.timeout).await {
-            let (service, name) = (&service.name, &point.name);
-            tracing::debug!("service {service}: server {name} took no PROXY header: {error}");
-            return;
+            let name = &point.name;
+            tracing::debug!(
+                "service {}: server {name} took no PROXY header: {error}",
+                service.name
+            );
+            return service.count(Refused::ConnectFailed);
         }
     }
     let end = relay(&client, &server, &visit.settings.relay, &point.counts).await;
@@ -126,11 +120,11 @@ async fn reach(
     service: &Service,
     visit: &mut Visit,
     how: How,
-    places: &mut Places,
 ) -> Result<(Stream, Arc<Point>), Refused> {
     let end = Instant::now() + visit.settings.queue;
+    let mut pending = Some(service.pending.enter().await);
     loop {
-        let point = choose(service, visit, end, places).await?;
+        let point = choose(service, visit, end, &mut pending).await?;
         match connect_patiently(&point.place, how).await {
             Ok(server) => {
                 visit.connected();
@@ -157,7 +151,7 @@ async fn choose(
     service: &Service,
     visit: &mut Visit,
     end: Instant,
-    places: &mut Places,
+    pending: &mut Option<Pass>,
 ) -> Result<Arc<Point>, Refused> {
     let others_wait = service.queue.waiting() > 0 && !visit.settings.queue.is_zero();
     if !others_wait {
@@ -166,7 +160,7 @@ async fn choose(
             result => return result,
         }
     }
-    drop(places.pending.take());
+    drop(pending.take());
     service.queue.wait(visit, end).await
 }
 

@@ -80,3 +80,25 @@ fn a_server_that_was_missed_can_be_readmitted_by_hand() {
     );
     pen.stop();
 }
+
+#[test]
+fn a_server_without_weight_gets_no_new_clients_whatever_chooses() {
+    if !lab::ready("a_server_without_weight_gets_no_new_clients_whatever_chooses") {
+        return;
+    }
+    let lab = lab(2);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let pen = Pen::start(&lab, &["-r", "80", &server(0), &server(1)]);
+    pen.change("server 1 weight 0");
+    assert_eq!(answerers(&lab, addresses()[0], 4), ["be0"; 4]);
+    let drained = pen.service().servers.remove(1).state;
+    assert_eq!(drained, pen_common::control::BackendState::Drained);
+    pen.change("server 1 weight 1");
+    assert!(answerers(&lab, addresses()[0], 2).contains(&"be1".to_owned()));
+    // What means nothing to this service is said, and not swallowed.
+    let refusal = pen.ask("head_timeout").refusal;
+    assert!(refusal.is_none(), "{refusal:?}");
+    let refusal = pen.ask("head_timeout 5").refusal.unwrap();
+    assert!(refusal.contains("means nothing"), "{refusal}");
+    pen.stop();
+}

@@ -58,6 +58,8 @@ pub struct Attempt {
     pub(super) last_resort: bool,
     pub(super) tried: Vec<ServerId>,
     pub(super) passed_over: Vec<PassedOver>,
+    /// Whether one of those that were passed over, kept in mind or not, was full.
+    pub(super) full: bool,
     /// When it was last asked for a server.
     pub(super) asked_ms: u64,
     pub(super) ended: bool,
@@ -85,7 +87,13 @@ impl Attempt {
         &self.passed_over
     }
 
+    /// Whether a server was passed over that may have room later.
+    pub const fn found_full(&self) -> bool {
+        self.full
+    }
+
     pub(super) fn pass_over(&mut self, target: Target, why: Refused) {
+        self.full |= why == Refused::ServerFull;
         let passed = PassedOver { target, why };
         if self.passed_over.len() < PASSED_OVER_MAX && !self.passed_over.contains(&passed) {
             self.passed_over.push(passed);

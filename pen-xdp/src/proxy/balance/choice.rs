@@ -4,7 +4,7 @@ use pen_common::config::{Balance, Switches};
 use pen_common::control::{ChosenBy, Refused};
 
 use super::Balancer;
-use super::attempt::{Attempt, PASSED_OVER_MAX, Target};
+use super::attempt::{Attempt, Target};
 use super::servers::{ServerId, Standing};
 
 /// What chooses a server for a client that none is remembered for.
@@ -73,7 +73,8 @@ impl Balancer {
         }
     }
 
-    /// The server that the client had before, if it can be had again. It is considered once.
+    /// The server that the client had before, if it can be had again. It is considered once, but for
+    /// one that is full: that may have room when the client is asked for again.
     fn remembered(&self, attempt: &mut Attempt) -> Result<Option<ServerId>, Refused> {
         let remembered = attempt.remembered.take();
         let standing = remembered.and_then(|id| self.servers.get(id));
@@ -88,6 +89,10 @@ impl Balancer {
         let Some(why) = self.unfit(standing, attempt, limit) else {
             return Ok(Some(standing.id));
         };
+        if why == Refused::ServerFull {
+            // Who waits for room is still this server's when there is some.
+            attempt.remembered = Some(standing.id);
+        }
         attempt.pass_over(Target::Server(standing.id), why);
         match self.is_stubborn() {
             true => Err(Refused::Stubborn),
@@ -150,11 +155,7 @@ impl Balancer {
 
     /// Why a server gets no new client now.
     fn refusal(&self, standing: &Standing, attempt: &Attempt) -> Option<Refused> {
-        let weights_count = match Algorithm::of(self.rules.switches) {
-            Algorithm::Weight | Algorithm::Hash => self.servers.weighted(),
-            Algorithm::Prio | Algorithm::Least | Algorithm::RoundRobin => false,
-        };
-        if weights_count && standing.server.weight == 0 {
+        if standing.server.weight == 0 && self.servers.weighted() {
             return Some(Refused::NoWeight);
         }
         self.unfit(standing, attempt, standing.server.max)
@@ -178,9 +179,6 @@ impl Balancer {
         for standing in self.servers.present() {
             let target = Target::Server(standing.id);
             let noted = attempt.passed_over.iter().any(|p| p.target == target);
-            if attempt.passed_over.len() == PASSED_OVER_MAX {
-                return;
-            }
             if let Some(why) = self.refusal(standing, attempt).filter(|_| !noted) {
                 attempt.pass_over(target, why);
             }

@@ -173,6 +173,7 @@ impl Balancer {
             last_resort: false,
             tried: Vec::new(),
             passed_over: Vec::new(),
+            full: false,
             asked_ms: now_ms,
             ended: false,
         })

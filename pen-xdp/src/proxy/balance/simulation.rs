@@ -270,10 +270,8 @@ impl Simulation {
     }
 
     fn may_have_new(&self, server: &Server) -> bool {
-        let switches = self.rules.switches;
-        let by_weight = switches.has(Balance::Weight) || switches.has(Balance::Hash);
         let all_alike = self.servers.iter().all(|server| server.weight == 0);
-        switches.has(Balance::Prio) || !by_weight || all_alike || server.weight > 0
+        all_alike || server.weight > 0
     }
 
     fn is_blacklisted(&self, name: &str) -> bool {

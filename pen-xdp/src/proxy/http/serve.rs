@@ -23,10 +23,8 @@ pub(in crate::proxy) async fn serve(
     service: Arc<Service>,
     stream: Stream,
     visitor: Visitor,
-    mut places: Places,
+    places: Places,
 ) {
-    // It waits for a server when it has sent a request, and may never send one.
-    drop(places.pending.take());
     let signs = Arc::new(Signs::default());
     let stream = Arc::new(stream);
     let settings = service.settings();

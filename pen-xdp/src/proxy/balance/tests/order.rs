@@ -259,3 +259,39 @@ fn a_server_that_is_added_gets_its_share_of_hashes() {
     assert!((400..600).contains(&to_d.len()), "{}", to_d.len());
     assert!(others.len() < 40, "{}", others.len());
 }
+
+/// Who waits for room may ask again, and is still its server's client.
+#[test]
+fn a_stubborn_client_that_waits_for_its_full_server_gets_no_other_one() {
+    let servers = servers(2, |_, server| server.max = 1);
+    let service = Service::new(rules(&[Balance::Stubborn]), &servers);
+    let (first, other) = (client(1), client(2));
+    // Remembered at server 0, which then is full.
+    assert_eq!(service.visit(first), "a");
+    let (held, at) = service.connect(other);
+    assert_eq!(at, "b");
+    drop(held);
+    let (held, at) = service.connect(first);
+    assert_eq!(at, "a");
+    let mut waits = service.admit(first).unwrap();
+    for _ in 0..3 {
+        assert_eq!(waits.next(), "stubborn");
+    }
+    drop(held);
+    assert_eq!(waits.next(), "a");
+}
+
+/// Many that are of no use stand before the one that is full.
+#[test]
+fn one_full_server_is_seen_among_many_others() {
+    let servers = servers(20, |index, server| {
+        server.weight = u16::from(index == 19);
+        server.max = 1;
+    });
+    let service = Service::new(rules(&[Balance::Weight]), &servers);
+    let (_held, at) = service.connect(client(1));
+    assert_eq!(at, "t");
+    let mut waits = service.admit(client(2)).unwrap();
+    assert_eq!(waits.next(), "no-server");
+    assert!(waits.attempt.found_full());
+}
