@@ -369,6 +369,18 @@ fn http_by_a_flag_or_a_command() {
     let by_command = |words: &[&str]| mode(&config(&[&["80", "web1"], words].concat()));
     assert_eq!(by_command(&["-O http"]), Mode::Http);
     assert_eq!(by_command(&["-O http", "-O no http"]), Mode::Tcp);
+    // What comes later wins, and a key that HTTP has no use for may come first.
+    let late = flag(&["80", "web1", "-O tcp_fastclose up", "-O no http"]).unwrap();
+    assert_eq!(mode(late.config()), Mode::Tcp);
+    let early = flag(&["80", "web1", "-O tcp_fastclose up"]).unwrap();
+    assert_eq!(mode(early.config()), Mode::Http);
+    assert!(early.notes()[0].contains("`tcp_fastclose` means nothing"));
+    let mut both = line(&["53", "web1"]);
+    both.udp = true;
+    both.commands.push("http".to_owned());
+    let both = both.read(Config::default(), &World).unwrap();
+    assert_eq!(mode(both.config()), Mode::Udp);
+    assert!(both.notes()[0].contains("datagrams are no HTTP"));
     let set = config(&[
         "80",
         "web1",

@@ -131,7 +131,7 @@ fn an_old_line_with_commands_for_connections_still_starts() {
         panic!("{:?}", checked.notes())
     };
     assert!(
-        note.contains("`timeout` means nothing in mode udp"),
+        note.contains("`timeout` means nothing with mode = \"udp\""),
         "{note}"
     );
 }

@@ -458,10 +458,17 @@ impl Reader<'_> {
                     if !service.has_key(key) =>
                 {
                     let mode = service.mode;
-                    let why =
-                        format!("{place} has no effect: `{key}` means nothing in mode {mode}");
-                    self.notes.push(why);
-                    Ok(())
+                    let why = format!("`{key}` means nothing with mode = \"{mode}\"");
+                    let mut tcp = Service::new("");
+                    tcp.mode = Mode::Tcp;
+                    // Old lines carry what Pen took in every mode.
+                    match tcp.has_key(key) {
+                        true => {
+                            self.notes.push(format!("{place} has no effect: {why}"));
+                            Ok(())
+                        }
+                        false => Err(format!("{why}: leave it out")),
+                    }
                 }
                 Late::Flag(PenFlag { key, value, .. }) | Late::Option { key, value } => {
                     service.set(key, &value)
