@@ -7,7 +7,7 @@ use super::routes::Routes;
 /// Descriptors that a client and its server take.
 const PER_CLIENT: u64 = 2;
 /// What the rest of the process needs.
-const OTHERS: u64 = 64;
+const OTHERS: u64 = 100;
 /// Of what is allowed, the share that is left to pipes and to connections kept for later.
 const SPARE: u64 = 8;
 
