@@ -435,6 +435,48 @@ fn connections_to_servers_are_kept_and_their_end_is_seen() {
 }
 
 #[test]
+fn a_connection_is_kept_after_an_answer_whose_length_nobody_knew() {
+    if !lab::ready("a_connection_is_kept_after_an_answer_whose_length_nobody_knew") {
+        return;
+    }
+    let lab = lab(1);
+    let web = serve(&lab, 0, 0);
+    let pen = Pen::start(&lab, &["-H", "80", &server(0)]);
+    let script = "h = over()\n\
+                  for path in ['/both', '/trailers'] * 10: print(ask(h, path=path)[1])\n";
+    assert_eq!(client(&lab, script), ["b'abc'"; 20].join("\n"));
+    assert_eq!((said(&web, "REQ"), said(&web, "CONN")), (20, 1));
+    pen.wait_until_idle();
+    pen.stop();
+}
+
+#[test]
+fn strangers_say_nothing_of_where_they_come_from_in_trailers_either() {
+    if !lab::ready("strangers_say_nothing_of_where_they_come_from_in_trailers_either") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = serve(&lab, 0, 0);
+    let pen = Pen::start(&lab, &["-H", "80", &server(0)]);
+    let ask = |names: &[&str]| {
+        let trailers: String = names.iter().map(|n| format!("{n}: 9\\r\\n")).collect();
+        let script = format!(
+            "print(raw('POST / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\nX_Forwarded_For: 6\\r\\n'\n\
+             \x20'Trailer: {}\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n'\n\
+             \x20'1\\r\\na\\r\\n0\\r\\n{trailers}\\r\\n').split('\\r\\n\\r\\n')[1].split()[2:])\n",
+            names.join(", ")
+        );
+        client(&lab, &script)
+    };
+    let claims = ["X-Forwarded-For", "X_Forwarded_For", "Forwarded"];
+    assert_eq!(ask(&claims), "[]");
+    assert_eq!(ask(&[&claims[..], &["X-Up"]].concat()), "['X-Up:', '9']");
+    pen.change(&format!("trusted {}", Station::client().v4()));
+    assert_eq!(ask(&["X-Forwarded-For"]), "['X-Forwarded-For:', '9']");
+    pen.stop();
+}
+
+#[test]
 fn a_request_is_sent_twice_only_if_that_is_as_good_as_once() {
     if !lab::ready("a_request_is_sent_twice_only_if_that_is_as_good_as_once") {
         return;

@@ -144,6 +144,33 @@ fn what_is_not_clear_is_refused_and_not_passed_on() {
 }
 
 #[test]
+fn what_comes_before_another_protocol_is_agreed_on_is_not_changed() {
+    if !lab::ready("what_comes_before_another_protocol_is_agreed_on_is_not_changed") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = serve(&lab, 0, 0);
+    let pen = Pen::start(&lab, &["-H", "80", &server(0)]);
+    let ask = |early: &str| {
+        let script = format!(
+            "c = connect(); c.sendall(b'GET /ws HTTP/1.1\\r\\nHost: a\\r\\nConnection: Upgrade\\r\\nUpgrade: shout\\r\\n\\r\\n{early}'); got = b''\n\
+             c.settimeout(2)\n\
+             try:\n\
+             \x20while data := c.recv(1000): got += data\n\
+             except OSError as e: pass\n\
+             print(got.split(b'\\r\\n\\r\\n', 1)[1])\n",
+        );
+        client(&lab, &script)
+    };
+    assert_eq!(ask("good"), "b'HIGOOD'");
+    let said = ask("\\x00bad\\r\\n\\r\\n");
+    assert!(!said.contains("x00"), "{said}");
+    wait_for("the refusal's count", || pen.refused("bad-request") == 1);
+    pen.wait_until_idle();
+    pen.stop();
+}
+
+#[test]
 fn a_head_that_is_too_long_is_refused() {
     if !lab::ready("a_head_that_is_too_long_is_refused") {
         return;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
+use super::headers;
 use super::io::{Last, Signs};
 use super::pool::{self, Link};
 use crate::proxy::service::Visit;
@@ -26,6 +27,8 @@ pub(super) struct Body {
 enum Source {
     Text(Option<Bytes>),
     Relayed(Incoming),
+    /// Its trailers say nothing of where it comes from: the client is not trusted with that.
+    Doubted(Incoming),
 }
 
 /// What an answer holds until it is whole. If it never is, the connection is closed.
@@ -66,10 +69,13 @@ impl Body {
         }
     }
 
-    /// What a client sends.
-    pub(super) fn of_request(incoming: Incoming) -> Self {
+    /// What a client sends, who may be trusted to say where it comes from.
+    pub(super) fn of_request(incoming: Incoming, trusted: bool) -> Self {
         Self {
-            source: Source::Relayed(incoming),
+            source: match trusted {
+                true => Source::Relayed(incoming),
+                false => Source::Doubted(incoming),
+            },
             idle: None,
             held: None,
         }
@@ -93,9 +99,14 @@ impl Body {
 
     /// Gives back at once what is held: the next request may be here before hyper asks for more.
     fn end_if_whole(&mut self) {
-        if self.is_end_stream()
-            && let Some(held) = self.held.take()
-        {
+        if self.is_end_stream() {
+            self.end();
+        }
+    }
+
+    /// Gives back what is held: nothing comes after this.
+    fn end(&mut self) {
+        if let Some(held) = self.held.take() {
             drop(held.visit);
             pool::keep(held.link);
         }
@@ -117,9 +128,10 @@ impl HttpBody for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
-        let incoming = match &mut this.source {
+        let (incoming, doubted) = match &mut this.source {
             Source::Text(text) => return Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
-            Source::Relayed(incoming) => incoming,
+            Source::Relayed(incoming) => (incoming, false),
+            Source::Doubted(incoming) => (incoming, true),
         };
         let polled = Pin::new(incoming).poll_frame(context);
         let Poll::Ready(frame) = polled else {
@@ -134,8 +146,17 @@ impl HttpBody for Body {
             idle.timer = None;
         }
         Poll::Ready(match frame {
-            Some(Ok(frame)) => {
-                this.end_if_whole();
+            Some(Ok(mut frame)) => {
+                match frame.trailers_mut() {
+                    // How long a chunked answer is nobody knows before.
+                    Some(trailers) => {
+                        if doubted {
+                            headers::take_claims(trailers);
+                        }
+                        this.end();
+                    }
+                    None => this.end_if_whole(),
+                }
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
@@ -143,7 +164,7 @@ impl HttpBody for Body {
                 Some(Err(io::Error::other(error)))
             }
             None => {
-                this.end_if_whole();
+                this.end();
                 None
             }
         })
@@ -152,30 +173,59 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Text(text) => text.is_none(),
-            Source::Relayed(incoming) => incoming.is_end_stream(),
+            Source::Relayed(incoming) | Source::Doubted(incoming) => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Relayed(incoming) => incoming.size_hint(),
+            Source::Relayed(incoming) | Source::Doubted(incoming) => incoming.size_hint(),
         }
     }
 }
 
 impl Idle {
+    /// Silence counts from when it is waited for: before, it was the reader's, who may be slow.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let timer = (self.timer).get_or_insert_with(|| Box::pin(sleep(limit)));
         loop {
-            let timer = match &mut self.timer {
-                Some(timer) => timer,
-                None => match self.last.left(self.limit) {
-                    Some(left) => self.timer.insert(Box::pin(sleep(left))),
-                    None => return Poll::Ready(()),
-                },
-            };
             ready!(timer.as_mut().poll(context));
-            self.timer = None;
+            match self.last.left(limit) {
+                Some(left) => timer.set(sleep(left)),
+                None => return Poll::Ready(()),
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn silence_counts_from_when_it_is_waited_for() {
+        let limit = Duration::from_millis(100);
+        let last = Arc::new(Last::new());
+        let timer = None;
+        sleep(2 * limit).await;
+        let mut idle = Idle { limit, last, timer };
+        let begun = Instant::now();
+        poll_fn(|context| idle.poll(context)).await;
+        assert!(begun.elapsed() >= limit, "{:?}", begun.elapsed());
+        // A byte that came meanwhile makes it longer.
+        idle.timer = None;
+        let ended = timeout(limit / 2, poll_fn(|context| idle.poll(context))).await;
+        assert!(ended.is_err());
+        idle.last.touch();
+        let begun = Instant::now();
+        poll_fn(|context| idle.poll(context)).await;
+        // The clock of the last byte is a coarse one.
+        assert!(begun.elapsed() > limit * 3 / 4, "{:?}", begun.elapsed());
     }
 }

@@ -1,6 +1,7 @@
 //! One request, from its head to the head of its answer.
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,7 @@ use super::io::{Last, Signs};
 use super::pool::{self, Key, Link};
 use super::upgrade::{self, Switch};
 use crate::proxy::accept::is_exhaustion;
-use crate::proxy::connect::is_ours;
+use crate::proxy::connect::{connect, is_ours};
 use crate::proxy::routes::Place;
 use crate::proxy::service::{Point, Service, Visit};
 use crate::proxy::session::{Places, Visitor, connect_patiently, how, missed};
@@ -79,16 +80,17 @@ async fn exchange(
 ) -> Result<(Answered, Asked), Refused> {
     let on_upgrade =
         (request.headers().contains_key(UPGRADE)).then(|| hyper::upgrade::on(&mut request));
-    let mut request = request.map(Body::of_request);
+    let address = client.visitor.address.map(|address| address.ip());
+    let trusted = headers::trusts(address, &visit.settings.trusted);
+    let mut request = request.map(|body| Body::of_request(body, trusted));
     let protocol = headers::prepare(request.headers_mut());
     let asked = Asked(on_upgrade.filter(|_| protocol.is_some()));
     let Ok(()) = to_origin(&mut request) else {
         client.service.count(Refused::BadRequest);
         return Err(Refused::BadRequest);
     };
-    let address = client.visitor.address.map(|address| address.ip());
-    headers::tell_client(request.headers_mut(), address, &visit.settings.trusted);
-    let mut reached = reach(client, visit).await?;
+    headers::tell_client(request.headers_mut(), address, trusted);
+    let mut reached = reach(client, visit, None).await?;
     name_host(request.headers_mut(), &reached.point.place);
     loop {
         // A copy, for the case that the server closes the connection while it comes.
@@ -112,9 +114,8 @@ async fn exchange(
         reached = match open(client, visit, &point).await {
             Ok(reached) => reached,
             Err(error) => {
-                let taken_out = visit.failed();
-                missed(&client.service, &point, &error, taken_out);
-                reach(client, visit).await?
+                let why = unreached(client, visit, &point, &error)?;
+                reach(client, visit, Some(why)).await?
             }
         };
     }
@@ -167,19 +168,24 @@ fn pass_on(client: Rc<Client>, visit: Visit, answered: Answered, asked: Asked) -
     response.map(|incoming| Body::of_answer(incoming, idle, held))
 }
 
-/// The first server that can be reached, over a connection that waits or a new one.
+/// The first server that can be reached, over a connection that waits or a new one. `failed` is why
+/// one could not be before.
 ///
 /// # Errors
 /// Why there is none; it is counted.
-async fn reach(client: &Client, visit: &mut Visit) -> Result<Reached, Refused> {
-    let mut failed = None;
+async fn reach(
+    client: &Client,
+    visit: &mut Visit,
+    mut failed: Option<Refused>,
+) -> Result<Reached, Refused> {
     loop {
         let point = match visit.next() {
             Ok(point) => point,
             // Servers that can't be reached say more than that none is left.
             Err(why) => {
+                let why = failed.unwrap_or(why);
                 client.service.count(why);
-                return Err(failed.unwrap_or(why));
+                return Err(why);
             }
         };
         if let Some(link) = pool::take(&key(client, visit, &point)) {
@@ -192,33 +198,43 @@ async fn reach(client: &Client, visit: &mut Visit) -> Result<Reached, Refused> {
                 visit.connected();
                 return Ok(reached);
             }
-            Err(error) if is_ours(&error) => {
-                let (name, place) = (&point.name, &point.place);
-                let what = format_args!("no connection to server {name} ({place}): {error}");
-                client.service.tell(what);
-                client.service.count(Refused::HostLacks);
-                return Err(Refused::HostLacks);
-            }
-            Err(error) => {
-                let late = error.kind() == io::ErrorKind::TimedOut;
-                failed = Some(if late {
-                    Refused::TooLate
-                } else {
-                    Refused::ConnectFailed
-                });
-                let taken_out = visit.failed();
-                missed(&client.service, &point, &error, taken_out);
-            }
+            Err(error) => failed = Some(unreached(client, visit, &point, &error)?),
         }
     }
+}
+
+/// Why a server could not be reached, if that is its fault.
+///
+/// # Errors
+/// This host lacks what it takes, for any server; it is counted.
+fn unreached(
+    client: &Client,
+    visit: &mut Visit,
+    point: &Point,
+    error: &io::Error,
+) -> Result<Refused, Refused> {
+    if is_ours(error) {
+        let (name, place) = (&point.name, &point.place);
+        let what = format_args!("no connection to server {name} ({place}): {error}");
+        client.service.tell(what);
+        client.service.count(Refused::HostLacks);
+        return Err(Refused::HostLacks);
+    }
+    let taken_out = visit.failed();
+    missed(&client.service, point, error, taken_out);
+    Ok(match error.kind() == io::ErrorKind::TimedOut {
+        true => Refused::TooLate,
+        false => Refused::ConnectFailed,
+    })
 }
 
 /// A new connection.
 async fn open(client: &Client, visit: &Visit, point: &Arc<Point>) -> io::Result<Reached> {
     let _pending = client.service.pending.enter().await;
     let how = how(&visit.settings, client.visitor);
-    let stream = match connect_patiently(&point.place, how).await {
+    let stream = match connect(&point.place, how).await {
         Err(error) if is_exhaustion(&error) => {
+            // Ours that wait give theirs up before we wait for those of others.
             pool::close_all();
             connect_patiently(&point.place, how).await?
         }
@@ -236,7 +252,10 @@ fn key(client: &Client, visit: &Visit, point: &Point) -> Key {
     Key {
         counts: Arc::clone(&point.counts),
         place: point.place.clone(),
-        port: client.visitor.port,
+        port: match point.place {
+            Place::Tcp(address) if address.port() == 0 => client.visitor.port,
+            Place::Tcp(_) | Place::Unix(_) => 0,
+        },
         source: visit.settings.source,
     }
 }
@@ -330,10 +349,33 @@ fn to_origin(request: &mut Request<Body>) -> Result<(), ()> {
 fn name_host(headers: &mut HeaderMap, place: &Place) {
     if !headers.contains_key(HOST) {
         let host = match place {
-            Place::Tcp(address) => HeaderValue::from_str(&address.ip().to_string()).ok(),
+            Place::Tcp(SocketAddr::V4(address)) => Some(address.ip().to_string()),
+            Place::Tcp(SocketAddr::V6(address)) => Some(format!("[{}]", address.ip())),
             Place::Unix(_) => None,
         };
+        let host = host.and_then(|host| HeaderValue::from_str(&host).ok());
         let host = host.unwrap_or(HeaderValue::from_static("localhost"));
         headers.insert(HOST, host);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_named_to_those_who_were_not_named_by_their_clients() {
+        for (place, host) in [
+            (Place::Tcp(([10, 0, 0, 1], 81).into()), "10.0.0.1"),
+            (
+                Place::Tcp(([0xfd77, 0, 0, 0, 0, 0, 0, 1], 81).into()),
+                "[fd77::1]",
+            ),
+            (Place::Unix("/run/s".into()), "localhost"),
+        ] {
+            let mut headers = HeaderMap::new();
+            name_host(&mut headers, &place);
+            assert_eq!(headers[HOST], host);
+        }
     }
 }

@@ -15,6 +15,7 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// What begins the names of headers in which proxies say where a request comes from.
 const PREFIX: &str = "x-forwarded-";
@@ -57,7 +58,8 @@ pub(super) fn prepare(headers: &mut HeaderMap) -> Option<HeaderValue> {
         .get_all(TE)
         .iter()
         .any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    let upgrade = take_hop_by_hop(headers);
+    let upgrade = take_hop_by_hop(headers).and_then(without_h2c);
+    headers.remove(HTTP2_SETTINGS);
     // hyper says `100 Continue` itself as soon as the body is wanted.
     headers.remove(EXPECT);
     if let Some(protocol) = &upgrade {
@@ -70,19 +72,41 @@ pub(super) fn prepare(headers: &mut HeaderMap) -> Option<HeaderValue> {
     upgrade
 }
 
+/// The protocols that can be switched to: with HTTP/2 many requests would pass as one.
+fn without_h2c(upgrade: HeaderValue) -> Option<HeaderValue> {
+    let words = upgrade.to_str().ok()?.split(',').map(str::trim);
+    let others: Vec<&str> = words
+        .filter(|word| !word.is_empty() && !word.eq_ignore_ascii_case("h2c"))
+        .collect();
+    match others.is_empty() {
+        true => None,
+        false => HeaderValue::from_str(&others.join(", ")).ok(),
+    }
+}
+
+/// Whether a client is believed what it says of where a request comes from.
+pub(super) fn trusts(client: Option<IpAddr>, trusted: &Acl) -> bool {
+    client.is_some_and(|client| trusted.names(client))
+}
+
+/// Takes away what is said of where a request comes from. Servers that hand headers on as variables
+/// of a program take `_` for `-`.
+pub(super) fn take_claims(headers: &mut HeaderMap) {
+    let claims = |name: &&HeaderName| {
+        let name = name.as_str().replace('_', "-");
+        name.starts_with(PREFIX) || name == FORWARDED.as_str()
+    };
+    let said: Vec<HeaderName> = headers.keys().filter(claims).cloned().collect();
+    for name in said {
+        headers.remove(name);
+    }
+}
+
 /// Says who the client is. What it says itself of where the request comes from counts only if it
 /// is trusted: else it is replaced, and what nobody replaces taken away.
-pub(super) fn tell_client(headers: &mut HeaderMap, client: Option<IpAddr>, trusted: &Acl) {
-    let trusts = client.is_some_and(|client| trusted.names(client));
-    if !trusts {
-        let said: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| name.as_str().starts_with(PREFIX) || **name == FORWARDED)
-            .cloned()
-            .collect();
-        for name in said {
-            headers.remove(name);
-        }
+pub(super) fn tell_client(headers: &mut HeaderMap, client: Option<IpAddr>, trusted: bool) {
+    if !trusted {
+        take_claims(headers);
     }
     if let Some(client) = client {
         let mut way: Vec<u8> = Vec::new();
@@ -163,6 +187,23 @@ mod tests {
     }
 
     #[test]
+    fn nobody_switches_to_http_2() {
+        let ask = |protocols| {
+            let mut asked = headers(&[
+                ("connection", "Upgrade, HTTP2-Settings"),
+                ("upgrade", protocols),
+            ]);
+            asked.insert(HTTP2_SETTINGS, HeaderValue::from_static("AAMA"));
+            (prepare(&mut asked), asked)
+        };
+        assert_eq!(ask("H2C"), (None, HeaderMap::new()));
+        let (protocol, rest) = ask("h2c, ws");
+        assert_eq!(protocol.unwrap(), "ws");
+        let expected = [("upgrade", "ws"), ("connection", "upgrade")];
+        assert_eq!(rest, headers(&expected));
+    }
+
+    #[test]
     fn a_length_beside_an_encoding_is_dropped() {
         let mut both = headers(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
         take_hop_by_hop(&mut both);
@@ -177,11 +218,14 @@ mod tests {
             ("x-forwarded-for", "2.2.2.2"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-port", "443"),
+            ("x_forwarded_for", "3.3.3.3"),
+            ("x-forwarded_host", "b"),
             ("forwarded", "for=1.1.1.1"),
         ];
         let client = Some("10.0.0.9".parse().unwrap());
         let mut stranger = headers(&said);
-        tell_client(&mut stranger, client, &ProxyOptions::default().trusted);
+        let nobody = ProxyOptions::default().trusted;
+        tell_client(&mut stranger, client, trusts(client, &nobody));
         let expected = [
             ("host", "a"),
             ("x-forwarded-for", "10.0.0.9"),
@@ -190,13 +234,14 @@ mod tests {
         ];
         assert_eq!(stranger, headers(&expected));
         let mut friend = headers(&said);
-        tell_client(&mut friend, client, &trusted("10.0.0.0/8"));
+        let friends = trusted("10.0.0.0/8");
+        tell_client(&mut friend, client, trusts(client, &friends));
         assert_eq!(friend["x-forwarded-for"], "1.1.1.1, 2.2.2.2, 10.0.0.9");
         assert_eq!(friend["x-forwarded-proto"], "https");
         assert_eq!(friend["forwarded"], "for=1.1.1.1");
         // Nobody knows who is behind a Unix socket.
         let mut unix = headers(&said);
-        tell_client(&mut unix, None, &trusted("10.0.0.0/8"));
+        tell_client(&mut unix, None, trusts(None, &friends));
         assert!(unix.get("x-forwarded-for").is_none());
     }
 }

@@ -27,12 +27,13 @@ thread_local! {
     static POOL: RefCell<Pool> = RefCell::default();
 }
 
-/// Whom a connection leads to: one for another place, or from another address, is no use.
+/// Whom a connection leads to: one to another place, or from another address, is no use.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
     /// Those of the server, which it keeps whatever else changes.
     pub(super) counts: Arc<Counts>,
     pub(super) place: Place,
+    /// The port where the place names none; else 0.
     pub(super) port: u16,
     pub(super) source: Option<IpAddr>,
 }
@@ -96,9 +97,10 @@ impl Link {
 pub(super) fn take(key: &Key) -> Option<Link> {
     POOL.with_borrow_mut(|pool| {
         let links = pool.waiting.get_mut(&key.number())?;
-        // Those that lead elsewhere since, or are closed, go with this.
-        links.retain(|link| link.key.is(key) && !link.sender.is_closed());
-        let at = links.iter().rposition(|link| link.sender.is_ready())?;
+        links.retain(|link| !link.sender.is_closed());
+        // Those that lead elsewhere may be wanted by others; if not, their time ends.
+        let fits = |link: &Link| link.key.is(key) && link.sender.is_ready();
+        let at = links.iter().rposition(fits)?;
         Some(links.remove(at))
     })
 }

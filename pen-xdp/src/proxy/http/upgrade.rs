@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::upgrade::OnUpgrade;
+use pen_common::control::Refused;
 
 use super::forward::Client;
 use super::io::{ClientIo, ServerIo};
@@ -32,6 +33,10 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
     else {
         return tracing::error!("a connection is not the one that was given to hyper");
     };
+    if at.signs.refused.load(Ordering::Relaxed) {
+        // What came before the answer was taken for a request, and is not what was sent any more.
+        return at.service.count(Refused::BadRequest);
+    }
     let held = client.io.take_held();
     let counts = &switch.point.counts;
     let early = async {

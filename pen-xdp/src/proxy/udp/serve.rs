@@ -191,11 +191,15 @@ impl Relay {
     }
 
     /// Places for a flow more. There may be too many, but those that say something are not sent
-    /// away for others that perhaps never will again.
+    /// away for others that perhaps never will again. A flow that makes room hands its places on:
+    /// who gets free ones first is not for us to say.
     fn places(&mut self, now_ms: u64) -> Option<Places> {
         self.free_places().or_else(|| {
-            self.flows.remove_silent(OUSTED_AFTER_MS, now_ms)?;
-            self.free_places()
+            let (_, silent) = self.flows.remove_silent(OUSTED_AFTER_MS, now_ms)?;
+            let narrowed = |gate: &Gate| gate.inside() > gate.max();
+            // Where fewer may be inside than are, none comes for the one that goes.
+            let stays = !narrowed(&self.service.connections) && !narrowed(&self.everyone);
+            stays.then_some(silent.places)
         })
     }
 
