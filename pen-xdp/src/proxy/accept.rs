@@ -76,7 +76,8 @@ pub(super) async fn accept(
             Ok((stream, visitor)) => {
                 if everyone.is_full() {
                     told(&mut exhausted, &service.name, "open files are used up");
-                } else if std::mem::take(&mut exhausted) {
+                } else if exhausted && everyone.has_ample_room() {
+                    exhausted = false;
                     tracing::info!("service {}: clients are served at once again", service.name);
                 }
                 let in_service = service.connections.enter().await;

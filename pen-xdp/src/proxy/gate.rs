@@ -68,6 +68,11 @@ impl Gate {
         self.places.available_permits() == 0
     }
 
+    /// Whether a quarter of the places is free: it will not be full again in a moment.
+    pub(super) fn has_ample_room(&self) -> bool {
+        self.places.available_permits() * 4 >= self.max() as usize
+    }
+
     /// Waits until there is room, behind those who came before, and takes it.
     pub(super) async fn enter(self: &Arc<Self>) -> Pass {
         // Nobody closes the semaphore: there is always a permit in the end.
