@@ -2,7 +2,7 @@
 //! connection by connection.
 //!
 //! Each proxy thread has its own event loop and its own listening sockets (SO_REUSEPORT); a client
-//! stays on the thread that took it. What all threads share of a service, its [`Service`], is
+//! stays on the thread that took it. What all threads share of a service, its `Service`, is
 //! locked for moments only: when a server is chosen, reached, missed or left.
 
 mod accept;
