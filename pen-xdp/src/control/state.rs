@@ -2,13 +2,15 @@
 //!
 //! Nothing here does I/O. [`State::apply`] is the one entry for every change, whatever its source.
 
+mod services;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
 use pen_common::{
-    config::{AclChange, Backend, Balance, Change, Config, HashBy, Mode, ServerRef, Service},
+    config::{AclChange, Backend, Balance, Change, Config, ServerRef},
     hash::NameKey,
     tables::{BACKENDS_MAX, BackendId, Mac},
 };
@@ -278,107 +280,6 @@ impl State {
         Ok(before.0 != backend.weight || before.1 != self.blacklisted_until_ms)
     }
 
-    /// Layer 2 forwarding knows no access lists.
-    fn refuse_what_means_nothing(&self, pool: usize, changes: &[Change]) -> Result<(), Refusal> {
-        let in_dsr = self.config.needs_table(&self.config.pools[pool]);
-        let acl = changes
-            .iter()
-            .any(|change| matches!(change, Change::Acl(_)));
-        match acl && in_dsr {
-            false => Ok(()),
-            true => Err(Refusal::Meaningless(
-                "a server's access list means nothing in DSR: use a firewall at the server".into(),
-            )),
-        }
-    }
-
-    fn switch(
-        &mut self,
-        service: Option<&str>,
-        switch: Balance,
-        on: bool,
-    ) -> Result<bool, Refusal> {
-        let knows = |service: &Service| service.mode != Mode::Dsr || switch == Balance::RoundRobin;
-        self.find(service)?;
-        let services = self.config.services.iter_mut();
-        let named = services.filter(|s| service.is_none_or(|name| s.name == name));
-        let (mut found, mut changed) = (false, false);
-        for service in named.filter(|service| knows(service)) {
-            let before = (service.hash, service.proxy.balance);
-            match service.mode {
-                Mode::Dsr => service.hash = if on { HashBy::Flow } else { HashBy::Source },
-                Mode::Tcp | Mode::Udp | Mode::Http => service.proxy.balance.set(switch, on),
-            }
-            (found, changed) = (
-                true,
-                changed || before != (service.hash, service.proxy.balance),
-            );
-        }
-        match found {
-            true => Ok(changed),
-            false => Err(Refusal::Meaningless(format!(
-                "`{switch}` means nothing in DSR, where a hash chooses back ends"
-            ))),
-        }
-    }
-
-    fn set_option(
-        &mut self,
-        service: Option<&str>,
-        key: &str,
-        value: &str,
-    ) -> Result<bool, Refusal> {
-        let index = self.only_index(service, key)?;
-        let service = &mut self.config.services[index];
-        if !service.has_key(key) {
-            let mode = service.mode;
-            let why = format!("`{key}` means nothing with mode = \"{mode}\"");
-            return Err(Refusal::Meaningless(why));
-        }
-        // Tried on a copy: a value that can't stand there changes nothing.
-        let mut changed = service.clone();
-        changed.set(key, value).map_err(Refusal::Value)?;
-        *service = changed;
-        Ok(false)
-    }
-
-    /// The service in proxy mode that a command means.
-    ///
-    /// # Errors
-    /// There is none of that name, several could be meant, or it is served in DSR.
-    pub fn only(&self, name: Option<&str>, key: &str) -> Result<&Service, Refusal> {
-        self.only_index(name, key)
-            .map(|index| &self.config.services[index])
-    }
-
-    fn only_index(&self, name: Option<&str>, key: &str) -> Result<usize, Refusal> {
-        self.find(name)?;
-        let services = self.config.services.iter().enumerate();
-        let mut meant = services.filter(|(_, service)| match name {
-            Some(name) => service.name == name,
-            None => service.mode != Mode::Dsr,
-        });
-        match (meant.next(), meant.next()) {
-            (Some((index, service)), None) if service.mode != Mode::Dsr => Ok(index),
-            (Some(_), Some(_)) => Err(Refusal::NotFound(format!(
-                "which service's {key}? Say -s NAME first"
-            ))),
-            (Some(_) | None, _) => Err(Refusal::Meaningless(format!(
-                "`{key}` means nothing in DSR"
-            ))),
-        }
-    }
-
-    /// # Errors
-    /// There is no service of that name.
-    fn find(&self, service: Option<&str>) -> Result<(), Refusal> {
-        let Some(name) = service else { return Ok(()) };
-        match self.config.services.iter().any(|s| s.name == name) {
-            true => Ok(()),
-            false => Err(Refusal::NotFound(format!("there is no service {name:?}"))),
-        }
-    }
-
     /// Goes back to what was asked for `before`; what was observed stays.
     pub fn take_back(&mut self, before: &Self) {
         self.config.clone_from(&before.config);
@@ -505,7 +406,7 @@ fn identities(config: &Config) -> BTreeMap<(String, String), BackendId> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use pen_common::config::{Listener, Pool, Protocol, Service};
+    use pen_common::config::{HashBy, Listener, Pool, Protocol, Service};
 
     /// One service on 10.0.0.100:80 with `count` back ends 10.0.0.1 and up.
     pub(crate) fn config(count: u8) -> Config {

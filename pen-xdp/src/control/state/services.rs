@@ -1,0 +1,112 @@
+//! Changes of services: switches and keys, most of which mean something in proxy mode only.
+
+use pen_common::config::{Balance, Change, HashBy, Mode, Service};
+
+use super::{Refusal, State};
+
+impl State {
+    /// Layer 2 forwarding knows no access lists.
+    pub(super) fn refuse_what_means_nothing(
+        &self,
+        pool: usize,
+        changes: &[Change],
+    ) -> Result<(), Refusal> {
+        let in_dsr = self.config.needs_table(&self.config.pools[pool]);
+        let acl = changes
+            .iter()
+            .any(|change| matches!(change, Change::Acl(_)));
+        match acl && in_dsr {
+            false => Ok(()),
+            true => Err(Refusal::Meaningless(
+                "a server's access list means nothing in DSR: use a firewall at the server".into(),
+            )),
+        }
+    }
+
+    pub(super) fn switch(
+        &mut self,
+        service: Option<&str>,
+        switch: Balance,
+        on: bool,
+    ) -> Result<bool, Refusal> {
+        let knows = |service: &Service| service.mode != Mode::Dsr || switch == Balance::RoundRobin;
+        self.find(service)?;
+        let services = self.config.services.iter_mut();
+        let named = services.filter(|s| service.is_none_or(|name| s.name == name));
+        let (mut found, mut changed) = (false, false);
+        for service in named.filter(|service| knows(service)) {
+            let before = (service.hash, service.proxy.balance);
+            match service.mode {
+                Mode::Dsr => service.hash = if on { HashBy::Flow } else { HashBy::Source },
+                Mode::Tcp | Mode::Udp | Mode::Http => service.proxy.balance.set(switch, on),
+            }
+            (found, changed) = (
+                true,
+                changed || before != (service.hash, service.proxy.balance),
+            );
+        }
+        match found {
+            true => Ok(changed),
+            false => Err(Refusal::Meaningless(format!(
+                "`{switch}` means nothing in DSR, where a hash chooses back ends"
+            ))),
+        }
+    }
+
+    pub(super) fn set_option(
+        &mut self,
+        service: Option<&str>,
+        key: &str,
+        value: &str,
+    ) -> Result<bool, Refusal> {
+        let index = self.only_index(service, key)?;
+        let service = &mut self.config.services[index];
+        if !service.has_key(key) {
+            let mode = service.mode;
+            let why = format!("`{key}` means nothing with mode = \"{mode}\"");
+            return Err(Refusal::Meaningless(why));
+        }
+        // Tried on a copy: a value that can't stand there changes nothing.
+        let mut changed = service.clone();
+        changed.set(key, value).map_err(Refusal::Value)?;
+        *service = changed;
+        Ok(false)
+    }
+
+    /// The service in proxy mode that a command means.
+    ///
+    /// # Errors
+    /// There is none of that name, several could be meant, or it is served in DSR.
+    pub fn only(&self, name: Option<&str>, key: &str) -> Result<&Service, Refusal> {
+        self.only_index(name, key)
+            .map(|index| &self.config.services[index])
+    }
+
+    fn only_index(&self, name: Option<&str>, key: &str) -> Result<usize, Refusal> {
+        self.find(name)?;
+        let services = self.config.services.iter().enumerate();
+        let mut meant = services.filter(|(_, service)| match name {
+            Some(name) => service.name == name,
+            None => service.mode != Mode::Dsr,
+        });
+        match (meant.next(), meant.next()) {
+            (Some((index, service)), None) if service.mode != Mode::Dsr => Ok(index),
+            (Some(_), Some(_)) => Err(Refusal::NotFound(format!(
+                "which service's {key}? Say -s NAME first"
+            ))),
+            (Some(_) | None, _) => Err(Refusal::Meaningless(format!(
+                "`{key}` means nothing in DSR"
+            ))),
+        }
+    }
+
+    /// # Errors
+    /// There is no service of that name.
+    fn find(&self, service: Option<&str>) -> Result<(), Refusal> {
+        let Some(name) = service else { return Ok(()) };
+        match self.config.services.iter().any(|s| s.name == name) {
+            true => Ok(()),
+            false => Err(Refusal::NotFound(format!("there is no service {name:?}"))),
+        }
+    }
+}
