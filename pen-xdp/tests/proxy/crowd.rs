@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lab::Lab;
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::{
@@ -40,6 +41,24 @@ fn echo(count: usize) -> String {
          \x20  if b: c.sendall(b)\n\
          \x20  else: e.unregister(c); c.close()\n"
     )
+}
+
+/// How many of `count` clients are served, each for itself: who comes to one thread's socket does
+/// not wait for those at the other's.
+fn served(lab: &Lab, count: usize) -> String {
+    let script = format!(
+        "import threading\n\
+         served = []\n\
+         def one():\n\
+         \x20c = connect(); c.sendall(b'x')\n\
+         \x20if c.recv(1) == b'x': served.append(1)\n\
+         \x20time.sleep(0.2); c.close()\n\
+         all = [threading.Thread(target=one) for _ in range({count})]\n\
+         for t in all: t.start()\n\
+         for t in all: t.join()\n\
+         print(len(served))\n"
+    );
+    python::client(lab, &script)
 }
 
 #[test]
@@ -86,20 +105,7 @@ fn clients_wait_while_there_are_no_descriptors_and_are_served_then() {
     // Room for twenty clients.
     let pen = Pen::start_limited(&lab, 160, &["80", &server(0)]);
     assert!(pen.process.output().contains("enough for 20 clients"));
-    let said = python::client(
-        &lab,
-        "import threading\n\
-         served = []\n\
-         def one():\n\
-         \x20c = connect(); c.sendall(b'x')\n\
-         \x20if c.recv(1) == b'x': served.append(1)\n\
-         \x20time.sleep(0.2); c.close()\n\
-         all = [threading.Thread(target=one) for _ in range(60)]\n\
-         for t in all: t.start()\n\
-         for t in all: t.join()\n\
-         print(len(served))\n",
-    );
-    assert_eq!(said, "60");
+    assert_eq!(served(&lab, 60), "60");
     pen.wait_until_idle();
     let output = pen.process.output();
     let told = output.matches("clients have to wait").count();
@@ -116,21 +122,7 @@ fn no_more_clients_than_allowed_are_taken_and_the_others_wait() {
     let lab = lab(1);
     let _echo = python::serve(&lab, 0, 80, Manner::Echo);
     let pen = Pen::start(&lab, &["-x", "5", "80", &server(0)]);
-    // Each for itself: who comes to one thread's socket does not wait for those at the other's.
-    let said = python::client(
-        &lab,
-        "import threading\n\
-         served = []\n\
-         def one():\n\
-         \x20c = connect(); c.sendall(b'x')\n\
-         \x20if c.recv(1) == b'x': served.append(1)\n\
-         \x20time.sleep(0.2); c.close()\n\
-         all = [threading.Thread(target=one) for _ in range(20)]\n\
-         for t in all: t.start()\n\
-         for t in all: t.join()\n\
-         print(len(served))\n",
-    );
-    assert_eq!(said, "20");
+    assert_eq!(served(&lab, 20), "20");
     pen.wait_until_idle();
     assert_eq!(pen.service().accepted, 20);
     pen.stop();

@@ -76,7 +76,9 @@ impl Bench {
     /// As many as wanted, or as open files allow: a proxy has two for each.
     fn connections(&self) -> Result<u32> {
         let files = open_files().context("reading how many files may be open")?;
-        let connections = (files.saturating_sub(FILES_ASIDE) / 2).min(self.effort.connections);
+        // Pen leaves an eighth to pipes and to connections kept for later.
+        let free = (files - files / 8).saturating_sub(FILES_ASIDE);
+        let connections = (free / 2).min(self.effort.connections);
         ensure!(connections > 0, "only {files} files may be open");
         Ok(connections)
     }
