@@ -100,6 +100,8 @@ pub(super) struct Direction<'a> {
     streak: u64,
     /// Bytes since the source was last found empty.
     turn: u64,
+    /// The last read took all there was.
+    drained: bool,
     filled: Option<Filled>,
     pipe: Option<Pipe>,
     moved: bool,
@@ -123,6 +125,7 @@ impl<'a> Direction<'a> {
             can_splice: true,
             streak: 0,
             turn: 0,
+            drained: false,
             filled: None,
             pipe: None,
             moved: false,
@@ -154,6 +157,10 @@ impl<'a> Direction<'a> {
         self.rest = loop {
             if !self.deliver()? {
                 break Rest::Full;
+            }
+            if std::mem::take(&mut self.drained) && !self.source.is_read_closed() {
+                self.pause();
+                break Rest::Empty;
             }
             if spent >= SHARE {
                 break Rest::Share;
@@ -203,7 +210,10 @@ impl<'a> Direction<'a> {
                 && filled.start < filled.end
             {
                 let bytes = &filled.buffer[filled.start..filled.end];
-                let sent = self.destination.try_write(bytes);
+                let sent = match self.drained && self.source.is_read_closed() {
+                    true => self.destination.try_write_last(bytes),
+                    false => self.destination.try_write(bytes),
+                };
                 filled.start += *sent.as_ref().unwrap_or(&0);
                 sent
             } else if let Some(pipe) = &mut self.pipe
@@ -287,6 +297,7 @@ impl<'a> Direction<'a> {
         filled.start = 0;
         filled.end = 0;
         filled.end = self.source.try_read(&mut filled.buffer)?;
+        self.drained = filled.end > 0 && filled.end < buffers::SIZE;
         Ok(filled.end)
     }
 

@@ -81,6 +81,7 @@ pub async fn relay(client: &Stream, server: &Stream, options: &Options, counts: 
         fast_close: options.fast_close,
         lost: None,
         watches: [true; 2],
+        due: [true; 2],
     };
     let mut idle = options.idle.map(Idle::new);
     loop {
@@ -94,11 +95,12 @@ pub async fn relay(client: &Stream, server: &Stream, options: &Options, counts: 
             idle.last = Instant::now();
         }
         if relay.has_more() {
+            relay.due = [true; 2];
             yield_now().await;
             continue;
         }
         match relay.wait(&mut idle).await {
-            Woken::Ready => {}
+            Woken::Ready(due) => relay.due = due,
             Woken::Idle => return End::Idle,
             Woken::Broken(side) => {
                 if let Some(end) = relay.broken(side) {
@@ -111,7 +113,7 @@ pub async fn relay(client: &Stream, server: &Stream, options: &Options, counts: 
 
 /// What a wait ended with.
 enum Woken {
-    Ready,
+    Ready([bool; 2]),
     Idle,
     Broken(Side),
 }
@@ -126,6 +128,8 @@ struct Relay<'a> {
     lost: Option<io::Error>,
     /// Whether client and server are worth watching for errors while they are not read.
     watches: [bool; 2],
+    /// Whether there is something to do for what the client sends, and for what the server sends.
+    due: [bool; 2],
 }
 
 impl Relay<'_> {
@@ -136,7 +140,7 @@ impl Relay<'_> {
                 Side::Client => &mut self.up,
                 Side::Server => &mut self.down,
             };
-            if direction.rest() == Rest::Ended {
+            if direction.rest() == Rest::Ended || !self.due[side as usize] {
                 continue;
             }
             let passed = match direction.advance() {
@@ -209,8 +213,9 @@ impl Relay<'_> {
             // All are polled, so that all can wake.
             let up = poll_direction(self.up.rest(), [self.client, self.server], context);
             let down = poll_direction(self.down.rest(), [self.server, self.client], context);
-            if up.is_ready() || down.is_ready() {
-                return Poll::Ready(Woken::Ready);
+            let due = [up.is_ready(), down.is_ready()];
+            if due != [false; 2] {
+                return Poll::Ready(Woken::Ready(due));
             }
             if client.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Woken::Broken(Side::Client));

@@ -2,11 +2,12 @@
 
 use std::{
     fmt,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read},
     net::{Shutdown, SocketAddr},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::PathBuf,
-    task::{Context, Poll},
+    pin::pin,
+    task::{Context, Poll, Waker},
 };
 
 use nix::sys::socket::{MsgFlags, recv};
@@ -138,15 +139,39 @@ impl Stream {
         Ok(recv(self.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK)?)
     }
 
+    /// Whether the other end is known to have ended its stream; what it sent before may still be
+    /// there to read.
+    pub fn is_read_closed(&self) -> bool {
+        // Nearly every connection is ready to be written, so that this is told at once.
+        let mut ready = pin!(self.ready(Interest::READABLE | Interest::WRITABLE));
+        match ready.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+            Poll::Ready(Err(_)) | Poll::Pending => false,
+        }
+    }
+
     /// Writes what the kernel takes; after less than all, the next try is answered `WouldBlock`
     /// without a call of the kernel.
     ///
     /// # Errors
     /// `WouldBlock` if it takes nothing; else what broke the connection.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_send(bytes, 0)
+    }
+
+    /// As [`Stream::try_write`], for bytes that the end of the stream follows at once: they travel
+    /// in one packet (MSG_MORE, tcp(7)).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn try_write_last(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_send(bytes, libc::MSG_MORE)
+    }
+
+    fn try_send(&self, bytes: &[u8], flags: i32) -> io::Result<usize> {
         let mut sent = 0;
         let tried = self.try_io(Interest::WRITABLE, || {
-            sent = (&*SockRef::from(self)).write(bytes)?;
+            sent = SockRef::from(self).send_with_flags(bytes, flags)?;
             whole(sent, bytes.len())
         });
         if sent > 0 {

@@ -2,16 +2,18 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
 use core_affinity::CoreId;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::task::spawn_local;
 
 use super::accept::accept;
 use super::gate::Gate;
@@ -52,19 +54,20 @@ impl Threads {
             handles: Vec::new(),
         };
         for (number, core) in cores(taken).into_iter().enumerate() {
-            let runtime = Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.with_context(|| format!("no event loop for thread {number}"))?;
             let share = Share {
                 listeners: with_services(bound.listeners(number)?, services),
                 sockets: with_services(bound.datagram_sockets(number)?, services),
                 everyone: Arc::clone(everyone),
             };
             let stopped = stopped.clone();
+            let (tell, told) = mpsc::sync_channel(1);
             let handle = thread::Builder::new()
                 .name(format!("pen-proxy{number}"))
-                .spawn(move || serve(&runtime, core, share, stopped));
+                .spawn(move || run(core, share, stopped, &tell));
             let handle = handle.with_context(|| format!("no proxy thread {number}"))?;
             threads.handles.push(handle);
+            let begun = told.recv().context("it has ended").and_then(|b| Ok(b?));
+            begun.with_context(|| format!("no event loop for proxy thread {number}"))?;
         }
         Ok(threads)
     }
@@ -104,35 +107,61 @@ fn cores(taken: &BTreeSet<usize>) -> Vec<Option<CoreId>> {
     }
 }
 
+/// Makes this thread's event loop, tells whether there is one, and serves until told to stop. The
+/// loop stays on the thread that made it, so that its tasks need no lock.
+fn run(
+    core: Option<CoreId>,
+    share: Share,
+    stopped: watch::Receiver<()>,
+    tell: &mpsc::SyncSender<io::Result<()>>,
+) {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default());
+    let (runtime, begun) = match runtime {
+        Ok(runtime) => (Some(runtime), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    // Who asked waits for it, or has gone, and then the thread is told to stop.
+    let _ = tell.send(begun);
+    if let Some(runtime) = runtime {
+        serve(&runtime, core, share, stopped);
+    }
+}
+
 /// Serves until told to stop.
-fn serve(runtime: &Runtime, core: Option<CoreId>, share: Share, mut stopped: watch::Receiver<()>) {
+fn serve(
+    runtime: &LocalRuntime,
+    core: Option<CoreId>,
+    share: Share,
+    mut stopped: watch::Receiver<()>,
+) {
     if let Some(core) = core
         && !core_affinity::set_for_current(core)
     {
         tracing::warn!("a proxy thread can't be kept on core {}", core.id);
     }
-    let local = LocalSet::new();
-    for (service, listener) in share.listeners {
-        let everyone = Arc::clone(&share.everyone);
-        local.spawn_local(async move {
-            let name = service.name.clone();
-            if let Err(error) = accept(service, listener, everyone).await {
-                tracing::error!("service {name}: no clients are taken: {error}");
-            }
-        });
-    }
-    let scratch = Rc::new(RefCell::new(udp::Scratch::new()));
-    for (service, socket) in share.sockets {
-        let (everyone, scratch) = (Arc::clone(&share.everyone), Rc::clone(&scratch));
-        local.spawn_local(async move {
-            let name = service.name.clone();
-            if let Err(error) = udp::serve(service, socket, everyone, scratch).await {
-                tracing::error!("service {name}: no datagrams are passed on: {error}");
-            }
-        });
-    }
-    // Nothing is ever sent: the wait ends with the sender.
-    local.block_on(runtime, async {
+    runtime.block_on(async {
+        for (service, listener) in share.listeners {
+            let everyone = Arc::clone(&share.everyone);
+            spawn_local(async move {
+                let name = service.name.clone();
+                if let Err(error) = accept(service, listener, everyone).await {
+                    tracing::error!("service {name}: no clients are taken: {error}");
+                }
+            });
+        }
+        let scratch = Rc::new(RefCell::new(udp::Scratch::new()));
+        for (service, socket) in share.sockets {
+            let (everyone, scratch) = (Arc::clone(&share.everyone), Rc::clone(&scratch));
+            spawn_local(async move {
+                let name = service.name.clone();
+                if let Err(error) = udp::serve(service, socket, everyone, scratch).await {
+                    tracing::error!("service {name}: no datagrams are passed on: {error}");
+                }
+            });
+        }
+        // Nothing is ever sent: the wait ends with the sender.
         let _ended = stopped.changed().await;
     });
 }
