@@ -442,8 +442,8 @@ fn connections_are_a_table_and_one_is_pens_lines() {
     }
 }
 
-const TABLE: &str = "\
-   #  service  client          server  chosen by        age      sent  received  stage
-   3  web      unix            -       -                0 s         0         0  queue
-  12  web      10.77.0.1:4242  be1     roundrobin  1 min 1 s  20.0 KiB        77  open
-";
+const TABLE: &str = concat!(
+    "   #  service  client          server  chosen by         age      sent  received  stage\n",
+    "   3  web      unix            -       -                 0 s         0         0  queue\n",
+    "  12  web      10.77.0.1:4242  be1     roundrobin  1 min 1 s  20.0 KiB        77  open\n",
+);

@@ -321,3 +321,148 @@ impl Drop for Cut<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+mod tests {
+    use std::future::pending;
+    use std::thread;
+
+    use pen_common::config::{Acl, Mode, ProxyOptions};
+    use tokio::net::UnixStream;
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    use super::*;
+    use crate::proxy::gate::Gate;
+    use crate::proxy::routes::{Place, Route, Server};
+    use crate::proxy::session::{Places, Visitor, serve};
+
+    fn service(connections: &Arc<Connections>) -> Arc<Service> {
+        let server = Server {
+            name: "be0".into(),
+            place: Place::Unix("/nonexistent/socket".into()),
+            weight: 1,
+            prio: 0,
+            max: 0,
+            hard: 0,
+            acl: Acl::default(),
+            blacklisted_until_ms: None,
+        };
+        let route = Route {
+            service: "web".into(),
+            mode: Mode::Tcp,
+            listeners: Vec::new(),
+            listen: Vec::new(),
+            pool: "web".into(),
+            options: ProxyOptions::default(),
+            client_acl: Acl::default(),
+            seed: 0,
+            servers: vec![server],
+            emergency: None,
+            abuse: None,
+        };
+        Arc::new(Service::new(&route, Arc::clone(connections)))
+    }
+
+    fn numbers(connections: &Connections) -> Vec<u32> {
+        connections.all().iter().map(|one| one.number).collect()
+    }
+
+    #[test]
+    fn the_lowest_free_number_is_taken_and_an_empty_table_keeps_no_memory() {
+        let connections = Arc::new(Connections::default());
+        let service = service(&connections);
+        let mut all: Vec<_> = (0..1000).map(|_| Some(service.begin(None))).collect();
+        assert!(numbers(&connections).into_iter().eq(0..1000));
+        for free in [700, 3, 256] {
+            all[free] = None;
+            assert!(connections.get(free as u32).is_none());
+        }
+        assert_eq!(numbers(&connections).len(), 997);
+        for expected in [3, 256, 700, 1000] {
+            let next = service.begin(None);
+            assert_eq!(next.number, expected);
+            all.push(Some(next));
+        }
+        all.clear();
+        let table = connections.table();
+        assert_eq!((table.entries.capacity(), table.free.capacity()), (0, 0));
+        drop(table);
+        // Nothing keeps the service but those who serve it.
+        assert_eq!(Arc::strong_count(&service), 1);
+    }
+
+    #[test]
+    fn threads_that_come_and_go_never_share_a_number() {
+        let connections = Arc::new(Connections::default());
+        let service = service(&connections);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..2000 {
+                        let mine: Vec<_> = (0..round % 7).map(|_| service.begin(None)).collect();
+                        for presence in &mine {
+                            let found = connections.get(presence.number).unwrap();
+                            assert!(Arc::ptr_eq(&found, presence));
+                        }
+                        connections.all();
+                    }
+                });
+            }
+        });
+        assert_eq!(numbers(&connections), [0; 0]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn one_that_is_closed_before_it_is_served_ends_when_it_is() {
+        let connections = Arc::new(Connections::default());
+        let service = service(&connections);
+        let local = LocalSet::new();
+        local
+            .run_until(async {
+                for early in [true, false] {
+                    let presence = service.begin(None);
+                    let connection = Arc::clone(&presence);
+                    let number = connection.number;
+                    if early {
+                        connections.close(&connection);
+                    }
+                    let task = spawn_local(async move {
+                        let _here = presence;
+                        pending::<()>().await;
+                    });
+                    connection.served_by(task.abort_handle());
+                    if !early {
+                        yield_now().await;
+                        // By another thread, as the daemon's is.
+                        thread::scope(|scope| {
+                            scope.spawn(|| connections.close(&connection));
+                        });
+                    }
+                    assert!(task.await.unwrap_err().is_cancelled());
+                    assert!(connections.get(number).is_none());
+                }
+            })
+            .await;
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_idle_connection_costs_little() {
+        let connections = Arc::new(Connections::default());
+        let service = service(&connections);
+        let gate = Arc::new(Gate::new(1));
+        let places = Places {
+            _service: service.connections.enter().await,
+            _everyone: gate.enter().await,
+            connection: service.begin(None),
+        };
+        let visitor = Visitor {
+            address: None,
+            port: 0,
+        };
+        let stream = Stream::from(UnixStream::pair().unwrap().0);
+        let session = size_of_val(&serve(stream, visitor, places));
+        let sizes = (session, size_of::<Connection>());
+        assert!(sizes.0 <= 140 && sizes.1 <= 112, "{sizes:?}");
+    }
+}

@@ -63,10 +63,7 @@ pub(super) async fn forward(client: Rc<Client>, request: Request<Incoming>) -> R
     };
     let underway = client.places.connection.request();
     match exchange(&client, &mut visit, request).await {
-        Ok((answered, asked)) => {
-            client.places.connection.reached(Stage::Open);
-            pass_on(client, (visit, underway), answered, asked)
-        }
+        Ok((answered, asked)) => pass_on(client, (visit, underway), answered, asked),
         Err(why) => answers::refusal(why, visit.settings.reason_header),
     }
 }
@@ -96,6 +93,7 @@ async fn exchange(
     };
     headers::tell_client(request.headers_mut(), address, trusted);
     let mut reached = reach(client, visit, None).await?;
+    client.places.connection.reached(Stage::Open);
     name_host(request.headers_mut(), &reached.point.place);
     loop {
         // A copy, for the case that the server closes the connection while it comes.
@@ -123,6 +121,7 @@ async fn exchange(
                 reach(client, visit, Some(why)).await?
             }
         };
+        client.places.connection.reached(Stage::Open);
     }
 }
 
