@@ -47,12 +47,12 @@ pub struct Counts {
 }
 
 /// What one connection shows of itself while it lasts.
-#[derive(Debug, Default)]
-pub struct Progress {
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
     /// Its own bytes.
-    pub counts: Counts,
+    pub counts: &'a Counts,
     /// One side has ended its stream.
-    pub half_closed: AtomicBool,
+    pub half_closed: &'a AtomicBool,
 }
 
 /// Where a relay writes down what it does.
@@ -61,7 +61,7 @@ pub struct Account<'a> {
     /// Bytes of the server, which has other connections too.
     pub server: &'a Counts,
     /// Of this connection, if anybody wants to know.
-    pub own: Option<&'a Progress>,
+    pub own: Option<Progress<'a>>,
 }
 
 impl<'a> From<&'a Counts> for Account<'a> {
@@ -115,7 +115,7 @@ pub async fn relay<'a>(
         server,
         up: Direction::new(Side::Client, [client, server], &counts.up, after).counted_in(up),
         down: Direction::new(Side::Server, [server, client], &counts.down, after).counted_in(down),
-        half_closed: own.map(|own| &own.half_closed),
+        half_closed: own.map(|own| own.half_closed),
         fast_close: options.fast_close,
         lost: None,
         watches: [true; 2],

@@ -16,7 +16,7 @@ use super::connections::{Connection, Presence};
 use super::gate::Pass;
 use super::header::{ends, receive, send, written};
 use super::http;
-use super::relay::{Account, relay};
+use super::relay::relay;
 use super::routes::Place;
 use super::service::{Point, Service, Settings, Visit};
 use super::stream::Stream;
@@ -85,10 +85,7 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
             return service.count(Refused::ConnectFailed);
         }
     }
-    let account = Account {
-        server: &point.counts,
-        own: Some(&places.connection.progress),
-    };
+    let account = places.connection.account(&point.counts);
     let end = relay(&client, &server, &visit.settings.relay, account).await;
     tracing::trace!(
         "service {}: {visitor:?} at {}: {end:?}",

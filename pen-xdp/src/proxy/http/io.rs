@@ -158,7 +158,7 @@ impl Read for ClientIo {
             if read == 0 {
                 return Poll::Ready(Ok(()));
             }
-            let up = &this.connection.progress.counts.up;
+            let up = &this.connection.counts.up;
             up.fetch_add(read as u64, Ordering::Relaxed);
             this.held.extend_from_slice(&buffer[..read]);
         }
@@ -174,7 +174,7 @@ impl Write for ClientIo {
         let this = self.get_mut();
         if let Poll::Ready(written) = poll_write(&this.stream, context, bytes) {
             this.stalled = None;
-            let down = &this.connection.progress.counts.down;
+            let down = &this.connection.counts.down;
             down.fetch_add(*written.as_ref().unwrap_or(&0) as u64, Ordering::Relaxed);
             return Poll::Ready(written);
         }

@@ -11,7 +11,7 @@ use pen_common::control::Refused;
 use super::forward::Client;
 use super::io::{ClientIo, ServerIo};
 use crate::proxy::connections::Underway;
-use crate::proxy::relay::{Account, relay};
+use crate::proxy::relay::relay;
 use crate::proxy::service::{Point, Visit};
 use crate::proxy::stream::Stream;
 
@@ -42,11 +42,10 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
     let held = client.io.take_held();
     let counts = &switch.point.counts;
     let connection = &at.places.connection;
-    let own = &connection.progress;
     let _cut = connection.cuts(&client.io.stream);
     let early = async {
         write_all(&client.io.stream, &server.read_buf).await?;
-        let down = &own.counts.down;
+        let down = &connection.counts.down;
         down.fetch_add(server.read_buf.len() as u64, Ordering::Relaxed);
         for bytes in [&client.read_buf[..], &held] {
             write_all(&server.io.stream, bytes).await?;
@@ -58,10 +57,7 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
         return;
     }
     let options = &switch.visit.settings.relay;
-    let account = Account {
-        server: counts,
-        own: Some(own),
-    };
+    let account = connection.account(counts);
     let end = relay(&client.io.stream, &server.io.stream, options, account).await;
     tracing::trace!(
         "service {}: switched at {}: {end:?}",

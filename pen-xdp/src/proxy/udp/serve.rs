@@ -341,7 +341,7 @@ impl Relay {
                 flow.first = None;
                 let lengths = &lengths[..count];
                 let bytes = lengths.iter().sum::<usize>() as u64;
-                for counts in [&flow.point.counts, &flow.connection.progress.counts] {
+                for counts in [&flow.point.counts, &flow.connection.counts] {
                     counts.down.fetch_add(bytes, Ordering::Relaxed);
                 }
                 let datagrams = lengths.iter().map(|length| Datagram {
@@ -374,7 +374,7 @@ impl Relay {
 
 impl Flow {
     fn sent(&self, bytes: &[u8]) {
-        for counts in [&self.point.counts, &self.connection.progress.counts] {
+        for counts in [&self.point.counts, &self.connection.counts] {
             counts.up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
     }
