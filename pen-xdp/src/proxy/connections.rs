@@ -335,7 +335,7 @@ impl Drop for Cut<'_> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
-mod tests {
+pub(super) mod tests {
     use std::future::pending;
     use std::thread;
 
@@ -348,7 +348,8 @@ mod tests {
     use crate::proxy::routes::{Place, Route, Server};
     use crate::proxy::session::{Places, Visitor, serve};
 
-    fn service(connections: &Arc<Connections>) -> Arc<Service> {
+    /// A service `name` with one server.
+    pub(in crate::proxy) fn service(name: &str, connections: &Arc<Connections>) -> Arc<Service> {
         let server = Server {
             name: "be0".into(),
             place: Place::Unix("/nonexistent/socket".into()),
@@ -360,7 +361,7 @@ mod tests {
             blacklisted_until_ms: None,
         };
         let route = Route {
-            service: "web".into(),
+            service: name.into(),
             mode: Mode::Tcp,
             listeners: Vec::new(),
             listen: Vec::new(),
@@ -382,7 +383,7 @@ mod tests {
     #[test]
     fn the_lowest_free_number_is_taken_and_an_empty_table_keeps_no_memory() {
         let connections = Arc::new(Connections::default());
-        let service = service(&connections);
+        let service = service("web", &connections);
         let mut all: Vec<_> = (0..1000).map(|_| Some(service.begin(None))).collect();
         assert!(numbers(&connections).into_iter().eq(0..1000));
         for free in [700, 3, 256] {
@@ -406,7 +407,7 @@ mod tests {
     #[test]
     fn threads_that_come_and_go_never_share_a_number() {
         let connections = Arc::new(Connections::default());
-        let service = service(&connections);
+        let service = service("web", &connections);
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -427,7 +428,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn one_that_is_closed_before_it_is_served_ends_when_it_is() {
         let connections = Arc::new(Connections::default());
-        let service = service(&connections);
+        let service = service("web", &connections);
         let local = LocalSet::new();
         local
             .run_until(async {
@@ -460,7 +461,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn an_idle_connection_costs_little() {
         let connections = Arc::new(Connections::default());
-        let service = service(&connections);
+        let service = service("web", &connections);
         let gate = Arc::new(Gate::new(1));
         let places = Places {
             _service: service.connections.enter().await,

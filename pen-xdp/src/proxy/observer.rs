@@ -178,3 +178,87 @@ fn add(clients: &mut HashMap<IpAddr, RecentClient>, recent: Recent) {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::proxy::balance::Client;
+    use crate::proxy::connections::{Presence, tests::service};
+    use crate::proxy::service::Visit;
+
+    /// A client at a service that was sent and has sent so many bytes.
+    fn guest(service: &Arc<Service>, at: &str, sent: u64, received: u64) -> (Presence, Visit) {
+        let at: SocketAddr = at.parse().unwrap();
+        let presence = service.begin(Some(at));
+        let mut visit = service
+            .admit(Client {
+                address: Some(at.ip()),
+                port: at.port(),
+            })
+            .unwrap();
+        presence.tries(&visit.next().unwrap(), visit.chosen_by());
+        visit.connected();
+        presence.counts.down.fetch_add(sent, Ordering::Relaxed);
+        presence.counts.up.fetch_add(received, Ordering::Relaxed);
+        (presence, visit)
+    }
+
+    fn two() -> (Observer, Vec<Arc<Service>>) {
+        let connections = Arc::new(Connections::default());
+        let services = ["web", "mail"].map(|name| service(name, &connections));
+        let observer = Observer {
+            services: services.to_vec(),
+            connections,
+        };
+        (observer, services.to_vec())
+    }
+
+    #[test]
+    fn a_client_has_its_bytes_once_whatever_has_ended() {
+        let (observer, services) = two();
+        let lines = |service| {
+            let recent = observer.recent(service, 300).unwrap();
+            let mut lines: Vec<String> = recent.iter().map(RecentClient::to_string).collect();
+            lines.sort();
+            lines
+        };
+        let first = guest(&services[0], "192.0.2.1:1", 10, 1);
+        let second = guest(&services[0], "192.0.2.1:2", 20, 2);
+        let mail = guest(&services[1], "192.0.2.1:3", 40, 4);
+        let other = guest(&services[1], "[2001:db8::1]:4", 7, 8);
+        let all = [
+            "192.0.2.1 connects 3 sx 70 rx 7",
+            "2001:db8::1 connects 1 sx 7 rx 8",
+        ];
+        assert_eq!(lines(None), all);
+        drop(first);
+        assert_eq!(lines(None), all);
+        drop((second, mail, other));
+        assert_eq!(lines(None), all);
+        assert_eq!(lines(Some("web")), ["192.0.2.1 connects 2 sx 30 rx 3"]);
+    }
+
+    #[test]
+    fn a_service_that_is_named_has_only_its_own_connections() {
+        let (observer, services) = two();
+        let _web = guest(&services[0], "192.0.2.1:1", 0, 0);
+        let _mail = guest(&services[1], "192.0.2.1:2", 0, 0);
+        let mails = observer.connections(Some("mail")).unwrap();
+        assert_eq!((mails.len(), mails[0].number), (1, 1));
+        assert_eq!(observer.connection(Some("web"), 0).unwrap().number, 0);
+        let refusal = observer.close(Some("web"), 1).unwrap_err();
+        assert_eq!(refusal, "connection 1 is of service mail, not of web");
+        assert!(!observer.connections.get(1).unwrap().is_closing());
+        let refusal = observer.connections(Some("ftp")).unwrap_err();
+        assert_eq!(
+            refusal,
+            "there is no service \"ftp\" in proxy mode; there are: web, mail"
+        );
+        let refusal = observer.connection(None, 7).unwrap_err();
+        assert!(refusal.starts_with("there is no connection 7: "));
+    }
+}
