@@ -146,7 +146,7 @@ fn a_client_is_closed_while_it_waits_for_room() {
     );
     wait_for("two to wait", || pen.service().waiting == 2);
     let second = pen.wait_for_stage(Stage::Queue);
-    assert_eq!((second.number, second.server.clone()), (1, None));
+    assert_eq!((second.number, second.server), (1, None));
     pen.close(1);
     client.wait_for_line("second reset", LIMIT).unwrap();
     // Whoever waits behind it has not lost its turn.
