@@ -141,9 +141,19 @@ fn refusals_in_both_forms() {
             "include can't be",
         ),
         (
-            "recent",
-            "`recent` is refused: clients can't be shown yet\n",
-            "`recent` is refused",
+            "write",
+            "`write` is refused: Pen does not write configuration files yet\n",
+            "`write` is refused",
+        ),
+        (
+            "close",
+            "close takes one number: close 5\n",
+            "close takes one number",
+        ),
+        (
+            "connection -1",
+            "connection = \"-1\" is not a number (0..=4294967295)\n",
+            "connection = \"-1\"",
         ),
         (
             "timeout 0",

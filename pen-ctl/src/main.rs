@@ -26,6 +26,10 @@ Commands:
   status                     everything: plane, VIPs, back ends, queues, counters
   servers                    back ends, in the line format that scripts know
   counters                   every reason for which a frame was not forwarded
+  connections                everybody who is connected to a proxy: server, bytes, stage
+  connection N               one of them, by its number there
+  close N                    ends it
+  recent [N]                 clients of a proxy in the last N (300) seconds, in Pen's lines
   server N|NAME weight W     0 takes no new flows
   server N|NAME blacklist T  no new flows for T seconds; 0 ends it
   roundrobin, no roundrobin  choose by the whole flow, or by the client's address

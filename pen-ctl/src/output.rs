@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use pen_common::config::Mode;
 use pen_common::control::{
-    BackendState, Counter, DsrStatus, Envelope, PoolStatus, ProxyStatus, QueueStatus, ServedBy,
-    Servers, Status, VipStatus,
+    BackendState, ConnectionStatus, Counter, DsrStatus, Envelope, PoolStatus, ProxyStatus,
+    QueueStatus, RecentClient, ServedBy, Servers, Status, VipStatus,
 };
 use serde::de::DeserializeOwned;
 
@@ -24,6 +24,9 @@ pub(crate) fn human(word: &str, envelope: Envelope) -> Result<String, String> {
         "status" => status(&shape(value)?),
         "servers" => servers(&shape(value)?),
         "counters" => counters(&shape::<Vec<Counter>>(value)?),
+        "connections" => connections(&shape::<Vec<ConnectionStatus>>(value)?),
+        "connection" => shape::<ConnectionStatus>(value)?.lines(),
+        "recent" => recent(&shape::<Vec<RecentClient>>(value)?),
         _ => plain(&value),
     })
 }
@@ -55,6 +58,48 @@ fn servers(servers: &Servers) -> String {
         }
     }
     out
+}
+
+/// Everybody who is connected.
+fn connections(connections: &[ConnectionStatus]) -> String {
+    let mut table = Table::new(&[
+        ">#",
+        "service",
+        "client",
+        "server",
+        "chosen by",
+        ">age",
+        ">sent",
+        ">received",
+        "stage",
+    ]);
+    for connection in connections {
+        let server = connection.server.clone();
+        table.row(vec![
+            connection.number.to_string(),
+            connection.service.clone(),
+            connection
+                .client
+                .map_or_else(|| "unix".to_owned(), |client| client.to_string()),
+            server.unwrap_or_else(|| "-".to_owned()),
+            connection
+                .chosen_by
+                .map_or_else(|| "-".to_owned(), |by| by.to_string()),
+            duration(connection.age_ms / 1000),
+            bytes(connection.sx),
+            bytes(connection.rx),
+            connection.stage.to_string(),
+        ]);
+    }
+    match table.is_empty() {
+        true => "  nobody is connected\n".to_owned(),
+        false => table.text(),
+    }
+}
+
+/// Pen's lines, which scripts parse.
+fn recent(clients: &[RecentClient]) -> String {
+    clients.iter().map(|client| format!("{client}\n")).collect()
 }
 
 /// Counters that are not zero.

@@ -12,6 +12,9 @@ use super::{BACKENDS_PER_POOL_MAX, Balance, Config, Service, check_interface};
 /// Letters of a stranger's word that a message repeats.
 const WORD_SHOWN_MAX: usize = 64;
 
+/// Seconds that `recent` looks back if it is not told, as in Pen.
+const RECENT_DEFAULT: u32 = 300;
+
 /// One command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -21,6 +24,14 @@ pub enum Command {
     Servers,
     /// Show every reason with its count.
     Counters,
+    /// Show all connections.
+    Connections,
+    /// Show the connection of this number.
+    Connection(u32),
+    /// End the connection of this number.
+    Close(u32),
+    /// Show the clients of the last so many seconds.
+    Recent(u32),
     /// Show Pen's switches.
     Mode,
     /// Show the process id.
@@ -112,6 +123,13 @@ type Parse = fn(&[&str]) -> Result<Command, String>;
 /// Commands with a word of their own; the keys of the top level come on top of these.
 const COMMANDS: &[(&str, Parse)] = &[
     ("acl", acl),
+    ("close", |words| number("close", words).map(Command::Close)),
+    ("connection", |words| {
+        number("connection", words).map(Command::Connection)
+    }),
+    ("connections", |words| {
+        bare("connections", words, Command::Connections)
+    }),
     ("control", |words| match words {
         [] => Ok(Command::Control),
         _ => set("control", words),
@@ -143,6 +161,10 @@ const COMMANDS: &[(&str, Parse)] = &[
     ("mode", |words| bare("mode", words, Command::Mode)),
     ("no", no),
     ("pid", |words| bare("pid", words, Command::Pid)),
+    ("recent", |words| match words {
+        [] => Ok(Command::Recent(RECENT_DEFAULT)),
+        _ => number("recent", words).map(Command::Recent),
+    }),
     ("server", server),
     ("servers", |words| bare("servers", words, Command::Servers)),
     ("status", |words| bare("status", words, Command::Status)),
@@ -181,8 +203,6 @@ const TRANSPARENT: &str = "transparent";
 const NOT_YET: &[(&str, &str)] = &[
     ("abort_on_error", "Pen has no such state to abort from"),
     ("ascii", "there are no dumps"),
-    ("close", "connections can't be closed one by one yet"),
-    ("connection", "connections can't be shown one by one yet"),
     (
         "control_acl",
         "the control socket is guarded by its file mode",
@@ -192,8 +212,10 @@ const NOT_YET: &[(&str, &str)] = &[
     ("idlers", "connections are made when a client is there"),
     ("log", "the request log isn't there yet"),
     ("peek", "it was never finished in Pen"),
-    ("recent", "clients can't be shown yet"),
-    ("socket", "connections can't be shown one by one yet"),
+    (
+        "socket",
+        "descriptors have no number for others; `connections` shows all connections",
+    ),
     ("ssl_ciphers", TLS),
     ("ssl_client_renegotiation_interval", TLS),
     ("ssl_ocsp_response", TLS),
@@ -302,6 +324,14 @@ fn bare(name: &str, words: &[&str], command: Command) -> Result<Command, String>
             "{name} takes no argument, but {:?} follows",
             shown(word)
         )),
+    }
+}
+
+/// The one number that a command takes.
+fn number(name: &str, words: &[&str]) -> Result<u32, String> {
+    match words {
+        [word] => parse_number(name, word, 0..=u32::MAX),
+        _ => Err(format!("{name} takes one number: {name} 5")),
     }
 }
 

@@ -232,14 +232,19 @@ impl Reader<'_> {
             Command::Status
             | Command::Servers
             | Command::Counters
+            | Command::Connections
+            | Command::Connection(_)
+            | Command::Close(_)
+            | Command::Recent(_)
             | Command::Mode
             | Command::Pid
             | Command::Control
             | Command::Debug(None)
             | Command::Option { value: None, .. }
             | Command::Listen(None) => {
-                self.notes
-                    .push(format!("{place}: a command that only shows is for penctl"));
+                self.notes.push(format!(
+                    "{place}: a command that shows or closes something is for penctl"
+                ));
             }
         }
     }

@@ -4,10 +4,12 @@
 //! Pen's protocol: connect, send one line, read until EOF. A raw client (netcat) gets Pen's
 //! texts; a line that begins with `json ` gets one JSON object, [`Envelope`].
 
+mod connections;
 mod reply;
 mod selection;
 mod status;
 
+pub use connections::{ConnectionStatus, RecentClient, Stage};
 pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
 pub use selection::{ChosenBy, Refused};
 pub use status::{
@@ -76,6 +78,14 @@ pub enum Action {
     },
     /// Change an access list.
     Acl(u8, AclChange),
+    /// Show all connections: [`ConnectionStatus`] each.
+    Connections,
+    /// Show the connection of this number.
+    Connection(u32),
+    /// End the connection of this number.
+    Close(u32),
+    /// Show the clients of the last so many seconds: [`RecentClient`] each.
+    Recent(u32),
     /// Accepted and without effect: succeed in silence.
     Nothing,
     /// A blank line: succeed in silence.
@@ -179,6 +189,10 @@ fn live(command: Command) -> Result<Action, String> {
         Command::Status => Action::Status,
         Command::Servers => Action::Servers,
         Command::Counters => Action::Counters,
+        Command::Connections => Action::Connections,
+        Command::Connection(number) => Action::Connection(number),
+        Command::Close(number) => Action::Close(number),
+        Command::Recent(seconds) => Action::Recent(seconds),
         Command::Mode => Action::Mode,
         Command::Pid => Action::Pid,
         Command::Control => Action::Control,

@@ -1,10 +1,10 @@
 //! Answers, as Pen's text and as JSON.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counter, Form, ServerStatus, Status};
+use super::{ConnectionStatus, Counter, Form, RecentClient, ServerStatus, Status};
 use crate::config::{Balance, Switches};
 
 /// An answer to a request that was understood.
@@ -28,7 +28,13 @@ pub enum Value {
     Servers(Servers),
     /// To `counters`.
     Counters(Vec<Counter>),
-    /// To `mode`, `control`, `listen`.
+    /// To `connections`.
+    Connections(Vec<ConnectionStatus>),
+    /// To `connection`.
+    Connection(Box<ConnectionStatus>),
+    /// To `recent`.
+    Recent(Vec<RecentClient>),
+    /// To `mode`, `control`, `listen`, `close`.
     Text(String),
     /// To `pid`, `debug`.
     Number(u64),
@@ -106,6 +112,9 @@ impl Value {
         match self {
             Self::Applied => String::new(),
             Self::Servers(servers) => servers.raw(),
+            Self::Connections(connections) => lines(connections),
+            Self::Connection(connection) => connection.lines(),
+            Self::Recent(clients) => lines(clients),
             Self::Text(text) => format!("{text}\n"),
             Self::Number(number) => format!("{number}\n"),
             Self::Status(_) | Self::Counters(_) => {
@@ -114,6 +123,14 @@ impl Value {
             }
         }
     }
+}
+
+fn lines(rows: &[impl Display]) -> String {
+    let mut out = String::new();
+    for row in rows {
+        let _infallible = writeln!(out, "{row}");
+    }
+    out
 }
 
 impl Servers {

@@ -4,6 +4,7 @@
 mod change;
 pub mod check;
 mod conflict;
+mod connections;
 mod dsr;
 mod flow_clock;
 pub mod log;
@@ -176,7 +177,19 @@ impl Daemon {
                 .change
                 .state
                 .apply(Command::Acl(*number, change.clone())),
+            Action::Connections => {
+                return self.list(request, answer, |observer, service| {
+                    observer.connections(service).map(Value::Connections)
+                });
+            }
+            &Action::Recent(seconds) => {
+                return self.list(request, answer, move |observer, service| {
+                    observer.recent(service, seconds).map(Value::Recent)
+                });
+            }
             Action::Option { value: None, .. }
+            | Action::Connection(_)
+            | Action::Close(_)
             | Action::Status
             | Action::Servers
             | Action::Counters
@@ -222,6 +235,11 @@ impl Daemon {
             Action::Status => Ok(Value::Status(Box::new(self.status()))),
             Action::Servers => self.servers(service).map(Value::Servers),
             Action::Counters => Ok(Value::Counters(self.counters())),
+            Action::Connection(number) => {
+                let found = self.observer()?.connection(service, *number)?;
+                Ok(Value::Connection(Box::new(found)))
+            }
+            Action::Close(number) => self.observer()?.close(service, *number).map(Value::Text),
             Action::Mode => {
                 let mut meant = config
                     .services
@@ -255,9 +273,12 @@ impl Daemon {
                 Ok(Value::Text(found.shown(key)))
             }
             Action::Nothing | Action::Blank => Ok(Value::Applied),
-            Action::Server(..) | Action::Switch(..) | Action::Option { .. } | Action::Acl(..) => {
-                Ok(Value::Applied)
-            }
+            Action::Server(..)
+            | Action::Switch(..)
+            | Action::Option { .. }
+            | Action::Acl(..)
+            | Action::Connections
+            | Action::Recent(_) => Ok(Value::Applied),
         }
     }
 

@@ -87,8 +87,11 @@ pub(super) async fn accept(
                 let places = Places {
                     _service: in_service,
                     _everyone: everyone.enter().await,
+                    connection: service.begin(visitor.address),
                 };
-                spawn_local(serve(Arc::clone(&service), stream, visitor, places));
+                let connection = Arc::clone(&places.connection);
+                let task = spawn_local(serve(stream, visitor, places));
+                connection.served_by(task.abort_handle());
             }
             Err(error) if is_exhaustion(&error) => {
                 told(&mut exhausted, &service.name, &error.to_string());

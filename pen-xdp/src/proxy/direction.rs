@@ -93,6 +93,8 @@ pub(super) struct Direction<'a> {
     destination: &'a Stream,
     side: Side,
     count: &'a AtomicU64,
+    /// Of this connection alone.
+    own_count: Option<&'a AtomicU64>,
     splice_after: u64,
     /// The kernel has not refused to splice.
     can_splice: bool,
@@ -121,6 +123,7 @@ impl<'a> Direction<'a> {
             destination,
             side,
             count,
+            own_count: None,
             splice_after,
             can_splice: true,
             streak: 0,
@@ -131,6 +134,11 @@ impl<'a> Direction<'a> {
             moved: false,
             rest: Rest::Empty,
         }
+    }
+
+    /// Its bytes are counted there as well.
+    pub(super) fn counted_in(self, own_count: Option<&'a AtomicU64>) -> Self {
+        Self { own_count, ..self }
     }
 
     /// Why it stands still.
@@ -231,7 +239,9 @@ impl<'a> Direction<'a> {
                 Ok(0) => return Err(self.destination_failed(ErrorKind::WriteZero.into())),
                 Ok(sent) => {
                     self.moved = true;
-                    self.count.fetch_add(sent as u64, Relaxed);
+                    for count in [Some(self.count), self.own_count].into_iter().flatten() {
+                        count.fetch_add(sent as u64, Relaxed);
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if self.refuses_splice(&error) => self.can_splice = false,

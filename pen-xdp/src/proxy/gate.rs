@@ -4,12 +4,13 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 /// See the module. Shared by all threads; how many it lets through can change at any time.
 #[derive(Debug)]
 pub(super) struct Gate {
-    places: Arc<Semaphore>,
+    /// What is taken of them is in the hands of passes.
+    places: Semaphore,
     /// How many it lets through, and how many of those inside are to leave no place behind because
     /// it was narrowed while they were in.
     width: Mutex<Width>,
@@ -26,13 +27,12 @@ struct Width {
 #[derive(Debug)]
 pub(super) struct Pass {
     gate: Arc<Gate>,
-    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Gate {
     pub(super) fn new(max: u32) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(max as usize)),
+            places: Semaphore::new(max as usize),
             width: Mutex::new(Width { max, debt: 0 }),
             inside: AtomicU32::new(0),
         }
@@ -76,22 +76,23 @@ impl Gate {
     /// Waits until there is room, behind those who came before, and takes it.
     pub(super) async fn enter(self: &Arc<Self>) -> Pass {
         // Nobody closes the semaphore: there is always a permit in the end.
-        let permit = Arc::clone(&self.places).acquire_owned().await.ok();
-        self.inside.fetch_add(1, Ordering::Relaxed);
-        Pass {
-            gate: Arc::clone(self),
-            permit,
+        if let Ok(permit) = self.places.acquire().await {
+            permit.forget();
         }
+        self.pass()
     }
 
     /// Takes a place if there is room and nobody waits for it.
     pub(super) fn try_enter(self: &Arc<Self>) -> Option<Pass> {
-        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        self.places.try_acquire().ok()?.forget();
+        Some(self.pass())
+    }
+
+    fn pass(self: &Arc<Self>) -> Pass {
         self.inside.fetch_add(1, Ordering::Relaxed);
-        Some(Pass {
+        Pass {
             gate: Arc::clone(self),
-            permit: Some(permit),
-        })
+        }
     }
 
     fn width(&self) -> std::sync::MutexGuard<'_, Width> {
@@ -103,12 +104,9 @@ impl Drop for Pass {
     fn drop(&mut self) {
         self.gate.inside.fetch_sub(1, Ordering::Relaxed);
         let mut width = self.gate.width();
-        let Some(permit) = self.permit.take() else {
-            return;
-        };
-        if let Some(debt) = width.debt.checked_sub(1) {
-            width.debt = debt;
-            permit.forget();
+        match width.debt.checked_sub(1) {
+            Some(debt) => width.debt = debt,
+            None => self.gate.places.add_permits(1),
         }
     }
 }

@@ -9,12 +9,14 @@ mod accept;
 pub mod balance;
 pub mod buffers;
 mod connect;
+mod connections;
 mod descriptors;
 mod direction;
 mod gate;
 mod header;
 mod http;
 mod listen;
+mod observer;
 pub mod pipes;
 mod queue;
 pub mod relay;
@@ -32,9 +34,11 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use connections::Connections;
 use descriptors::clients_max;
 use gate::Gate;
 pub use listen::Bound;
+pub use observer::Observer;
 pub use routes::{Place, Route, Routes, Server};
 use service::Service;
 use threads::Threads;
@@ -44,6 +48,7 @@ use threads::Threads;
 pub struct Proxy {
     routes: Routes,
     services: Vec<Arc<Service>>,
+    connections: Arc<Connections>,
     threads: Threads,
     /// Removes the files of Unix sockets.
     _bound: Bound,
@@ -61,14 +66,16 @@ impl Bound {
             tracing::warn!("{warning}");
         }
         let everyone = Arc::new(Gate::new(clients_max));
+        let connections = Arc::new(Connections::default());
         let services: Vec<_> = routes
             .iter()
-            .map(|route| Arc::new(Service::new(route)))
+            .map(|route| Arc::new(Service::new(route, Arc::clone(&connections))))
             .collect();
         let threads = Threads::start(&self, &services, taken, &everyone)?;
         Ok(Proxy {
             routes,
             services,
+            connections,
             threads,
             _bound: self,
         })

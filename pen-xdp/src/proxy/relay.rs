@@ -8,7 +8,7 @@ use std::{
     future::{Future, pending, poll_fn},
     io,
     pin::{Pin, pin},
-    sync::atomic::AtomicU64,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -46,6 +46,30 @@ pub struct Counts {
     pub down: AtomicU64,
 }
 
+/// What one connection shows of itself while it lasts.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Its own bytes.
+    pub counts: &'a Counts,
+    /// One side has ended its stream.
+    pub half_closed: &'a AtomicBool,
+}
+
+/// Where a relay writes down what it does.
+#[derive(Clone, Copy, Debug)]
+pub struct Account<'a> {
+    /// Bytes of the server, which has other connections too.
+    pub server: &'a Counts,
+    /// Of this connection, if anybody wants to know.
+    pub own: Option<Progress<'a>>,
+}
+
+impl<'a> From<&'a Counts> for Account<'a> {
+    fn from(server: &'a Counts) -> Self {
+        Self { server, own: None }
+    }
+}
+
 /// Why a connection is over.
 #[derive(Debug)]
 pub enum End {
@@ -71,13 +95,27 @@ pub enum End {
 /// The end of one stream is passed on when its bytes are delivered, and the other direction goes
 /// on. A client that is gone is seen even while nothing is read from it; what a server sent before
 /// it broke still goes to the client.
-pub async fn relay(client: &Stream, server: &Stream, options: &Options, counts: &Counts) -> End {
+pub async fn relay<'a>(
+    client: &'a Stream,
+    server: &'a Stream,
+    options: &Options,
+    account: impl Into<Account<'a>>,
+) -> End {
+    let Account {
+        server: counts,
+        own,
+    } = account.into();
+    let [up, down] = [
+        own.map(|own| &own.counts.up),
+        own.map(|own| &own.counts.down),
+    ];
     let after = options.splice_after;
     let mut relay = Relay {
         client,
         server,
-        up: Direction::new(Side::Client, [client, server], &counts.up, after),
-        down: Direction::new(Side::Server, [server, client], &counts.down, after),
+        up: Direction::new(Side::Client, [client, server], &counts.up, after).counted_in(up),
+        down: Direction::new(Side::Server, [server, client], &counts.down, after).counted_in(down),
+        half_closed: own.map(|own| own.half_closed),
         fast_close: options.fast_close,
         lost: None,
         watches: [true; 2],
@@ -123,6 +161,7 @@ struct Relay<'a> {
     server: &'a Stream,
     up: Direction<'a>,
     down: Direction<'a>,
+    half_closed: Option<&'a AtomicBool>,
     fast_close: FastClose,
     /// What broke the server's connection while its bytes are still on their way to the client.
     lost: Option<io::Error>,
@@ -147,7 +186,12 @@ impl Relay<'_> {
                 Ok(Rest::Ended) if closes_fast(self.fast_close, side) && self.lost.is_none() => {
                     return Some(End::FastClose(side));
                 }
-                Ok(Rest::Ended) => direction.pass_end(),
+                Ok(Rest::Ended) => {
+                    if let Some(half_closed) = self.half_closed {
+                        half_closed.store(true, Relaxed);
+                    }
+                    direction.pass_end()
+                }
                 Ok(Rest::Empty | Rest::Full | Rest::Share) => Ok(()),
                 Err(failure) => Err(failure),
             };

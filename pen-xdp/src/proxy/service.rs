@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pen_common::config::{Acl, Mode, ProxyOptions, SendProxy};
 
-use super::balance::{self, Attempt, Balancer, Client, Refused, Rules, ServerId, Target};
+use super::balance::{self, Attempt, Balancer, ChosenBy, Client, Refused, Rules, ServerId, Target};
 use super::connect::From;
+use super::connections::{Connection, Connections, Presence};
 use super::gate::Gate;
 use super::queue::Queue;
 use super::relay::{self, Counts};
@@ -33,6 +34,8 @@ pub(super) struct Service {
     pub(super) connections: Arc<Gate>,
     /// Connections to servers that are under way.
     pub(super) pending: Arc<Gate>,
+    /// Those of all services.
+    pub(super) connections_now: Arc<Connections>,
     /// Clients that wait for a server that has room.
     pub(super) queue: Queue,
     /// When a lack of this host's was told last, on the clock of [`now_ms`].
@@ -52,7 +55,7 @@ pub(super) struct Choice {
     points: HashMap<ServerId, Arc<Point>>,
     pub(super) emergency: Option<Arc<Point>>,
     pub(super) abuse: Option<Arc<Point>>,
-    settings: Settings,
+    settings: Arc<Settings>,
     accept_proxy: Acl,
 }
 
@@ -80,6 +83,8 @@ pub(super) struct Settings {
 pub(super) struct Point {
     pub(super) name: String,
     pub(super) place: Place,
+    /// Pen's number; those for emergency and abuse have none.
+    pub(super) index: Option<usize>,
     /// Until when a command has taken it out, on the clock of [`now_ms`].
     blacklisted_until_ms: Option<u64>,
     pub(super) counts: Arc<Counts>,
@@ -90,7 +95,7 @@ pub(super) struct Point {
 pub(super) struct Visit {
     service: Arc<Service>,
     attempt: Attempt,
-    pub(super) settings: Settings,
+    pub(super) settings: Arc<Settings>,
 }
 
 impl Settings {
@@ -110,13 +115,13 @@ pub(super) fn now_ms() -> u64 {
 }
 
 impl Service {
-    pub(super) fn new(route: &Route) -> Self {
+    pub(super) fn new(route: &Route, connections_now: Arc<Connections>) -> Self {
         let mut choice = Choice {
             balancer: Balancer::new(rules(route), servers(route)),
             points: HashMap::new(),
             emergency: None,
             abuse: None,
-            settings: settings(&route.options),
+            settings: Arc::new(settings(&route.options)),
             accept_proxy: route.options.accept_proxy.clone(),
         };
         choice.follow(route);
@@ -125,6 +130,7 @@ impl Service {
             mode: route.mode,
             connections: Arc::new(Gate::new(route.options.conn_max)),
             pending: Arc::new(Gate::new(route.options.pending_max)),
+            connections_now,
             queue: Queue::default(),
             told_ms: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
@@ -140,7 +146,7 @@ impl Service {
         self.pending.set_max(route.options.pending_max);
         let mut choice = self.choice();
         choice.balancer.update(rules(route), servers(route));
-        choice.settings = settings(&route.options);
+        choice.settings = Arc::new(settings(&route.options));
         choice.accept_proxy.clone_from(&route.options.accept_proxy);
         self.has_proxies
             .store(has_proxies(route), Ordering::Relaxed);
@@ -178,8 +184,23 @@ impl Service {
     }
 
     /// What a connection that begins now goes by.
-    pub(super) fn settings(&self) -> Settings {
-        self.choice().settings.clone()
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.choice().settings)
+    }
+
+    /// A client has come; `None` is one over a Unix socket.
+    pub(super) fn begin(self: &Arc<Self>, client: Option<SocketAddr>) -> Presence {
+        self.connections_now.begin(self, client)
+    }
+
+    /// A client's connection is over.
+    pub(super) fn ended(&self, connection: &Connection) {
+        if let Some(client) = connection.client() {
+            let mut choice = self.choice();
+            // Taken away at the same moment, for whoever adds up both.
+            let (sent, received) = connection.take_bytes();
+            choice.balancer.passed(client.ip(), sent, received);
+        }
     }
 
     /// Lets a client in; in HTTP mode each of its requests.
@@ -190,7 +211,7 @@ impl Service {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let mut choice = self.choice();
         let attempt = choice.balancer.admit(client, now_ms());
-        let settings = choice.settings.clone();
+        let settings = Arc::clone(&choice.settings);
         drop(choice);
         let attempt = attempt.inspect_err(|why| self.count(*why))?;
         Ok(Visit {
@@ -260,12 +281,13 @@ impl Choice {
             if until != was && (until.is_some() || was > Some(now_ms())) {
                 self.balancer.blacklist(id, until);
             }
-            self.points.insert(id, Point::of(server, known));
+            self.points
+                .insert(id, Point::of(server, Some(index), known));
         }
         let last = |server: &Option<Server>, was: &Option<Arc<Point>>| {
             server
                 .as_ref()
-                .map(|server| Point::of(server, was.as_ref()))
+                .map(|server| Point::of(server, None, was.as_ref()))
         };
         self.emergency = last(&route.emergency, &self.emergency);
         self.abuse = last(&route.abuse, &self.abuse);
@@ -274,10 +296,11 @@ impl Choice {
 
 impl Point {
     /// Goes on counting where it did `before`.
-    fn of(server: &Server, before: Option<&Arc<Self>>) -> Arc<Self> {
+    fn of(server: &Server, index: Option<usize>, before: Option<&Arc<Self>>) -> Arc<Self> {
         Arc::new(Self {
             name: server.name.clone(),
             place: server.place.clone(),
+            index,
             blacklisted_until_ms: server.blacklisted_until_ms,
             counts: before
                 .map(|point| Arc::clone(&point.counts))
@@ -300,6 +323,11 @@ impl Visit {
             Target::Abuse => choice.abuse.clone(),
         };
         point.ok_or(Refused::NoServer)
+    }
+
+    /// What chose the server that [`Visit::next`] gave last.
+    pub(super) fn chosen_by(&self) -> Option<ChosenBy> {
+        self.attempt.chosen_by()
     }
 
     /// Whether a server was passed over that may have room later.

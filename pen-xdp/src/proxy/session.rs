@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pen_common::config::{Mode, SendProxy};
+use pen_common::control::Stage;
 use pen_common::proxy_protocol::Header;
 use tokio::time::{Instant, sleep};
 
 use super::accept::{EXHAUSTED_PAUSE, is_exhaustion};
 use super::balance::{Client, Refused};
 use super::connect::{How, connect, is_ours};
+use super::connections::{Connection, Presence};
 use super::gate::Pass;
 use super::header::{ends, receive, send, written};
 use super::http;
@@ -45,24 +47,28 @@ pub(super) struct Places {
     pub(super) _service: Pass,
     /// Among all who take descriptors.
     pub(super) _everyone: Pass,
+    /// Among those that are shown.
+    pub(super) connection: Presence,
 }
 
 /// Finds a server for a client and passes bytes until both are done.
-pub(super) async fn serve(service: Arc<Service>, client: Stream, visitor: Visitor, places: Places) {
-    let Some((address, said)) = introduced(&service, &client, &visitor).await else {
+pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
+    let service = &places.connection.service;
+    let Some((address, said)) = introduced(&places.connection, &client, &visitor).await else {
         return;
     };
     let peer = visitor.address;
     let visitor = Visitor { address, ..visitor };
     if service.mode == Mode::Http {
         // Boxed: clients of TCP need no room for it.
-        return Box::pin(http::serve(service, client, visitor, places)).await;
+        return Box::pin(http::serve(client, visitor, places)).await;
     }
+    let _cut = places.connection.cuts(&client);
     let Ok(mut visit) = service.admit(visitor.client()) else {
         return;
     };
     let how = how(&visit.settings, visitor);
-    let (server, point) = match reach(&service, &mut visit, how).await {
+    let (server, point) = match reach(&places.connection, &mut visit, how).await {
         Ok(reached) => reached,
         Err(why) => return service.count(why),
     };
@@ -79,7 +85,8 @@ pub(super) async fn serve(service: Arc<Service>, client: Stream, visitor: Visito
             return service.count(Refused::ConnectFailed);
         }
     }
-    let end = relay(&client, &server, &visit.settings.relay, &point.counts).await;
+    let account = places.connection.account(&point.counts);
+    let end = relay(&client, &server, &visit.settings.relay, account).await;
     tracing::trace!(
         "service {}: {visitor:?} at {}: {end:?}",
         service.name,
@@ -90,20 +97,24 @@ pub(super) async fn serve(service: Arc<Service>, client: Stream, visitor: Visito
 /// Who the client is: whoever came, or whom a proxy names, and what else that says; `None` if a
 /// proxy doesn't.
 async fn introduced(
-    service: &Service,
+    connection: &Connection,
     client: &Stream,
     visitor: &Visitor,
 ) -> Option<(Option<SocketAddr>, Option<Header>)> {
+    let service = &connection.service;
     let Some(peer) = visitor.address else {
         return Some((None, None));
     };
     let Some(patience) = service.expects_header(peer.ip()) else {
         return Some((Some(peer), None));
     };
+    connection.reached(Stage::Header);
     match receive(client, patience).await {
         Ok(header) => {
             let source = header.addresses.map_or(peer, |both| both.source());
             let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+            connection.comes_from(Some(source));
+            connection.reached(Stage::Connecting);
             Some((Some(source), Some(header)))
         }
         Err(missing) => {
@@ -117,17 +128,20 @@ async fn introduced(
 
 /// A connection to the first server that can be reached.
 async fn reach(
-    service: &Service,
+    connection: &Connection,
     visit: &mut Visit,
     how: How,
 ) -> Result<(Stream, Arc<Point>), Refused> {
+    let service = &connection.service;
     let end = Instant::now() + visit.settings.queue;
     let mut pending = Some(service.pending.enter().await);
     loop {
-        let point = choose(service, visit, end, &mut pending).await?;
+        let point = choose(connection, visit, end, &mut pending).await?;
+        connection.tries(&point, visit.chosen_by());
         match connect_patiently(&point.place, how).await {
             Ok(server) => {
                 visit.connected();
+                connection.reached(Stage::Open);
                 return Ok((server, point));
             }
             Err(error) if is_ours(&error) => {
@@ -148,11 +162,12 @@ async fn reach(
 /// The server to try next; waited for where all are full. Who waits does not keep others from being
 /// taken.
 async fn choose(
-    service: &Service,
+    connection: &Connection,
     visit: &mut Visit,
     end: Instant,
     pending: &mut Option<Pass>,
 ) -> Result<Arc<Point>, Refused> {
+    let service = &connection.service;
     let others_wait = service.queue.waiting() > 0 && !visit.settings.queue.is_zero();
     if !others_wait {
         match visit.next() {
@@ -161,6 +176,7 @@ async fn choose(
         }
     }
     drop(pending.take());
+    connection.reached(Stage::Queue);
     service.queue.wait(visit, end).await
 }
 

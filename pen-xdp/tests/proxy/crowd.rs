@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Opens so many connections and holds them; says `held` when each had an answer.
-fn hold(count: usize) -> String {
+pub(crate) fn hold(count: usize) -> String {
     format!(
         "import resource, socket as s, time\n\
          resource.setrlimit(resource.RLIMIT_NOFILE, ({count} + 100, {count} + 100))\n\
@@ -26,7 +26,7 @@ fn hold(count: usize) -> String {
 }
 
 /// An echo server without threads.
-fn echo(count: usize) -> String {
+pub(crate) fn echo(count: usize) -> String {
     format!(
         "import resource, selectors, socket as s\n\
          resource.setrlimit(resource.RLIMIT_NOFILE, ({count} + 100, {count} + 100))\n\

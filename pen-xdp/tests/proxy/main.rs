@@ -11,6 +11,7 @@
 mod access;
 mod balance;
 mod both;
+mod connections;
 mod crowd;
 mod failover;
 mod http;

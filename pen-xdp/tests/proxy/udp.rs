@@ -33,7 +33,7 @@ fn serve(lab: &Lab, index: usize, answers: bool) -> Process {
     start(lab.backend(index), &script)
 }
 
-fn serve_all(lab: &Lab) -> Vec<Process> {
+pub(crate) fn serve_all(lab: &Lab) -> Vec<Process> {
     let count = lab.backends().len();
     (0..count).map(|index| serve(lab, index, true)).collect()
 }
@@ -50,7 +50,7 @@ fn descriptors_at_rest(pen: &Pen) -> usize {
 
 /// What a script prints on the client. `flow()` is a new socket, `ask(s, data)` the answer to a
 /// datagram (empty if there is none) and where that came from; both take `to=`.
-fn client(lab: &Lab, to: IpAddr, script: &str) -> String {
+pub(crate) fn client(lab: &Lab, to: IpAddr, script: &str) -> String {
     let script = format!(
         "import socket, time, select\n\
          TO = '{to}'\n\

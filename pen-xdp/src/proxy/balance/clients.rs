@@ -13,6 +13,10 @@ pub struct Recent {
     pub address: IpAddr,
     /// Connections to a server, ever.
     pub connects: u64,
+    /// Bytes sent to it, over connections that have ended.
+    pub sent: u64,
+    /// Bytes received from it, likewise.
+    pub received: u64,
     /// Milliseconds since it was seen.
     pub age_ms: u64,
     /// Where it goes next time; the server may have left the configuration.
@@ -24,6 +28,8 @@ struct Entry {
     address: IpAddr,
     seen_ms: u64,
     connects: u64,
+    sent: u64,
+    received: u64,
     server: Option<ServerId>,
     newer: Option<u32>,
     older: Option<u32>,
@@ -90,17 +96,28 @@ impl Clients {
         }
     }
 
+    /// So many bytes went over a connection of the client's that has ended.
+    pub(super) fn passed(&mut self, address: IpAddr, sent: u64, received: u64) {
+        let at = self.by_address.get(&address);
+        if let Some(entry) = at.and_then(|at| self.entries.get_mut(*at as usize)) {
+            entry.sent += sent;
+            entry.received += received;
+        }
+    }
+
+    /// One client, if it is remembered still.
+    pub(super) fn get(&self, address: IpAddr, now_ms: u64) -> Option<Recent> {
+        let at = *self.by_address.get(&address)?;
+        let entry = self.entries.get(at as usize)?;
+        (!self.is_old(entry, now_ms)).then(|| entry.shown(now_ms))
+    }
+
     /// Those seen within so many milliseconds, the newest first.
     pub(super) fn recent(&self, now_ms: u64, within_ms: u64) -> Vec<Recent> {
         let first = self.newest.and_then(|at| self.entries.get(at as usize));
         std::iter::successors(first, |entry| self.entries.get(entry.older? as usize))
             .filter(|entry| !self.is_old(entry, now_ms))
-            .map(|entry| Recent {
-                address: entry.address,
-                connects: entry.connects,
-                age_ms: now_ms.saturating_sub(entry.seen_ms),
-                server: entry.server,
-            })
+            .map(|entry| entry.shown(now_ms))
             .filter(|recent| recent.age_ms <= within_ms)
             .collect()
     }
@@ -123,6 +140,8 @@ impl Clients {
             address,
             seen_ms: now_ms,
             connects: 0,
+            sent: 0,
+            received: 0,
             server: None,
             newer: None,
             older: None,
@@ -179,6 +198,19 @@ impl Clients {
     }
 }
 
+impl Entry {
+    const fn shown(&self, now_ms: u64) -> Recent {
+        Recent {
+            address: self.address,
+            connects: self.connects,
+            sent: self.sent,
+            received: self.received,
+            age_ms: now_ms.saturating_sub(self.seen_ms),
+            server: self.server,
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(
     clippy::unwrap_used,
@@ -228,6 +260,22 @@ mod tests {
         assert_eq!(clients.recent(298, 1_000), []);
         clients.seen(address(1), 298);
         assert_eq!(clients.len(), 0);
+    }
+
+    #[test]
+    fn bytes_are_the_clients_as_long_as_it_is_remembered() {
+        let mut clients = clients(2, 0);
+        clients.connected(address(1), 0, None);
+        clients.passed(address(1), 10, 1);
+        clients.passed(address(1), 20, 2);
+        clients.passed(address(9), 99, 99);
+        let shown = clients.get(address(1), 5).unwrap();
+        assert_eq!((shown.sent, shown.received, shown.age_ms), (30, 3, 5));
+        assert_eq!(clients.get(address(9), 5), None);
+        clients.limit(0, 0);
+        clients.limit(2, 0);
+        clients.connected(address(1), 9, None);
+        assert_eq!(clients.get(address(1), 9).unwrap().sent, 0);
     }
 
     #[test]

@@ -317,6 +317,16 @@ impl Balancer {
         self.clients.recent(now_ms, within_ms)
     }
 
+    /// One client of the client table.
+    pub fn client(&self, address: IpAddr, now_ms: u64) -> Option<Recent> {
+        self.clients.get(address.to_canonical(), now_ms)
+    }
+
+    /// So many bytes were sent to a client, and received from it, over a connection that has ended.
+    pub fn passed(&mut self, address: IpAddr, sent: u64, received: u64) {
+        self.clients.passed(address.to_canonical(), sent, received);
+    }
+
     /// Takes a connection from what the client may have, if there is a limit to that.
     fn limit(&mut self, address: Option<IpAddr>, now_ms: u64) -> Result<Option<Limited>, Refused> {
         let limits = (self.rules.client_conn_max, self.rules.client_conn_rate);

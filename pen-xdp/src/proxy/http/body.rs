@@ -13,6 +13,7 @@ use tokio::time::{Sleep, sleep};
 use super::headers;
 use super::io::{Last, Signs};
 use super::pool::{self, Link};
+use crate::proxy::connections::Underway;
 use crate::proxy::service::Visit;
 
 /// Of a request to a server or of an answer to a client.
@@ -36,6 +37,8 @@ enum Source {
 pub(super) struct Held {
     /// The place at the server.
     pub(super) visit: Visit,
+    /// That the request is not over.
+    pub(super) underway: Underway,
     /// The connection that it comes over.
     pub(super) link: Link,
     /// Whom to tell that it broke off.
@@ -107,7 +110,7 @@ impl Body {
     /// Gives back what is held: nothing comes after this.
     fn end(&mut self) {
         if let Some(held) = self.held.take() {
-            drop(held.visit);
+            drop((held.visit, held.underway));
             pool::keep(held.link);
         }
     }

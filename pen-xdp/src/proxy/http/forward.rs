@@ -10,7 +10,7 @@ use hyper::body::{Body as HttpBody, Incoming};
 use hyper::client::conn::TrySendError;
 use hyper::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
-use pen_common::control::Refused;
+use pen_common::control::{Refused, Stage};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -22,6 +22,7 @@ use super::pool::{self, Key, Link};
 use super::upgrade::{self, Switch};
 use crate::proxy::accept::is_exhaustion;
 use crate::proxy::connect::{connect, is_ours};
+use crate::proxy::connections::Underway;
 use crate::proxy::routes::Place;
 use crate::proxy::service::{Point, Service, Visit};
 use crate::proxy::session::{Places, Visitor, connect_patiently, how, missed};
@@ -31,7 +32,7 @@ pub(super) struct Client {
     pub(super) service: Arc<Service>,
     pub(super) visitor: Visitor,
     pub(super) signs: Arc<Signs>,
-    pub(super) _places: Places,
+    pub(super) places: Places,
 }
 
 /// A connection to a server that a request can go over.
@@ -60,8 +61,9 @@ pub(super) async fn forward(client: Rc<Client>, request: Request<Incoming>) -> R
             return answers::refusal(why, told);
         }
     };
+    let underway = client.places.connection.request();
     match exchange(&client, &mut visit, request).await {
-        Ok((answered, asked)) => pass_on(client, visit, answered, asked),
+        Ok((answered, asked)) => pass_on(client, (visit, underway), answered, asked),
         Err(why) => answers::refusal(why, visit.settings.reason_header),
     }
 }
@@ -91,6 +93,7 @@ async fn exchange(
     };
     headers::tell_client(request.headers_mut(), address, trusted);
     let mut reached = reach(client, visit, None).await?;
+    client.places.connection.reached(Stage::Open);
     name_host(request.headers_mut(), &reached.point.place);
     loop {
         // A copy, for the case that the server closes the connection while it comes.
@@ -118,11 +121,17 @@ async fn exchange(
                 reach(client, visit, Some(why)).await?
             }
         };
+        client.places.connection.reached(Stage::Open);
     }
 }
 
 /// Gives a server's answer to the client.
-fn pass_on(client: Rc<Client>, visit: Visit, answered: Answered, asked: Asked) -> Response<Body> {
+fn pass_on(
+    client: Rc<Client>,
+    (visit, underway): (Visit, Underway),
+    answered: Answered,
+    asked: Asked,
+) -> Response<Body> {
     let Answered {
         mut response,
         reached,
@@ -143,8 +152,11 @@ fn pass_on(client: Rc<Client>, visit: Visit, answered: Answered, asked: Asked) -
             server,
             point: reached.point,
             visit,
+            _underway: underway,
         };
-        spawn_local(upgrade::pass(switch, client));
+        let connection = Arc::clone(&client.places.connection);
+        let task = spawn_local(upgrade::pass(switch, client));
+        connection.served_by(task.abort_handle());
         let mut response = response.map(|_| Body::empty());
         let protocol = headers::take_hop_by_hop(response.headers_mut());
         if let Some(protocol) = protocol {
@@ -162,6 +174,7 @@ fn pass_on(client: Rc<Client>, visit: Visit, answered: Answered, asked: Asked) -
     let idle = visit.settings.relay.idle;
     let held = Held {
         visit,
+        underway,
         link: reached.link,
         signs: Arc::clone(&client.signs),
     };
@@ -188,6 +201,7 @@ async fn reach(
                 return Err(why);
             }
         };
+        client.places.connection.tries(&point, visit.chosen_by());
         if let Some(link) = pool::take(&key(client, visit, &point)) {
             visit.connected();
             let used = true;

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::guard::{Guard, Step};
 use crate::proxy::buffers::Buffer;
+use crate::proxy::connections::Connection;
 use crate::proxy::relay::Counts;
 use crate::proxy::service::now_ms;
 use crate::proxy::stream::Stream;
@@ -39,6 +40,8 @@ pub(super) struct Signs {
 /// A client's connection, behind its guard.
 #[derive(Debug)]
 pub(super) struct ClientIo {
+    /// Where its bytes are counted.
+    connection: Arc<Connection>,
     pub(super) stream: Arc<Stream>,
     pub(super) signs: Arc<Signs>,
     guard: Guard,
@@ -74,8 +77,14 @@ pub(super) struct Clock;
 struct Alarm(Pin<Box<tokio::time::Sleep>>);
 
 impl ClientIo {
-    pub(super) fn new(stream: Arc<Stream>, signs: Arc<Signs>, idle: Option<Duration>) -> Self {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        stream: Arc<Stream>,
+        signs: Arc<Signs>,
+        idle: Option<Duration>,
+    ) -> Self {
         Self {
+            connection,
             stream,
             signs,
             guard: Guard::new(),
@@ -149,6 +158,8 @@ impl Read for ClientIo {
             if read == 0 {
                 return Poll::Ready(Ok(()));
             }
+            let up = &this.connection.counts.up;
+            up.fetch_add(read as u64, Ordering::Relaxed);
             this.held.extend_from_slice(&buffer[..read]);
         }
     }
@@ -163,6 +174,8 @@ impl Write for ClientIo {
         let this = self.get_mut();
         if let Poll::Ready(written) = poll_write(&this.stream, context, bytes) {
             this.stalled = None;
+            let down = &this.connection.counts.down;
+            down.fetch_add(*written.as_ref().unwrap_or(&0) as u64, Ordering::Relaxed);
             return Poll::Ready(written);
         }
         let Some(idle) = this.idle else {

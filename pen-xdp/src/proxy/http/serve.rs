@@ -8,33 +8,32 @@ use std::time::Duration;
 
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
-use pen_common::control::Refused;
+use pen_common::control::{Refused, Stage};
 use socket2::SockRef;
 
 use super::forward::{Client, forward};
 use super::guard::HEAD_MAX;
 use super::io::{ClientIo, Clock, Signs};
-use crate::proxy::service::Service;
 use crate::proxy::session::{Places, Visitor};
 use crate::proxy::stream::Stream;
 
 /// Answers a client's requests, one after the other, until one of both sides has enough.
-pub(in crate::proxy) async fn serve(
-    service: Arc<Service>,
-    stream: Stream,
-    visitor: Visitor,
-    places: Places,
-) {
+pub(in crate::proxy) async fn serve(stream: Stream, visitor: Visitor, places: Places) {
+    let connection = Arc::clone(&places.connection);
+    let service = &connection.service;
+    connection.reached(Stage::Kept);
     let signs = Arc::new(Signs::default());
     let stream = Arc::new(stream);
     let settings = service.settings();
     let idle = settings.relay.idle;
-    let io = ClientIo::new(Arc::clone(&stream), Arc::clone(&signs), idle);
+    let _cut = connection.cuts(&stream);
+    let at = Arc::clone(&connection);
+    let io = ClientIo::new(at, Arc::clone(&stream), Arc::clone(&signs), idle);
     let client = Rc::new(Client {
-        service: Arc::clone(&service),
+        service: Arc::clone(service),
         visitor,
         signs: Arc::clone(&signs),
-        _places: places,
+        places,
     });
     let answer = service_fn(move |request| {
         let client = Rc::clone(&client);

@@ -10,6 +10,7 @@ use pen_common::control::Refused;
 
 use super::forward::Client;
 use super::io::{ClientIo, ServerIo};
+use crate::proxy::connections::Underway;
 use crate::proxy::relay::relay;
 use crate::proxy::service::{Point, Visit};
 use crate::proxy::stream::Stream;
@@ -20,6 +21,7 @@ pub(super) struct Switch {
     pub(super) server: OnUpgrade,
     pub(super) point: Arc<Point>,
     pub(super) visit: Visit,
+    pub(super) _underway: Underway,
 }
 
 /// Passes bytes both ways until the connection is over. `at` keeps the client's places.
@@ -39,8 +41,12 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
     }
     let held = client.io.take_held();
     let counts = &switch.point.counts;
+    let connection = &at.places.connection;
+    let _cut = connection.cuts(&client.io.stream);
     let early = async {
         write_all(&client.io.stream, &server.read_buf).await?;
+        let down = &connection.counts.down;
+        down.fetch_add(server.read_buf.len() as u64, Ordering::Relaxed);
         for bytes in [&client.read_buf[..], &held] {
             write_all(&server.io.stream, bytes).await?;
             counts.up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -51,7 +57,8 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
         return;
     }
     let options = &switch.visit.settings.relay;
-    let end = relay(&client.io.stream, &server.io.stream, options, counts).await;
+    let account = connection.account(counts);
+    let end = relay(&client.io.stream, &server.io.stream, options, account).await;
     tracing::trace!(
         "service {}: switched at {}: {end:?}",
         at.service.name,

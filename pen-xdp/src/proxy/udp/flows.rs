@@ -109,6 +109,14 @@ impl<T> Flows<T> {
         Slot(at)
     }
 
+    /// Where flows of this kind are.
+    pub(super) fn all(&self, is: impl Fn(&T) -> bool) -> Vec<Slot> {
+        let slots = self.entries.iter().enumerate();
+        let found =
+            slots.filter(|(_, entry)| entry.flow.as_ref().is_some_and(|(_, flow)| is(flow)));
+        found.map(|(at, _)| Slot(at)).collect()
+    }
+
     /// Takes a flow out.
     pub(super) fn remove(&mut self, slot: Slot) -> Option<(Key, T)> {
         let (key, flow) = self.entries.get_mut(slot.0)?.flow.take()?;
@@ -221,6 +229,7 @@ mod tests {
         assert_eq!(new, middle);
         assert_eq!(flows.entries.len(), 3);
         assert_eq!(flows.get_mut(new), Some((&key(7), &mut 7)));
+        assert_eq!(flows.all(|port| *port > 1), [new, Slot(2)]);
         assert_eq!(gone(&mut flows, 0, 99), [0, 2, 7]);
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use pen_common::config::UDP_IDLE_DEFAULT;
+use pen_common::control::Stage;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval};
@@ -19,6 +20,7 @@ use super::batch::{BATCH, Buffers, Datagram, Headers};
 use super::flows::{Flows, Key, Slot};
 use super::server::{connect, is_own_fault, send};
 use crate::proxy::balance::{Client, Refused};
+use crate::proxy::connections::Presence;
 use crate::proxy::gate::{Gate, Pass};
 use crate::proxy::service::{Point, Service, Visit, now_ms};
 use crate::proxy::session::missed;
@@ -48,6 +50,8 @@ struct Flow {
     /// Until the server has answered.
     first: Option<Box<[u8]>>,
     places: Places,
+    /// Among those that are shown.
+    connection: Presence,
 }
 
 /// Among the service's clients, and among all who take descriptors.
@@ -111,6 +115,7 @@ pub(in crate::proxy) async fn serve(
         answered,
         scratch,
     };
+    let mut closed = relay.service.connections_now.closed_flows();
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -128,6 +133,7 @@ pub(in crate::proxy) async fn serve(
                 }
             }
             _ = sweep.tick() => relay.sweep(),
+            _ = closed.changed() => relay.close(),
         }
     }
 }
@@ -222,12 +228,17 @@ impl Relay {
             return;
         };
         visit.connected();
+        let client = SocketAddr::new(key.client.ip().to_canonical(), key.client.port());
+        let connection = self.service.begin(Some(client));
+        connection.tries(&point, visit.chosen_by());
+        connection.reached(Stage::Open);
         let flow = Flow {
             socket,
             point,
             visit,
             first: (bytes.len() <= KEPT_BYTES_MAX).then(|| bytes.into()),
             places,
+            connection,
         };
         flow.sent(bytes);
         let slot = self.flows.insert(key, flow, now_ms);
@@ -330,7 +341,9 @@ impl Relay {
                 flow.first = None;
                 let lengths = &lengths[..count];
                 let bytes = lengths.iter().sum::<usize>() as u64;
-                flow.point.counts.down.fetch_add(bytes, Ordering::Relaxed);
+                for counts in [&flow.point.counts, &flow.connection.counts] {
+                    counts.down.fetch_add(bytes, Ordering::Relaxed);
+                }
                 let datagrams = lengths.iter().map(|length| Datagram {
                     key,
                     length: *length,
@@ -340,6 +353,13 @@ impl Relay {
             }
             Err(error) if is_own_fault(&error) => {}
             Err(error) => self.failed(slot, None, &error),
+        }
+    }
+
+    /// Ends the flows that a command ends.
+    fn close(&mut self) {
+        for slot in self.flows.all(|flow| flow.connection.is_closing()) {
+            self.flows.remove(slot);
         }
     }
 
@@ -354,7 +374,8 @@ impl Relay {
 
 impl Flow {
     fn sent(&self, bytes: &[u8]) {
-        let up = &self.point.counts.up;
-        up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        for counts in [&self.point.counts, &self.connection.counts] {
+            counts.up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
     }
 }

@@ -1,0 +1,239 @@
+//! A daemon with everything that `status` can show, and the page that is made of it.
+
+use std::net::Ipv4Addr;
+
+use pen_common::config::{Busy, HashBy, Mode, Plane, Protocol, XdpMode};
+use pen_common::control::*;
+
+fn backend(index: usize, name: &str, slots: u32) -> BackendStatus {
+    BackendStatus {
+        index,
+        id: 1,
+        name: name.to_owned(),
+        address: Ipv4Addr::new(10, 77, 0, 11).into(),
+        mac: Some("02:00:00:00:00:11".to_owned()),
+        weight: 1,
+        state: BackendState::Up,
+        blacklist_left_s: None,
+        slots,
+        flows: 1_200,
+        frames: 1_234_567,
+        bytes: 123_456_789,
+    }
+}
+
+fn queue(number: u32, served_by: ServedBy) -> QueueStatus {
+    let worker = (served_by == ServedBy::Worker).then_some(number);
+    QueueStatus {
+        queue: number,
+        served_by,
+        worker,
+        core: worker,
+        zero_copy: false,
+        multi_buffer: true,
+        need_wakeup: worker.is_some(),
+        busy_poll: worker.is_some(),
+        tx_budget: None,
+        heartbeat_age_ms: worker.map(|_| 3),
+        frames: worker.map(|_| FrameAccount {
+            posted_receive: 2048,
+            in_hand: 12,
+            posted_send: 36,
+            total: 4096,
+        }),
+        xdp_statistics: worker.map(|_| XdpStatistics {
+            rx_ring_full: 5,
+            invalid_descs: 4,
+            unsent: 6,
+            ..XdpStatistics::default()
+        }),
+    }
+}
+
+pub(crate) fn full_status() -> Status {
+    let vip = VipStatus {
+        address: Ipv4Addr::new(10, 77, 0, 100).into(),
+        port: 80,
+        protocol: Protocol::Tcp,
+        vlan: None,
+        service: "web".to_owned(),
+        pool: "web".to_owned(),
+        hash: HashBy::Flow,
+        owner: Owner::Own,
+    };
+    Status {
+        version: "0.1.0".to_owned(),
+        pid: 4711,
+        uptime_s: 3_725,
+        generation: 7,
+        config: ConfigStatus {
+            source: "/etc/pen/pen.toml".to_owned(),
+        },
+        degraded: vec![Degraded {
+            what: "tx budget".to_owned(),
+            why: "kernel 6.1".to_owned(),
+        }],
+        dsr: Some(DsrStatus {
+            interface: InterfaceStatus {
+                name: "eth1".to_owned(),
+                index: 3,
+                mac: "02:00:00:00:00:01".to_owned(),
+                mtu: 1500,
+                driver: "veth".to_owned(),
+            },
+            plane: PlaneStatus {
+                wanted: Plane::Auto,
+                actual: Plane::Xdp,
+                why: "the driver has no native mode".to_owned(),
+                rungs: vec![
+                    Rung {
+                        plane: Plane::AfXdp,
+                        taken: false,
+                        why: "XDP is generic here".to_owned(),
+                    },
+                    Rung {
+                        plane: Plane::Xdp,
+                        taken: true,
+                        why: "it works".to_owned(),
+                    },
+                ],
+            },
+            xdp: XdpStatus {
+                mode: Some(XdpMode::Generic),
+                why: "native was refused".to_owned(),
+            },
+            busy: Busy::Auto,
+            queues: vec![queue(0, ServedBy::Worker), queue(1, ServedBy::Program)],
+            vips: vec![
+                vip.clone(),
+                VipStatus {
+                    address: "2001:db8::100".parse().unwrap(),
+                    port: 0,
+                    protocol: Protocol::Udp,
+                    vlan: Some(12),
+                    owner: Owner::Kernel,
+                    ..vip
+                },
+            ],
+            pools: vec![PoolStatus {
+                name: "web".to_owned(),
+                table_size: 65_537,
+                backends: vec![
+                    backend(0, "web1", 43_691),
+                    BackendStatus {
+                        mac: None,
+                        state: BackendState::NoMac,
+                        flows: 0,
+                        frames: 0,
+                        bytes: 0,
+                        ..backend(1, "10.77.0.11", 0)
+                    },
+                    BackendStatus {
+                        state: BackendState::Blacklisted,
+                        blacklist_left_s: Some(17),
+                        ..backend(2, "web3", 0)
+                    },
+                ],
+            }],
+            counters: vec![Counter {
+                reason: "not-a-vip".to_owned(),
+                text: "other traffic".to_owned(),
+                count: 9,
+            }],
+            nic_changes: vec![NicChange {
+                what: "gro".to_owned(),
+                before: "on".to_owned(),
+                now: "off".to_owned(),
+            }],
+        }),
+        proxy: vec![proxied()],
+    }
+}
+
+fn proxied() -> ProxyStatus {
+    let first = ProxyServerStatus {
+        index: Some(0),
+        name: "web1".to_owned(),
+        address: "10.77.0.11:80".to_owned(),
+        weight: 1,
+        state: BackendState::Up,
+        blacklist_left_s: None,
+        conn: 12,
+        connects: 4321,
+        failures: 0,
+        sx: 1_234_567,
+        rx: 123_456_789,
+    };
+    let denied = Counter {
+        reason: "acl-denied".to_owned(),
+        text: "the access list denies the client".to_owned(),
+        count: 5,
+    };
+    ProxyStatus {
+        service: "shop".to_owned(),
+        mode: Mode::Tcp,
+        listen: vec!["[::]:80".to_owned(), "/run/shop".to_owned()],
+        pool: "web".to_owned(),
+        balance: "no hash roundrobin no stubborn no weight no prio".to_owned(),
+        connections: 13,
+        conn_max: 10_000,
+        waiting: 0,
+        accepted: 4_400,
+        refused: vec![denied],
+        servers: vec![
+            first.clone(),
+            ProxyServerStatus {
+                index: None,
+                name: "unix".to_owned(),
+                address: "/run/back".to_owned(),
+                state: BackendState::Blacklisted,
+                blacklist_left_s: Some(17),
+                failures: 3,
+                ..first
+            },
+        ],
+    }
+}
+
+pub(crate) const PAGE: &str = "\
+pen 0.1.0, pid 4711, up 1 h 2 min, generation 7
+Config     from /etc/pen/pen.toml
+Interface  eth1 (index 3), 02:00:00:00:00:01, mtu 1500, driver veth
+Plane      xdp (wanted: auto): the driver has no native mode
+           not af_xdp: XDP is generic here
+XDP        generic: native was refused
+Degraded   tx budget: kernel 6.1
+NIC        gro: off (was on)
+
+VIPs
+  address                  proto  vlan  service  pool  hash  owner
+  10.77.0.100:80           tcp    any   web      web   flow  own
+  2001:db8::100 all ports  udp    12    web      web   flow  kernel
+
+Pool web (65537 slots)
+  #  back end         mac                weight  state              share  flows   frames      bytes
+  0  web1 10.77.0.11  02:00:00:00:00:11       1  up                66.7 %   1200  1234567  117.7 MiB
+  1  10.77.0.11       unknown                 1  no-mac             0.0 %      0        0          0
+  2  web3 10.77.0.11  02:00:00:00:00:11       1  blacklisted 17 s   0.0 %   1200  1234567  117.7 MiB
+
+Queues
+  queue  served by          how   alive  receive  hand  send  total  features
+      0  worker 0 (core 0)  copy   3 ms     2048    12    36   4096  jumbo wakeup busy-poll
+      1  program                                                     jumbo
+  queue 0: FRAMES ARE MISSING: the account does not add up, not sent 6, bad descriptors 4, receive
+    ring full 5
+
+Counters that are not 0
+  count  reason     meaning
+      9  not-a-vip  other traffic
+
+Service shop (tcp) on [::]:80 /run/shop
+  13 of 10000 connections, 0 wait; 4400 clients taken
+  no hash roundrobin no stubborn no weight no prio
+  #  server  address        weight  state             conn  connects  failed     sent   received
+  0  web1    10.77.0.11:80       1  up                  12      4321       0  1.2 MiB  117.7 MiB
+  -  unix    /run/back           1  blacklisted 17 s    12      4321       3  1.2 MiB  117.7 MiB
+  Clients that were not served
+  count  reason      meaning
+      5  acl-denied  the access list denies the client
+";
