@@ -342,9 +342,10 @@ fn commands_that_are_refused() {
         ("no acl", "`no acl` takes the number of the list"),
         ("no acl x", "acl = \"x\" is not a number"),
         (
-            "log /x",
-            "`log` is refused: the request log isn't there yet",
+            "log loghost:514",
+            "log = \"loghost:514\" is no ADDRESS:PORT",
         ),
+        ("log_format xml", "log_format = "),
     ] {
         let errors = fault(&["80", "web1", &format!("-O {command}")]);
         assert!(errors.contains(expected), "{command}: {errors}");

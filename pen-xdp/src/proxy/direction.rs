@@ -10,6 +10,7 @@ use std::{
 use super::{
     buffers::{self, Buffer},
     pipes::{self, Pipe},
+    relay::Witness,
     stream::Stream,
 };
 
@@ -104,6 +105,10 @@ pub(super) struct Direction<'a> {
     pipe: Option<Pipe>,
     moved: bool,
     rest: Rest,
+    /// Where the bytes of this connection alone are counted.
+    own: Option<&'a AtomicU64>,
+    /// Who wants to see the first bytes, until then.
+    first: Option<&'a dyn Witness>,
 }
 
 impl<'a> Direction<'a> {
@@ -127,7 +132,21 @@ impl<'a> Direction<'a> {
             pipe: None,
             moved: false,
             rest: Rest::Empty,
+            own: None,
+            first: None,
         }
+    }
+
+    /// Bytes are counted for a witness, too, who is shown the client's first ones.
+    pub(super) fn before(mut self, witness: Option<&'a dyn Witness>) -> Self {
+        let Some(witness) = witness else { return self };
+        match self.side {
+            Side::Client => {
+                (self.own, self.first) = (Some(&witness.counts().up), Some(witness));
+            }
+            Side::Server => self.own = Some(&witness.counts().down),
+        }
+        self
     }
 
     /// Why it stands still.
@@ -222,6 +241,9 @@ impl<'a> Direction<'a> {
                 Ok(sent) => {
                     self.moved = true;
                     self.count.fetch_add(sent as u64, Relaxed);
+                    if let Some(own) = self.own {
+                        own.store(own.load(Relaxed) + sent as u64, Relaxed);
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if self.refuses_splice(&error) => self.can_splice = false,
@@ -287,6 +309,9 @@ impl<'a> Direction<'a> {
         filled.start = 0;
         filled.end = 0;
         filled.end = self.source.try_read(&mut filled.buffer)?;
+        if let Some(witness) = self.first.take() {
+            witness.heard(&filled.buffer[..filled.end]);
+        }
         Ok(filled.end)
     }
 

@@ -15,6 +15,7 @@ mod gate;
 mod header;
 mod http;
 mod listen;
+mod log;
 pub mod pipes;
 mod queue;
 pub mod relay;
@@ -35,6 +36,8 @@ use anyhow::Result;
 use descriptors::clients_max;
 use gate::Gate;
 pub use listen::Bound;
+pub use log::Opened;
+use log::{Current, Logs};
 pub use routes::{Place, Route, Routes, Server};
 use service::Service;
 use threads::Threads;
@@ -45,6 +48,8 @@ pub struct Proxy {
     routes: Routes,
     services: Vec<Arc<Service>>,
     threads: Threads,
+    /// Behind the threads: their last lines are written, too.
+    logs: Logs,
     /// Removes the files of Unix sockets.
     _bound: Bound,
 }
@@ -53,7 +58,8 @@ impl Bound {
     /// Takes clients from now on, on every core that is not `taken` by somebody who spins there.
     ///
     /// # Errors
-    /// A listener can't be opened for a further thread, or there is no further thread to be had.
+    /// A log can't be opened, a listener can't be opened for a further thread, or there is no
+    /// further thread to be had.
     pub fn start(self, taken: &BTreeSet<usize>) -> Result<Proxy> {
         let routes = self.routes().clone();
         let (clients_max, warning) = clients_max(&routes);
@@ -61,15 +67,20 @@ impl Bound {
             tracing::warn!("{warning}");
         }
         let everyone = Arc::new(Gate::new(clients_max));
-        let services: Vec<_> = routes
-            .iter()
-            .map(|route| Arc::new(Service::new(route)))
-            .collect();
+        let mut logs = Logs::new();
+        let opened = logs.open(&routes)?;
+        let service = |route: &Route| {
+            let log = Current::none(&route.service, logs.ring());
+            Arc::new(Service::new(route, log))
+        };
+        let services: Vec<_> = routes.iter().map(service).collect();
+        log_to(&services, &routes, opened);
         let threads = Threads::start(&self, &services, taken, &everyone)?;
         Ok(Proxy {
             routes,
             services,
             threads,
+            logs,
             _bound: self,
         })
     }
@@ -86,9 +97,23 @@ impl Proxy {
         self.threads.count()
     }
 
-    /// Goes by other routes from now on; connections that run are left alone. Listeners stay what
-    /// they were at the start.
-    pub fn update(&mut self, routes: Routes) {
+    /// Opens the logs that `routes` ask for; those that are open stay what they are.
+    ///
+    /// # Errors
+    /// One can't be had; what mends it.
+    pub fn open_logs(&mut self, routes: &Routes) -> Result<Opened> {
+        self.logs.open(routes)
+    }
+
+    /// Has all logs opened again, as files may have other names by now; how many there are.
+    pub fn reopen_logs(&self) -> usize {
+        self.logs.reopen()
+    }
+
+    /// Goes by other routes from now on, and by the logs that were opened for them; connections
+    /// that run are left alone. Listeners stay what they were at the start.
+    pub fn update(&mut self, routes: Routes, opened: Opened) {
+        log_to(&self.services, &routes, opened);
         for (service, route) in self.services.iter().zip(routes.iter()) {
             service.update(route);
         }
@@ -101,5 +126,11 @@ impl Proxy {
         for (service, _) in routes.filter(|(_, route)| route.pool == pool) {
             service.readmit(server);
         }
+    }
+}
+
+fn log_to(services: &[Arc<Service>], routes: &Routes, Opened(sinks): Opened) {
+    for ((service, route), sink) in services.iter().zip(routes.iter()).zip(sinks) {
+        service.log.set(sink, route.options.log_format);
     }
 }

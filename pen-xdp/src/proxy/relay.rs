@@ -5,6 +5,7 @@
 //! is set again only when it fires.
 
 use std::{
+    fmt,
     future::{Future, pending, poll_fn},
     io,
     pin::{Pin, pin},
@@ -46,6 +47,15 @@ pub struct Counts {
     pub down: AtomicU64,
 }
 
+/// Who keeps an account of one connection while it lasts.
+pub trait Witness: fmt::Debug {
+    /// Where its bytes are counted, beside those of the server. Nobody else counts there.
+    fn counts(&self) -> &Counts;
+
+    /// What a first look at the client's stream brought.
+    fn heard(&self, first: &[u8]);
+}
+
 /// Why a connection is over.
 #[derive(Debug)]
 pub enum End {
@@ -72,12 +82,24 @@ pub enum End {
 /// on. A client that is gone is seen even while nothing is read from it; what a server sent before
 /// it broke still goes to the client.
 pub async fn relay(client: &Stream, server: &Stream, options: &Options, counts: &Counts) -> End {
+    relay_before([client, server], options, counts, None).await
+}
+
+/// As [`relay`], from the first stream, the client's, to the second, and before a witness.
+pub async fn relay_before(
+    [client, server]: [&Stream; 2],
+    options: &Options,
+    counts: &Counts,
+    witness: Option<&dyn Witness>,
+) -> End {
     let after = options.splice_after;
+    let up = Direction::new(Side::Client, [client, server], &counts.up, after);
+    let down = Direction::new(Side::Server, [server, client], &counts.down, after);
     let mut relay = Relay {
         client,
         server,
-        up: Direction::new(Side::Client, [client, server], &counts.up, after),
-        down: Direction::new(Side::Server, [server, client], &counts.down, after),
+        up: up.before(witness),
+        down: down.before(witness),
         fast_close: options.fast_close,
         lost: None,
         watches: [true; 2],

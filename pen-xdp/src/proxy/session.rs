@@ -14,7 +14,8 @@ use super::connect::{How, connect, is_ours};
 use super::gate::Pass;
 use super::header::{ends, receive, send, written};
 use super::http;
-use super::relay::relay;
+use super::log::ended;
+use super::relay::relay_before;
 use super::routes::Place;
 use super::service::{Point, Service, Settings, Visit};
 use super::stream::Stream;
@@ -26,6 +27,8 @@ pub(super) struct Visitor {
     pub(super) address: Option<SocketAddr>,
     /// The port that it came to; 0 over a Unix socket.
     pub(super) port: u16,
+    /// Where that is among the service's listeners.
+    pub(super) listener: usize,
 }
 
 impl Visitor {
@@ -58,13 +61,14 @@ pub(super) async fn serve(service: Arc<Service>, client: Stream, visitor: Visito
         // Boxed: clients of TCP need no room for it.
         return Box::pin(http::serve(service, client, visitor, places)).await;
     }
-    let Ok(mut visit) = service.admit(visitor.client()) else {
+    let mut line = service.line(&visitor);
+    let Ok(mut visit) = service.admit(visitor.client(), &mut line) else {
         return;
     };
     let how = how(&visit.settings, visitor);
     let (server, point) = match reach(&service, &mut visit, how).await {
         Ok(reached) => reached,
-        Err(why) => return service.count(why),
+        Err(why) => return visit.refused(why),
     };
     let version = visit.settings.send_proxy;
     if version != SendProxy::Off {
@@ -76,10 +80,12 @@ pub(super) async fn serve(service: Arc<Service>, client: Stream, visitor: Visito
                 "service {}: server {name} took no PROXY header: {error}",
                 service.name
             );
-            return service.count(Refused::ConnectFailed);
+            return visit.refused(Refused::ConnectFailed);
         }
     }
-    let end = relay(&client, &server, &visit.settings.relay, &point.counts).await;
+    let (options, witness) = (&visit.settings.relay, visit.witness());
+    let end = relay_before([&client, &server], options, &point.counts, witness).await;
+    visit.ended(ended(&end));
     tracing::trace!(
         "service {}: {visitor:?} at {}: {end:?}",
         service.name,
@@ -108,6 +114,9 @@ async fn introduced(
         }
         Err(missing) => {
             service.turn_away(Refused::BadProxyHeader);
+            if let Some(mut line) = service.line(visitor) {
+                line.refused(Refused::BadProxyHeader);
+            }
             let service = &service.name;
             tracing::debug!("service {service}: no PROXY header from {peer}: {missing}");
             None

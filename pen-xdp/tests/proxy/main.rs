@@ -15,6 +15,7 @@ mod crowd;
 mod failover;
 mod http;
 mod live;
+mod log;
 mod proxy_protocol;
 mod python;
 mod refuse;

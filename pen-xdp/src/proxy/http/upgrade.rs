@@ -10,7 +10,8 @@ use pen_common::control::Refused;
 
 use super::forward::Client;
 use super::io::{ClientIo, ServerIo};
-use crate::proxy::relay::relay;
+use crate::proxy::log::ended;
+use crate::proxy::relay::relay_before;
 use crate::proxy::service::{Point, Visit};
 use crate::proxy::stream::Stream;
 
@@ -24,6 +25,7 @@ pub(super) struct Switch {
 
 /// Passes bytes both ways until the connection is over. `at` keeps the client's places.
 pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
+    let mut visit = switch.visit;
     let (server, client) = match tokio::try_join!(switch.server, switch.client) {
         Ok(both) => both,
         Err(error) => return tracing::debug!("a switch of protocols came to nothing: {error}"),
@@ -35,7 +37,7 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
     };
     if at.signs.refused.load(Ordering::Relaxed) {
         // What came before the answer was taken for a request, and is not what was sent any more.
-        return at.service.count(Refused::BadRequest);
+        return visit.refused(Refused::BadRequest);
     }
     let held = client.io.take_held();
     let counts = &switch.point.counts;
@@ -50,8 +52,10 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
     if early.await.is_err() {
         return;
     }
-    let options = &switch.visit.settings.relay;
-    let end = relay(&client.io.stream, &server.io.stream, options, counts).await;
+    let (options, witness) = (&visit.settings.relay, visit.witness());
+    let ends = [&*client.io.stream, &*server.io.stream];
+    let end = relay_before(ends, options, counts, witness).await;
+    visit.ended(ended(&end));
     tracing::trace!(
         "service {}: switched at {}: {end:?}",
         at.service.name,

@@ -1,0 +1,558 @@
+//! The access log: what real clients leave in it, and that it never stands in their way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lab::{Lab, Nginx, Signal, Station};
+use pen_common::control::AccessLogStatus;
+use serde_json::Value;
+
+use crate::rig::{PORT, Pen, addresses, answerers, lab, server, wait_for};
+use crate::{http, python};
+
+fn file(lab: &Lab, name: &str) -> PathBuf {
+    lab.folder().join(name)
+}
+
+/// The lines of a log, of which there must be so many soon, and no more.
+fn lines(path: &Path, count: usize) -> Vec<String> {
+    let read = || -> Vec<String> {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    };
+    wait_for(&format!("{count} lines in the log"), || {
+        read().len() >= count
+    });
+    let lines = read();
+    assert_eq!(lines.len(), count, "{lines:#?}");
+    lines
+}
+
+/// The line that comes last, as JSON.
+fn last(path: &Path, count: usize) -> Value {
+    let lines = lines(path, count);
+    serde_json::from_str(&lines[count - 1]).unwrap()
+}
+
+fn counts(pen: &Pen) -> AccessLogStatus {
+    pen.service().log.unwrap()
+}
+
+/// curl on the client; what it prints.
+fn curl(lab: &Lab, words: &[&str]) -> String {
+    let own = ["--silent", "--max-time", "10"];
+    let output = lab.client().run("curl", own.iter().chain(words));
+    output.unwrap().stdout
+}
+
+fn url(path: &str) -> String {
+    format!("http://{}{path}", addresses()[0])
+}
+
+/// Words of the command line for a log.
+fn logging<'a>(path: &'a Path, format: &'a str) -> [&'a str; 4] {
+    ["-l", path.to_str().unwrap(), "-O", format]
+}
+
+#[test]
+fn requests_leave_a_line_in_each_format_and_the_log_changes_while_it_runs() {
+    if !lab::ready("requests_leave_a_line_in_each_format_and_the_log_changes_while_it_runs") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let log = file(&lab, "access");
+    let more = ["-H", "-r", "80", &server(0)];
+    let words = [&logging(&log, "log_format json")[..], &more].concat();
+    let pen = Pen::start(&lab, &words);
+    let ask = || {
+        let page = curl(
+            &lab,
+            &[
+                "-A",
+                "a \"b",
+                "-e",
+                "http://r/",
+                "-d",
+                "12345",
+                &url("/x?y"),
+            ],
+        );
+        page.len()
+    };
+    let length = ask();
+    let line = last(&log, 1);
+    let client = Station::client().v4().to_string();
+    for (key, expected) in [
+        ("client", client.as_str()),
+        ("service", "pen"),
+        ("listener", "[::]:80"),
+        ("server", &server(0)),
+        ("server_address", &format!("{}:80", server(0))),
+        ("chosen", "roundrobin"),
+        ("ended", "whole"),
+        ("method", "POST"),
+        ("target", "/x?y"),
+        ("version", "HTTP/1.1"),
+        ("host", &addresses()[0].to_string()),
+        ("referer", "http://r/"),
+        ("user_agent", "a \"b"),
+    ] {
+        assert_eq!(line[key], expected, "{key}: {line}");
+    }
+    assert_eq!(
+        (line["tries"].as_u64(), line["bytes_in"].as_u64()),
+        (Some(0), Some(5))
+    );
+    assert_eq!(line["bytes_out"], length, "{line}");
+    assert!(line["connect_ms"].as_u64() <= line["duration_ms"].as_u64());
+    let status = line["status"].as_u64().unwrap();
+
+    pen.change("log_format combined");
+    ask();
+    let combined = lines(&log, 2).remove(1);
+    let begin = format!("{client} - - [");
+    let end = format!(
+        " +0000] \"POST /x?y HTTP/1.1\" {status} {length} \"http://r/\" \"a \\\"b\" {} roundrobin 0 0.0",
+        server(0)
+    );
+    assert!(
+        combined.starts_with(&begin) && combined.contains(&end),
+        "{combined}"
+    );
+    assert!(combined.ends_with(" whole"), "{combined}");
+    pen.change("log_format common");
+    ask();
+    let common = lines(&log, 3).remove(2);
+    let end = format!(" {status} {length} {} roundrobin 0 0.0", server(0));
+    assert!(common.contains(&end), "{common}");
+    pen.change("log_format pen");
+    ask();
+    let words: Vec<String> = lines(&log, 4)[3].split(' ').map(str::to_owned).collect();
+    assert_eq!(words[0], client);
+    assert!(words[1].parse::<u64>().unwrap() > 1_700_000_000);
+    assert_eq!(words[2..], [&server(0), "POST", "/x?y", "HTTP/1.1"]);
+
+    // Another file, none, and one that can't be had.
+    let second = file(&lab, "second");
+    pen.change(&format!("log {}", second.display()));
+    ask();
+    lines(&second, 1);
+    let refusal = pen.ask("log /no/such/folder/log").refusal.unwrap();
+    for part in ["/no/such/folder/log", "No such file", "make its directory"] {
+        assert!(refusal.contains(part), "{refusal}");
+    }
+    assert_eq!(pen.say("log"), format!("{}\n", second.display()));
+    ask();
+    lines(&second, 2);
+    pen.change("no log");
+    assert_eq!((pen.say("log"), ask()), ("\n".to_owned(), length));
+    wait_for("all lines", || counts(&pen).written == 6);
+    assert_eq!((counts(&pen).target, counts(&pen).failed), (None, 0));
+    pen.stop();
+    lines(&log, 4);
+    lines(&second, 2);
+}
+
+#[test]
+fn why_a_server_was_chosen_or_nobody_is_in_the_line() {
+    if !lab::ready("why_a_server_was_chosen_or_nobody_is_in_the_line") {
+        return;
+    }
+    let lab = lab(2);
+    let _web = Nginx::start(&lab, 1, &[80]).unwrap();
+    let log = file(&lab, "access");
+    let more = ["-r", "80", &server(0), &server(1)];
+    let words = [&logging(&log, "log_format json")[..], &more].concat();
+    let pen = Pen::start(&lab, &words);
+    assert_eq!(answerers(&lab, addresses()[0], 1), ["be1"]);
+    let line = last(&log, 1);
+    assert_eq!(line["tries"], 1, "{line}");
+    assert_eq!(
+        (&line["server"], &line["chosen"]),
+        (&server(1).into(), &"roundrobin".into())
+    );
+    assert_eq!(
+        (&line["ended"], line.get("method")),
+        (&"whole".into(), None)
+    );
+    let page = line["bytes_out"].as_u64().unwrap();
+    assert!(
+        page > 100 && line["bytes_in"].as_u64().unwrap() > 50,
+        "{line}"
+    );
+
+    pen.change("acl 1 deny all");
+    pen.change("client_acl 1");
+    assert_eq!(answerers(&lab, addresses()[0], 1), ["-"]);
+    let line = last(&log, 2);
+    assert_eq!(line["refused"], "acl-denied", "{line}");
+    assert_eq!(
+        (line.get("server"), &line["ended"]),
+        (None, &"refused".into())
+    );
+    pen.change("log_format common");
+    assert_eq!(answerers(&lab, addresses()[0], 1), ["-"]);
+    let common = lines(&log, 3).remove(2);
+    assert!(
+        common.contains("] \"-\" - 0 - acl-denied 0 - 0.0"),
+        "{common}"
+    );
+    pen.change("no acl 1");
+
+    // In Pen's format the first line of what is sent is there.
+    pen.change("log_format pen");
+    assert_eq!(answerers(&lab, addresses()[0], 1), ["be1"]);
+    let line = lines(&log, 4).remove(3);
+    assert!(
+        line.ends_with(&format!(" {} GET / HTTP/1.1", server(1))),
+        "{line}"
+    );
+    assert_eq!(counts(&pen).written, 4);
+    let service = pen.service();
+    let taken: Vec<u64> = service.listeners.iter().map(|at| at.taken).collect();
+    assert_eq!((taken, service.accepted), (vec![4], 4));
+    pen.stop();
+}
+
+#[test]
+fn each_listener_has_a_count_of_its_own_and_the_line_names_it() {
+    if !lab::ready("each_listener_has_a_count_of_its_own_and_the_line_names_it") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let (log, config) = (file(&lab, "access"), file(&lab, "pen.toml"));
+    let socket = file(&lab, "door");
+    let control = file(&lab, "control");
+    let text = format!(
+        "control = {control:?}\n\
+         [[service]]\nname = \"web\"\nmode = \"tcp\"\nlisten = [\"80\", \"81\", {socket:?}]\n\
+         log = {log:?}\nlog_format = \"json\"\n\
+         [[service]]\nname = \"second\"\nmode = \"tcp\"\npool = \"web\"\nlisten = \"82\"\n\
+         log = {log:?}\nlog_format = \"json\"\n\
+         [[pool]]\nname = \"web\"\nbackend = [\"{}:80\"]\n",
+        server(0)
+    );
+    fs::write(&config, text).unwrap();
+    let pen = Pen::start_file(&lab, &config, &control);
+    let mut count = 0;
+    for (port, listener, service) in [
+        (PORT, "[::]:80", "web"),
+        (81, "[::]:81", "web"),
+        (81, "[::]:81", "web"),
+        (82, "[::]:82", "second"),
+    ] {
+        lab::fetch(lab.client(), addresses()[0], port, "/").unwrap();
+        count += 1;
+        let line = last(&log, count);
+        assert_eq!(
+            (&line["listener"], &line["service"]),
+            (&listener.into(), &service.into())
+        );
+    }
+    let at = socket.to_str().unwrap();
+    let words = ["--silent", "--unix-socket", at, "http://x/"];
+    assert!(lab.balancer().run_ok("curl", words).is_ok());
+    let line = last(&log, 5);
+    assert_eq!(
+        (line.get("client"), &line["listener"]),
+        (None, &at.into()),
+        "{line}"
+    );
+    let taken = pen.status().proxy;
+    let taken: Vec<u64> = taken[0].listeners.iter().map(|at| at.taken).collect();
+    assert_eq!(taken, [1, 2, 1]);
+    pen.stop();
+}
+
+#[test]
+fn requests_that_no_server_answers_leave_a_line_too() {
+    if !lab::ready("requests_that_no_server_answers_leave_a_line_too") {
+        return;
+    }
+    let lab = lab(1);
+    let server_process = http::serve(&lab, 0, 0);
+    let log = file(&lab, "access");
+    let more = ["-H", "-r", "80", &server(0)];
+    let words = [&logging(&log, "log_format json")[..], &more].concat();
+    let pen = Pen::start(&lab, &words);
+    let mut count = 0;
+    let mut ask = |script: &str| {
+        http::client(&lab, script);
+        count += 1;
+        last(&log, count)
+    };
+    let line = ask("raw('GET / HTTP/1.1\\r\\nHost : a\\r\\n\\r\\n')");
+    assert_eq!(
+        (&line["refused"], &line["status"]),
+        (&"bad-request".into(), &400.into())
+    );
+    let line = ask("raw('CONNECT a:1 HTTP/1.1\\r\\nHost: a:1\\r\\n\\r\\n', False)");
+    assert_eq!(
+        (&line["status"], line.get("server")),
+        (&501.into(), None),
+        "{line}"
+    );
+    let line = ask("raw('GET /nonsense HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n')");
+    assert_eq!(
+        (&line["refused"], &line["status"]),
+        (&"bad-answer".into(), &502.into())
+    );
+    assert_eq!(line["server"], server(0), "{line}");
+    let line = ask("raw('GET /short HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n')");
+    assert_eq!(
+        (&line["ended"], &line["bytes_out"]),
+        (&"server".into(), &3.into()),
+        "{line}"
+    );
+    let line = ask(
+        "c = connect(); c.sendall(b'GET /slow HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n'); \
+                    time.sleep(0.5); c.close()",
+    );
+    assert_eq!(
+        (&line["ended"], line.get("status")),
+        (&"client".into(), None),
+        "{line}"
+    );
+    // What is switched to goes on in the line that it began in.
+    let line = ask(
+        "c = connect(); c.sendall(b'GET /ws HTTP/1.1\\r\\nHost: a\\r\\nUpgrade: shout\\r\\n\
+                    Connection: upgrade\\r\\n\\r\\n'); time.sleep(0.5); c.sendall(b'ho'); \
+                    time.sleep(0.5); c.shutdown(1)\nwhile c.recv(100): pass",
+    );
+    assert_eq!(
+        (&line["ended"], &line["status"]),
+        (&"whole".into(), &101.into()),
+        "{line}"
+    );
+    assert_eq!(
+        (&line["bytes_in"], &line["bytes_out"]),
+        (&2.into(), &2.into()),
+        "{line}"
+    );
+    drop(server_process);
+    let line = ask("raw('HEAD / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n')");
+    assert_eq!(
+        (&line["refused"], &line["status"]),
+        (&"connect-failed".into(), &502.into())
+    );
+    assert_eq!(
+        (&line["tries"], &line["bytes_out"]),
+        (&1.into(), &0.into()),
+        "{line}"
+    );
+    pen.stop();
+}
+
+#[test]
+fn a_flow_of_datagrams_leaves_a_line_at_its_end() {
+    if !lab::ready("a_flow_of_datagrams_leaves_a_line_at_its_end") {
+        return;
+    }
+    let lab = lab(1);
+    let _server = python::start(
+        lab.backend(0),
+        "import socket as s\n\
+         l = s.socket(s.AF_INET, s.SOCK_DGRAM); l.bind(('', 53)); print('ready', flush=True)\n\
+         while True:\n\
+         \x20b, a = l.recvfrom(999); l.sendto(b + b'!', a)",
+    );
+    let log = file(&lab, "access");
+    let more = ["-O", "idle_timeout 1", "-U", "-r", "53", &server(0)];
+    let words = [&logging(&log, "log_format json")[..], &more].concat();
+    let pen = Pen::start(&lab, &words);
+    let talk = |words: &str| {
+        let to = addresses()[0];
+        let script = format!(
+            "f = s.socket(s.AF_INET, s.SOCK_DGRAM); f.settimeout(5)\n\
+             for w in {words}:\n\
+             \x20f.sendto(w, ('{to}', 53)); f.recv(99)"
+        );
+        let script = format!("import socket as s\n{script}");
+        lab.client().run_ok("python3", ["-c", &script]).unwrap();
+    };
+    talk("[b'abc', b'de']");
+    let line = last(&log, 1);
+    assert_eq!(
+        (&line["bytes_in"], &line["bytes_out"]),
+        (&5.into(), &7.into()),
+        "{line}"
+    );
+    assert_eq!(
+        (&line["ended"], &line["server"]),
+        (&"idle".into(), &server(0).into())
+    );
+    assert!(line["duration_ms"].as_u64().unwrap() >= 1000, "{line}");
+    pen.change("log_format pen");
+    talk("[b'abc\\n', b'de']");
+    let line = lines(&log, 2).remove(1);
+    assert!(line.ends_with(&format!(" {} abc", server(0))), "{line}");
+    // One that is there when Pen stops.
+    pen.change("log_format json");
+    talk("[b'abc']");
+    pen.stop();
+    assert_eq!(last(&log, 3)["ended"], "stopped");
+}
+
+#[test]
+fn penlogd_hears_of_a_request_while_it_is_served() {
+    if !lab::ready("penlogd_hears_of_a_request_while_it_is_served") {
+        return;
+    }
+    let lab = lab(1);
+    let _server = python::serve(&lab, 0, PORT, python::Manner::Echo);
+    let to = format!("{}:10000", Station::client().v4());
+    let pen = Pen::start(&lab, &["-l", &to, "-r", "80", &server(0)]);
+    let client = Station::client().v4();
+    let said = python::client(
+        &lab,
+        "u = s.socket(s.AF_INET, s.SOCK_DGRAM); u.bind(('', 10000)); u.settimeout(5)\n\
+         c = connect(); c.sendall(b'GET /\\xff HTTP/1.0\\r\\n\\r\\n'); c.recv(99)\n\
+         print(u.recv(999).decode())\n\
+         c.close(); u.settimeout(1)\n\
+         try: print(u.recv(999))\n\
+         except TimeoutError: print('no more')",
+    );
+    let expected = format!("+ {client} {} GET /. HTTP/1.0\nno more", server(0));
+    assert_eq!(said, expected);
+    // Nobody listens any more, and nobody minds.
+    for _ in 0..3 {
+        let said = python::client(&lab, "c = connect(); c.sendall(b'x\\n'); print(c.recv(9))");
+        assert_eq!(said, "b'x\\n'");
+    }
+    wait_for("all lines", || counts(&pen).written == 4);
+    assert_eq!(counts(&pen).failed, 0);
+    pen.stop();
+}
+
+#[test]
+fn a_log_that_was_renamed_goes_on_under_its_old_name() {
+    if !lab::ready("a_log_that_was_renamed_goes_on_under_its_old_name") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let (log, old) = (file(&lab, "access"), file(&lab, "access.1"));
+    let more = ["-r", "80", &server(0)];
+    let words = [&logging(&log, "log_format pen")[..], &more].concat();
+    let pen = Pen::start(&lab, &words);
+    answerers(&lab, addresses()[0], 2);
+    lines(&log, 2);
+    fs::rename(&log, &old).unwrap();
+    answerers(&lab, addresses()[0], 1);
+    lines(&old, 3);
+    pen.process.signal(Signal::Hup).unwrap();
+    pen.process
+        .wait_for_line("1 access logs are opened again", Duration::from_secs(5))
+        .unwrap();
+    wait_for("the new file", || log.exists());
+    answerers(&lab, addresses()[0], 1);
+    lines(&log, 1);
+    lines(&old, 3);
+    assert_eq!(counts(&pen).written, 4);
+    pen.stop();
+}
+
+#[test]
+fn a_full_disk_costs_lines_and_no_clients() {
+    if !lab::ready("a_full_disk_costs_lines_and_no_clients") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let disk = file(&lab, "disk");
+    fs::create_dir_all(&disk).unwrap();
+    let mount = format!(
+        "mount -t tmpfs -o size=64k none {} && exec \"$@\"",
+        disk.display()
+    );
+    let by = ["unshare", "-m", "sh", "-c", &mount, "sh"];
+    let log = disk.join("access");
+    let more = ["-r", "80", &server(0)];
+    let words = [&logging(&log, "log_format json")[..], &more].concat();
+    let pen = Pen::start_by(&lab, &by, &words);
+    // Its own view of the disk.
+    let seen = |path: &Path| {
+        let root = format!("/proc/{}/root", pen.process.id());
+        Path::new(&root).join(path.strip_prefix("/").unwrap())
+    };
+    answerers(&lab, addresses()[0], 1);
+    lines(&seen(&log), 1);
+    let ballast = seen(&disk.join("ballast"));
+    assert!(
+        fs::write(&ballast, vec![0; 1 << 20]).is_err(),
+        "the disk is full"
+    );
+    // The page that the log has begun takes some more.
+    assert_eq!(answerers(&lab, addresses()[0], 30), vec!["be0"; 30]);
+    wait_for("lines that fail", || {
+        let counts = counts(&pen);
+        counts.failed > 5 && counts.written + counts.failed >= 30
+    });
+    let told = |pen: &Pen, what: &str| pen.process.output().matches(what).count();
+    assert_eq!(
+        told(&pen, "can't be written"),
+        1,
+        "{}",
+        pen.process.output()
+    );
+    fs::remove_file(&ballast).unwrap();
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(answerers(&lab, addresses()[0], 1), ["be0"]);
+    pen.process
+        .wait_for_line("is written again", Duration::from_secs(5))
+        .unwrap();
+    let counts = counts(&pen);
+    assert_eq!(counts.written + counts.failed, 32);
+    let lines = lines(&seen(&log), counts.written as usize);
+    for line in &lines {
+        let whole: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(whole["ended"], "whole");
+    }
+    assert_eq!(
+        told(&pen, "can't be written"),
+        1,
+        "{}",
+        pen.process.output()
+    );
+    pen.stop();
+}
+
+#[test]
+fn a_fifo_that_nobody_reads_costs_lines_and_no_clients() {
+    if !lab::ready("a_fifo_that_nobody_reads_costs_lines_and_no_clients") {
+        return;
+    }
+    let lab = lab(1);
+    let _server = http::serve(&lab, 0, 0);
+    let log = file(&lab, "access");
+    lab.balancer()
+        .run_ok("mkfifo", [log.to_str().unwrap()])
+        .unwrap();
+    let more = ["-H", "-r", "80", &server(0)];
+    let words = [&logging(&log, "log_format json")[..], &more].concat();
+    let pen = Pen::start(&lab, &words);
+    let said = http::client(
+        &lab,
+        "h = over(); page = '/' + 'x' * 1500\n\
+         print({ask(h, path=page)[0].status for _ in range(200)})",
+    );
+    assert_eq!(said, "{200}");
+    wait_for("lines that fail", || counts(&pen).failed > 100);
+    let counts_now = counts(&pen);
+    assert!(counts_now.written >= 20, "{counts_now:?}");
+    // Somebody comes to read.
+    let reading = lab.client().spawn("cat", [log.to_str().unwrap()]).unwrap();
+    reading
+        .wait_for_line("\"target\":\"/x", Duration::from_secs(5))
+        .unwrap();
+    let before = counts(&pen).failed;
+    http::client(&lab, "ask(over(), path='/late')");
+    reading
+        .wait_for_line("\"target\":\"/late\"", Duration::from_secs(5))
+        .unwrap();
+    assert_eq!(counts(&pen).failed, before);
+    pen.stop();
+}
