@@ -129,6 +129,12 @@ impl Proxy {
     }
 }
 
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.logs.close();
+    }
+}
+
 fn log_to(services: &[Arc<Service>], routes: &Routes, Opened(sinks): Opened) {
     for ((service, route), sink) in services.iter().zip(routes.iter()).zip(sinks) {
         service.log.set(sink, route.options.log_format);

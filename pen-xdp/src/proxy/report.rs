@@ -70,7 +70,7 @@ fn status(service: &Service, route: &Route) -> ProxyStatus {
         refused: refused.collect(),
         servers: servers(service, route),
         listeners: service.came_to(),
-        log: service.log.status(),
+        log: service.log.status(route.options.log_format),
     }
 }
 

@@ -147,7 +147,7 @@ impl Service {
             has_proxies: AtomicBool::new(has_proxies(route)),
             choice: Mutex::new(choice),
             log,
-            listeners: route.listen.iter().map(ListenerCount::new).collect(),
+            listeners: (route.listen.iter().map(|at| ListenerCount::new(at))).collect(),
         }
     }
 
@@ -324,9 +324,9 @@ impl Choice {
 }
 
 impl ListenerCount {
-    fn new(listen: &String) -> Self {
+    fn new(listen: &str) -> Self {
         Self {
-            listen: listen.as_str().into(),
+            listen: listen.into(),
             taken: AtomicU64::new(0),
         }
     }

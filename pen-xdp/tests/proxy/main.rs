@@ -16,6 +16,7 @@ mod failover;
 mod http;
 mod live;
 mod log;
+mod log_trouble;
 mod proxy_protocol;
 mod python;
 mod refuse;

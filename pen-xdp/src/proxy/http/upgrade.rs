@@ -11,7 +11,7 @@ use pen_common::control::Refused;
 use super::forward::Client;
 use super::io::{ClientIo, ServerIo};
 use crate::proxy::log::ended;
-use crate::proxy::relay::relay_before;
+use crate::proxy::relay::{Witness, relay_before};
 use crate::proxy::service::{Point, Visit};
 use crate::proxy::stream::Stream;
 
@@ -40,7 +40,13 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
         return visit.refused(Refused::BadRequest);
     }
     let held = client.io.take_held();
-    let counts = &switch.point.counts;
+    let (counts, witness) = (&switch.point.counts, visit.witness());
+    if let Some(own) = witness.map(Witness::counts) {
+        let up = client.read_buf.len() + held.len();
+        own.up.fetch_add(up as u64, Ordering::Relaxed);
+        let down = server.read_buf.len();
+        own.down.fetch_add(down as u64, Ordering::Relaxed);
+    }
     let early = async {
         write_all(&client.io.stream, &server.read_buf).await?;
         for bytes in [&client.read_buf[..], &held] {
@@ -52,7 +58,7 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
     if early.await.is_err() {
         return;
     }
-    let (options, witness) = (&visit.settings.relay, visit.witness());
+    let options = &visit.settings.relay;
     let ends = [&*client.io.stream, &*server.io.stream];
     let end = relay_before(ends, options, counts, witness).await;
     visit.ended(ended(&end));

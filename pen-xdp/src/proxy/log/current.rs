@@ -54,14 +54,14 @@ impl Current {
         }
     }
 
-    /// `None` if there is none and was none.
-    pub(in crate::proxy) fn status(&self) -> Option<AccessLogStatus> {
+    /// `None` if there is none and was none; `format` is the one that is configured.
+    pub(in crate::proxy) fn status(&self, format: LogFormat) -> Option<AccessLogStatus> {
         let log = self.log();
         let [written, dropped, failed] = self.counts.read();
         let had = written + dropped + failed > 0;
         (log.is_some() || had).then(|| AccessLogStatus {
             target: log.as_ref().map(|log| log.sink.target().to_string()),
-            format: log.as_ref().map_or(LogFormat::Pen, |log| log.format),
+            format,
             written,
             dropped,
             failed,

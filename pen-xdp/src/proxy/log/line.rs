@@ -12,7 +12,7 @@ use hyper::{Request, StatusCode, Version};
 use pen_common::config::LogFormat;
 use pen_common::control::{ChosenBy, Ended, Refused};
 
-use super::record::{field, first_line, target};
+use super::record::{field, first_line, method, target};
 use super::{At, Entry, Http, Log, Record, ServedBy};
 use crate::proxy::relay::{Counts, End, Side, Witness};
 use crate::proxy::routes::Place;
@@ -25,10 +25,12 @@ pub(in crate::proxy) struct Line {
     begun: Instant,
     /// The port that the client came to.
     port: u16,
-    record: Record,
+    /// Until it is handed over.
+    record: Option<Box<Record>>,
     counts: Arc<Counts>,
     first: OnceCell<Box<[u8]>>,
-    handed_over: Cell<bool>,
+    /// Whether penlogd has it.
+    told_early: Cell<bool>,
 }
 
 impl Line {
@@ -39,7 +41,7 @@ impl Line {
         client: Option<SocketAddr>,
         port: u16,
     ) -> Box<Self> {
-        let record = Record {
+        let record = Box::new(Record {
             begun: SystemTime::now(),
             service: Arc::clone(&log.service),
             listener,
@@ -55,15 +57,15 @@ impl Line {
             ended: Ended::Stopped,
             first: None,
             http: None,
-        };
+        });
         Box::new(Self {
             log,
             begun: Instant::now(),
             port,
-            record,
+            record: Some(record),
             counts: Arc::default(),
             first: OnceCell::new(),
-            handed_over: Cell::new(false),
+            told_early: Cell::new(false),
         })
     }
 
@@ -73,9 +75,8 @@ impl Line {
             let value = request.headers().get(name);
             value.map(|value| field(value.as_bytes()))
         };
-        self.record.ended = Ended::Client;
-        self.record.http = Some(Http {
-            method: Some(request.method().to_string()),
+        let http = Http {
+            method: Some(method(request.method().as_str())),
             target: target(request.uri().to_string().as_bytes()),
             version: match request.version() {
                 Version::HTTP_10 => "HTTP/1.0",
@@ -85,7 +86,8 @@ impl Line {
             host: header(HOST),
             referer: header(REFERER),
             user_agent: header(USER_AGENT),
-        });
+        };
+        self.note(|record| (record.ended, record.http) = (Ended::Client, Some(http)));
     }
 
     /// The client is sent there next, and why.
@@ -98,44 +100,44 @@ impl Line {
             Place::Unix(path) => At::Path(path.display().to_string()),
         };
         let name = point.name.clone();
-        self.record.server = Some(ServedBy { name, at });
-        self.record.chosen = chosen;
+        let server = ServedBy { name, at };
+        self.note(|record| (record.server, record.chosen) = (Some(server), chosen));
     }
 
     /// There is nobody to send it to.
     pub(in crate::proxy) fn goes_nowhere(&mut self) {
-        (self.record.server, self.record.chosen) = (None, None);
+        self.note(|record| (record.server, record.chosen) = (None, None));
     }
 
     /// The server could not be reached.
     pub(in crate::proxy) fn missed(&mut self) {
-        self.record.tries += 1;
+        self.note(|record| record.tries += 1);
     }
 
     /// The server is reached.
     pub(in crate::proxy) fn reached(&mut self) {
-        self.record.connect.get_or_insert(self.begun.elapsed());
+        let connect = self.begun.elapsed();
+        self.note(|record| record.connect = record.connect.or(Some(connect)));
     }
 
     /// Nobody serves it.
     pub(in crate::proxy) fn refused(&mut self, why: Refused) {
-        (self.record.refused, self.record.ended) = (Some(why), Ended::Refused);
+        self.note(|record| (record.refused, record.ended) = (Some(why), Ended::Refused));
     }
 
     /// How it ended.
     pub(in crate::proxy) fn ended(&mut self, how: Ended) {
-        self.record.ended = how;
+        self.note(|record| record.ended = how);
     }
 
     /// What the client is answered; of requests that nobody could read, too.
     pub(in crate::proxy) fn answered(&mut self, status: StatusCode) {
-        let http = self.record.http.get_or_insert_default();
-        http.status = status.as_u16();
+        self.note(|record| record.http.get_or_insert_default().status = status.as_u16());
     }
 
     /// Whether the answer has no body, whatever its head says.
     pub(in crate::proxy) fn asks_for_head(&self) -> bool {
-        let http = self.record.http.as_ref();
+        let http = (self.record.as_ref()).and_then(|record| record.http.as_ref());
         http.is_some_and(|http| http.method.as_deref() == Some("HEAD"))
     }
 
@@ -147,17 +149,26 @@ impl Line {
     /// Hands the line over at once, if it goes to penlogd: all that this wants is known when the
     /// request is.
     pub(in crate::proxy) fn asked(&self) {
-        if self.log.is_early() && !self.handed_over.replace(true) {
-            let mut record = self.record.clone();
+        if let Some(record) = &self.record
+            && self.log.is_early()
+            && !self.told_early.replace(true)
+        {
+            let mut record = record.clone();
             record.first = self.first.get().cloned();
             self.hand_over(record);
         }
     }
 
-    fn hand_over(&self, record: Record) {
+    fn note(&mut self, what: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut self.record {
+            what(record);
+        }
+    }
+
+    fn hand_over(&self, record: Box<Record>) {
         let entry = Entry {
             log: Arc::clone(&self.log),
-            record: Box::new(record),
+            record,
         };
         self.log.ring.push(entry, self.log.is_early());
     }
@@ -178,10 +189,13 @@ impl Witness for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if self.log.is_early() {
+        let Some(mut record) = self.record.take().filter(|_| !self.log.is_early()) else {
             return;
+        };
+        if record.ended == Ended::Client && self.log.ring.is_closing() {
+            // Requests that are under way can't tell whether the client left or we did.
+            record.ended = Ended::Stopped;
         }
-        let mut record = self.record.clone();
         record.duration = self.begun.elapsed();
         record.bytes_in = self.counts.up.load(Ordering::Relaxed);
         record.bytes_out = self.counts.down.load(Ordering::Relaxed);

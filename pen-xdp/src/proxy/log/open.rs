@@ -70,6 +70,11 @@ impl Logs {
         count
     }
 
+    /// What ends from now on ends because Pen does.
+    pub(in crate::proxy) fn close(&self) {
+        self.ring.close();
+    }
+
     fn sink(&mut self, target: &LogTarget) -> Result<Arc<Sink>> {
         let mut sinks = self.orders.sinks();
         sinks.retain(|sink| sink.strong_count() > 0);
@@ -78,12 +83,16 @@ impl Logs {
             return Ok(sink);
         }
         let sink = Sink::open(target.clone()).map_err(|error| {
-            let mend = match error.kind() {
-                ErrorKind::NotFound => "; make its directory first",
-                ErrorKind::PermissionDenied => "; Pen must be allowed to write there",
-                ErrorKind::IsADirectory => "; name a file in it",
-                _ => "",
-            };
+            let mends = [
+                (ErrorKind::NotFound, "; make its directory first"),
+                (
+                    ErrorKind::PermissionDenied,
+                    "; Pen must be allowed to write there",
+                ),
+                (ErrorKind::IsADirectory, "; name a file in it"),
+            ];
+            let mend = mends.iter().find(|(kind, _)| *kind == error.kind());
+            let mend = mend.map_or("", |(_, mend)| mend);
             anyhow!("can't open log {target}: {error}{mend}")
         })?;
         let sink = Arc::new(sink);

@@ -8,6 +8,8 @@ use pen_common::control::{ChosenBy, Ended, Refused};
 
 /// Bytes of a client's first line that are kept, as in Pen.
 pub(super) const FIRST_MAX: usize = 100;
+/// Bytes of a method that are kept: none that anybody knows is longer.
+const METHOD_MAX: usize = 32;
 /// Bytes of a request's target that are kept.
 const TARGET_MAX: usize = 2048;
 /// Bytes of a header that are kept.
@@ -84,6 +86,11 @@ pub(super) fn first_line(bytes: &[u8]) -> &[u8] {
     &kept[..end.unwrap_or(kept.len())]
 }
 
+/// What is kept of a method.
+pub(super) fn method(name: &str) -> String {
+    name.chars().take(METHOD_MAX).collect()
+}
+
 /// What is kept of a target.
 pub(super) fn target(bytes: &[u8]) -> Vec<u8> {
     bytes[..bytes.len().min(TARGET_MAX)].to_vec()
@@ -137,6 +144,7 @@ pub(super) mod tests {
         assert_eq!(first_line(b"a\nb"), b"a");
         assert_eq!(first_line(b""), b"");
         assert_eq!(first_line(&[b'x'; 300]), [b'x'; FIRST_MAX]);
+        assert_eq!(method(&"X".repeat(99)).len(), METHOD_MAX);
         assert_eq!(target(&[b'x'; 9000]).len(), TARGET_MAX);
         assert_eq!(field(&[b'x'; 9000]).len(), FIELD_MAX);
     }

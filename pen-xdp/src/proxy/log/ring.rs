@@ -1,5 +1,6 @@
 //! Records on their way to the writer. Bounded: nobody ever waits for room in it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
@@ -24,6 +25,8 @@ pub(in crate::proxy) struct Ring {
     entries: ArrayQueue<Entry>,
     /// Who is woken when it can't wait: it looks by itself, but not often.
     writer: OnceLock<Thread>,
+    /// Whether Pen stops.
+    closing: AtomicBool,
 }
 
 impl Ring {
@@ -31,7 +34,17 @@ impl Ring {
         Self {
             entries: ArrayQueue::new(records),
             writer: OnceLock::new(),
+            closing: AtomicBool::new(false),
         }
+    }
+
+    /// From now on connections end because Pen does.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 
     /// From now on this thread is woken.

@@ -240,10 +240,10 @@ impl State {
     ) {
         let count = lines.map(|counts| counts.failed()).count() as u64;
         if self.lost.is_none() {
-            let mend = match error.kind() {
-                ErrorKind::WouldBlock => "; nobody reads it, or not fast enough",
-                ErrorKind::BrokenPipe => "; nobody reads it any more",
-                _ => "",
+            let unread = [ErrorKind::WouldBlock, ErrorKind::BrokenPipe];
+            let mend = match unread.contains(&error.kind()) {
+                true => "; nobody reads it, or not fast enough",
+                false => "",
             };
             tracing::error!(
                 "log {target} can't be written: {error}{mend}; lines are lost until it can"
