@@ -288,6 +288,15 @@ fn requests_that_no_server_answers_leave_a_line_too() {
         (&line["refused"], &line["status"]),
         (&"bad-request".into(), &400.into())
     );
+    // One whose body goes wrong on its way leaves one line, not two.
+    let line = ask(
+        "raw('POST /x HTTP/1.1\\r\\nHost: a\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n\
+         3\\r\\nabc\\r\\nzz\\r\\n')",
+    );
+    assert_eq!(
+        (&line["refused"], &line["status"]),
+        (&"bad-request".into(), &400.into())
+    );
     let line = ask("raw('CONNECT a:1 HTTP/1.1\\r\\nHost: a:1\\r\\n\\r\\n', False)");
     assert_eq!(
         (&line["status"], line.get("server")),

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::ring::RECORDS;
 use super::{Ring, Sink};
 
-/// How long a record waits for others, unless many come or it is wanted at once.
+/// How long a record waits for others, unless many come or it is wanted at once. The writer looks by
+/// itself, so that no client pays for waking it.
 const GATHER: Duration = Duration::from_millis(50);
 /// Records between two flushes, however many more there are.
 const ROUND: usize = 1024;
