@@ -54,9 +54,17 @@ pub(crate) fn logging<'a>(path: &'a Path, format: &'a str) -> [&'a str; 4] {
     ["-l", path.to_str().unwrap(), "-O", format]
 }
 
+/// One request with all that a line can tell; the length of its answer.
+fn ask(lab: &Lab) -> usize {
+    let headers = ["-A", "a \"b", "-e", "http://r/"];
+    let target = url("/x?y");
+    let words = [&headers[..], &["-d", "12345", &target]].concat();
+    curl(lab, &words).len()
+}
+
 #[test]
-fn requests_leave_a_line_in_each_format_and_the_log_changes_while_it_runs() {
-    if !lab::ready("requests_leave_a_line_in_each_format_and_the_log_changes_while_it_runs") {
+fn requests_leave_a_line_in_each_format() {
+    if !lab::ready("requests_leave_a_line_in_each_format") {
         return;
     }
     let lab = lab(1);
@@ -65,21 +73,7 @@ fn requests_leave_a_line_in_each_format_and_the_log_changes_while_it_runs() {
     let more = ["-H", "-r", "80", &server(0)];
     let words = [&logging(&log, "log_format json")[..], &more].concat();
     let pen = Pen::start(&lab, &words);
-    let ask = || {
-        let page = curl(
-            &lab,
-            &[
-                "-A",
-                "a \"b",
-                "-e",
-                "http://r/",
-                "-d",
-                "12345",
-                &url("/x?y"),
-            ],
-        );
-        page.len()
-    };
+    let ask = || ask(&lab);
     let length = ask();
     let line = last(&log, 1);
     let client = Station::client().v4().to_string();
@@ -113,7 +107,7 @@ fn requests_leave_a_line_in_each_format_and_the_log_changes_while_it_runs() {
     let combined = lines(&log, 2).remove(1);
     let begin = format!("{client} - - [");
     let end = format!(
-        " +0000] \"POST /x?y HTTP/1.1\" {status} {length} \"http://r/\" \"a \\\"b\" {} roundrobin 0 0.0",
+        " +0000] \"POST /x?y HTTP/1.1\" {status} {length} \"http://r/\" \"a \\\"b\" {} roundrobin 0 ",
         server(0)
     );
     assert!(
@@ -124,7 +118,7 @@ fn requests_leave_a_line_in_each_format_and_the_log_changes_while_it_runs() {
     pen.change("log_format common");
     ask();
     let common = lines(&log, 3).remove(2);
-    let end = format!(" {status} {length} {} roundrobin 0 0.0", server(0));
+    let end = format!(" {status} {length} {} roundrobin 0 ", server(0));
     assert!(common.contains(&end), "{common}");
     pen.change("log_format pen");
     ask();
@@ -132,25 +126,39 @@ fn requests_leave_a_line_in_each_format_and_the_log_changes_while_it_runs() {
     assert_eq!(words[0], client);
     assert!(words[1].parse::<u64>().unwrap() > 1_700_000_000);
     assert_eq!(words[2..], [&server(0), "POST", "/x?y", "HTTP/1.1"]);
+    pen.stop();
+}
 
-    // Another file, none, and one that can't be had.
-    let second = file(&lab, "second");
+#[test]
+fn a_log_is_changed_and_turned_off_while_clients_are_served() {
+    if !lab::ready("a_log_is_changed_and_turned_off_while_clients_are_served") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let (first, second) = (file(&lab, "first"), file(&lab, "second"));
+    let more = ["-H", "-r", "80", &server(0)];
+    let words = [&logging(&first, "log_format common")[..], &more].concat();
+    let pen = Pen::start(&lab, &words);
+    let length = ask(&lab);
+    lines(&first, 1);
     pen.change(&format!("log {}", second.display()));
-    ask();
+    ask(&lab);
     lines(&second, 1);
+    // One that can't be had: nothing changes.
     let refusal = pen.ask("log /no/such/folder/log").refusal.unwrap();
     for part in ["/no/such/folder/log", "No such file", "make its directory"] {
         assert!(refusal.contains(part), "{refusal}");
     }
     assert_eq!(pen.say("log"), format!("{}\n", second.display()));
-    ask();
+    ask(&lab);
     lines(&second, 2);
     pen.change("no log");
-    assert_eq!((pen.say("log"), ask()), ("\n".to_owned(), length));
-    wait_for("all lines", || counts(&pen).written == 6);
+    assert_eq!((pen.say("log"), ask(&lab)), ("\n".to_owned(), length));
+    wait_for("all lines", || counts(&pen).written == 3);
     assert_eq!((counts(&pen).target, counts(&pen).failed), (None, 0));
     pen.stop();
-    lines(&log, 4);
+    lines(&first, 1);
     lines(&second, 2);
 }
 
@@ -194,10 +202,7 @@ fn why_a_server_was_chosen_or_nobody_is_in_the_line() {
     pen.change("log_format common");
     assert_eq!(answerers(&lab, addresses()[0], 1), ["-"]);
     let common = lines(&log, 3).remove(2);
-    assert!(
-        common.contains("] \"-\" - 0 - acl-denied 0 - 0.0"),
-        "{common}"
-    );
+    assert!(common.contains("] \"-\" - 0 - acl-denied 0 - "), "{common}");
     pen.change("no acl 1");
 
     // In Pen's format the first line of what is sent is there.
@@ -315,6 +320,37 @@ fn requests_that_no_server_answers_leave_a_line_too() {
         (&"server".into(), &3.into()),
         "{line}"
     );
+    drop(server_process);
+    let line = ask("raw('HEAD / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n')");
+    assert_eq!(
+        (&line["refused"], &line["status"]),
+        (&"connect-failed".into(), &502.into())
+    );
+    assert_eq!(
+        (&line["tries"], &line["bytes_out"]),
+        (&1.into(), &0.into()),
+        "{line}"
+    );
+    pen.stop();
+}
+
+#[test]
+fn who_ended_a_request_is_in_its_line() {
+    if !lab::ready("who_ended_a_request_is_in_its_line") {
+        return;
+    }
+    let lab = lab(1);
+    let server_process = http::serve(&lab, 0, 0);
+    let log = file(&lab, "access");
+    let more = ["-H", "-r", "80", &server(0)];
+    let words = [&logging(&log, "log_format json")[..], &more].concat();
+    let pen = Pen::start(&lab, &words);
+    let mut count = 0;
+    let mut ask = |script: &str| {
+        http::client(&lab, script);
+        count += 1;
+        last(&log, count)
+    };
     let line = ask(
         "c = connect(); c.sendall(b'GET /slow HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n'); \
                     time.sleep(0.5); c.close()",
@@ -340,20 +376,9 @@ fn requests_that_no_server_answers_leave_a_line_too() {
         (&2.into(), &4.into()),
         "{line}"
     );
-    drop(server_process);
-    let line = ask("raw('HEAD / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n')");
-    assert_eq!(
-        (&line["refused"], &line["status"]),
-        (&"connect-failed".into(), &502.into())
-    );
-    assert_eq!(
-        (&line["tries"], &line["bytes_out"]),
-        (&1.into(), &0.into()),
-        "{line}"
-    );
     // And one that Pen itself ends.
+    drop(server_process);
     let _silent = python::serve(&lab, 0, PORT, python::Manner::Silent);
-    pen.change("server 0 blacklist 0");
     let asking = lab.client().spawn("curl", [url("/silent")]).unwrap();
     wait_for("the request", || pen.service().servers[0].conn == 1);
     pen.stop();
