@@ -342,9 +342,10 @@ fn commands_that_are_refused() {
         ("no acl", "`no acl` takes the number of the list"),
         ("no acl x", "acl = \"x\" is not a number"),
         (
-            "log /x",
-            "`log` is refused: the request log isn't there yet",
+            "log loghost:514",
+            "log = \"loghost:514\" is no ADDRESS:PORT",
         ),
+        ("log_format xml", "log_format = "),
     ] {
         let errors = fault(&["80", "web1", &format!("-O {command}")]);
         assert!(errors.contains(expected), "{command}: {errors}");
@@ -491,4 +492,29 @@ fn access_lists() {
         );
     }
     assert_eq!(config.acls.len(), 5);
+}
+
+#[test]
+fn a_log_is_named_or_turned_off_and_what_comes_last_wins() {
+    let log = |commands: &[&str]| {
+        let words = [&["80", "web1"], commands].concat();
+        let proxy = config(&words).services.remove(0).proxy;
+        (proxy.log.map(|log| log.to_string()), proxy.log_format)
+    };
+    let file = Some("/var/log/a:b".to_owned());
+    assert_eq!(
+        log(&["-O log /var/log/a:b"]),
+        (file.clone(), LogFormat::Pen)
+    );
+    let json = log(&["-O log_format json", "-O log x", "-O log /var/log/a:b"]);
+    assert_eq!(json, (file, LogFormat::Json));
+    assert_eq!(log(&["-O log /x", "-O no log"]), (None, LogFormat::Pen));
+    let penlogd = log(&["-O log [::1]:10000"]).0;
+    assert_eq!(penlogd.as_deref(), Some("[::1]:10000"));
+    // In DSR nobody sees connections.
+    let dsr = ["10.0.0.100:80", "web1", "-O dsr_if eth1"];
+    let why = fault(&[&dsr[..], &["-O log /x"]].concat());
+    assert!(why.contains("`log` belongs to proxy mode"), "{why}");
+    let read = line(&[&dsr[..], &["-O no log"]].concat()).read(Config::default(), &World);
+    assert!(read.unwrap().notes()[0].contains("`no log`: it is off"));
 }

@@ -86,7 +86,7 @@ prop_compose! {
         (queue_timeout, client_conn_max) in (0..=TIMEOUT_MAX, 0..=CONN_MAX_MAX),
         (client_conn_rate, transparent) in (0..=CONN_MAX_MAX, any::<bool>()),
         proxies in proptest::collection::vec((address(0x0a04_0000), 0u8..=32), 0..3),
-        send_proxy in pick(SendProxy::ALL),
+        (send_proxy, log, log_format) in (pick(SendProxy::ALL), log(), pick(LogFormat::ALL)),
         (head_timeout, mut trusted, reason_header) in (1..=HEAD_TIMEOUT_MAX, acl(), any::<bool>()),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
@@ -102,8 +102,15 @@ prop_compose! {
             paths: Vec::new(),
             accept_proxy: accept_proxy(&proxies),
             send_proxy,
+            log,
+            log_format,
         }
     }
+}
+
+fn log() -> impl Strategy<Value = Option<LogTarget>> {
+    let target = "/[a-z:.é]{1,12}|[a-z][a-z.]{3,9}|10\\.0\\.0\\.1:[1-9][0-9]{0,3}|\\[::1\\]:9";
+    proptest::option::of(target.prop_map(|text| text.parse().unwrap()))
 }
 
 fn accept_proxy(proxies: &[(IpAddr, u8)]) -> Acl {

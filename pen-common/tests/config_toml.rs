@@ -131,6 +131,8 @@ accept_proxy = ["10.1.2.3/8", "2001:db8::/32"]
 head_timeout = 11
 trusted = ["10.0.0.0/8", "::1"]
 reason_header = true
+log = "/var/log/proxy"
+log_format = "json"
 
 [[service]]
 name = "stream"
@@ -299,6 +301,8 @@ fn every_key_of_a_proxy(config: &Config) {
         },
         reason_header: true,
         paths: vec![PathBuf::from("/run/p.sock")],
+        log: Some(LogTarget::File(PathBuf::from("/var/log/proxy"))),
+        log_format: LogFormat::Json,
         ..ProxyOptions::default()
     };
     assert_eq!(service.proxy, expected);

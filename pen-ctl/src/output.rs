@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use pen_common::config::Mode;
 use pen_common::control::{
-    BackendState, ConnectionStatus, Counter, DsrStatus, Envelope, PoolStatus, ProxyStatus,
-    QueueStatus, RecentClient, ServedBy, Servers, Status, VipStatus,
+    AccessLogStatus, BackendState, ConnectionStatus, Counter, DsrStatus, Envelope, PoolStatus,
+    ProxyStatus, QueueStatus, RecentClient, ServedBy, Servers, Status, VipStatus,
 };
 use serde::de::DeserializeOwned;
 
@@ -167,6 +167,15 @@ fn proxied(service: &ProxyStatus) -> String {
     );
     out.push_str(&labelled("", 2, &line));
     out.push_str(&labelled("", 2, &service.balance));
+    // Of a single listener that says the same as the line above.
+    if service.listeners.len() > 1 {
+        let listeners = service.listeners.iter();
+        let taken = listeners.map(|at| format!("{} took {}", at.listen, at.taken));
+        out.push_str(&labelled("", 2, &taken.collect::<Vec<_>>().join(", ")));
+    }
+    if let Some(log) = &service.log {
+        out.push_str(&labelled("", 2, &access_log(log)));
+    }
     let mut table = Table::new(&[
         ">#",
         "server",
@@ -201,6 +210,17 @@ fn proxied(service: &ProxyStatus) -> String {
         out.push_str(&counters(&service.refused));
     }
     out
+}
+
+fn access_log(log: &AccessLogStatus) -> String {
+    let target = match &log.target {
+        Some(target) => format!("log {target} ({})", log.format),
+        None => "log off".to_owned(),
+    };
+    format!(
+        "{target}: {} lines written, {} dropped, {} failed",
+        log.written, log.dropped, log.failed
+    )
 }
 
 fn head(status: &Status) -> String {

@@ -184,6 +184,8 @@ const OPTIONS: &[&str] = &[
     "conn_max",
     "head_timeout",
     "idle_timeout",
+    LOG,
+    "log_format",
     "pending_max",
     "queue_timeout",
     "send_proxy",
@@ -198,6 +200,8 @@ const OPTIONS: &[&str] = &[
 /// The keys of that kind that Pen turns on by their names and off by `no`.
 const KEEPALIVE: &str = "keepalive";
 const TRANSPARENT: &str = "transparent";
+/// The key that `no` turns off as well.
+const LOG: &str = "log";
 
 /// Commands of Pen's for what isn't there yet; `no` before them changes nothing.
 const NOT_YET: &[(&str, &str)] = &[
@@ -210,7 +214,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("dummy", "Pen answers no requests itself"),
     ("exit", "stop the daemon with SIGTERM"),
     ("idlers", "connections are made when a client is there"),
-    ("log", "the request log isn't there yet"),
     ("peek", "it was never finished in Pen"),
     (
         "socket",
@@ -389,6 +392,7 @@ fn no(words: &[&str]) -> Result<Command, String> {
         ["acl", ..] => Err("`no acl` takes the number of the list: no acl 1".to_owned()),
         [KEEPALIVE] => Ok(flag(KEEPALIVE, false)),
         [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
+        [LOG] => option(LOG, &["off"]),
         ["http"] => Ok(Command::Http(false)),
         // Pen took this in silence and kept the list.
         ["client_acl", ..] => Ok(Command::Nothing(
@@ -413,7 +417,7 @@ fn no(words: &[&str]) -> Result<Command, String> {
                 word,
                 idle()
                     .chain(switches)
-                    .chain(["acl", "http", KEEPALIVE, TRANSPARENT]),
+                    .chain(["acl", "http", KEEPALIVE, LOG, TRANSPARENT]),
             );
             Err(format!(
                 "there is no `{}` to be turned off by `no`{hint}",

@@ -4,6 +4,7 @@
 //! what reading needs from the world comes in through [`Outside`]. A [`Checked`] configuration is
 //! one that [`Config::check`] found nothing wrong with.
 
+mod access_log;
 mod acl;
 mod address;
 mod check;
@@ -21,6 +22,7 @@ pub(crate) mod words;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+pub use access_log::{LogFormat, LogTarget};
 pub use acl::{ACLS_MAX, Acl, AclChange, AclLine};
 pub use address::{HostPort, ListenAt, parse_listener, parse_place, parse_server};
 pub use check::{Checked, check_interface};

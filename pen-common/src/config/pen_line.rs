@@ -408,7 +408,7 @@ impl Reader<'_> {
                         .push(format!("{place}: `no {switch}`: it is off in DSR anyway"));
                     continue;
                 }
-                Late::Option { key, value } if value == false.to_string() => {
+                Late::Option { key, value } if ["false", "off"].contains(&&*value) => {
                     self.notes
                         .push(format!("{place}: `no {key}`: it is off in DSR anyway"));
                     continue;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::words::words;
-use super::{Acl, Backend};
+use super::{Acl, Backend, LogFormat, LogTarget};
 
 /// Connections of one service at the same time, if nothing is said.
 pub const CONN_MAX_DEFAULT: u32 = 10_000;
@@ -153,6 +153,10 @@ pub struct ProxyOptions {
     pub reason_header: bool,
     /// Unix sockets to listen on, beside the service's VIPs.
     pub paths: Vec<PathBuf>,
+    /// Where a line goes for each connection, flow or request (`-l`); `None` is nowhere.
+    pub log: Option<LogTarget>,
+    /// How such a line is written.
+    pub log_format: LogFormat,
 }
 
 impl Default for ProxyOptions {
@@ -184,6 +188,8 @@ impl Default for ProxyOptions {
             trusted: Acl::default(),
             reason_header: false,
             paths: Vec::new(),
+            log: None,
+            log_format: LogFormat::Pen,
         }
     }
 }

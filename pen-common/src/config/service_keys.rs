@@ -11,7 +11,8 @@ use super::given::Given;
 use super::keys::{Key, key, number, path, read_acl_number, text};
 use super::{
     Acl, BACKLOG_MAX, Backend, Balance, CLIENTS_MAX_MAX, CONN_MAX_MAX, HEAD_TIMEOUT_MAX, HostPort,
-    Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, UDP_IDLE_DEFAULT, VLAN_MAX,
+    LogTarget, Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX,
+    UDP_IDLE_DEFAULT, VLAN_MAX,
 };
 
 /// Keys of proxies that speak of a client's whole connection: HTTP has requests.
@@ -313,6 +314,23 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
             .map(|flag| s.proxy.reason_header = flag),
         |s| Some(Value::Boolean(s.proxy.reason_header))
     ),
+    key!(
+        Mode::Tcp,
+        "log",
+        "file that a line is added to for each connection, flow or request (-l); ADDRESS:PORT: by \
+         UDP, for penlogd; off: none",
+        |s, given| read_log(given).map(|target| s.proxy.log = target),
+        |s| s.proxy.log.as_ref().and_then(text)
+    ),
+    key!(
+        Mode::Tcp,
+        "log_format",
+        "how a line of the log is written: pen, common, combined or json",
+        |s, given| given
+            .word("log_format")
+            .map(|format| s.proxy.log_format = format),
+        |s| text(s.proxy.log_format)
+    ),
 ];
 
 impl Service {
@@ -406,6 +424,10 @@ fn read_spare(key: &str, given: Given<'_>) -> Result<Backend, String> {
     let mut backend = Backend::unsaid();
     server.fill(&mut backend);
     Ok(backend)
+}
+
+fn read_log(given: Given<'_>) -> Result<Option<LogTarget>, String> {
+    LogTarget::read(given.text("log")?).map_err(|why| format!("log = {given} {why}"))
 }
 
 /// One network more, or all.

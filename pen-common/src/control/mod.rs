@@ -11,11 +11,12 @@ mod status;
 
 pub use connections::{ConnectionStatus, RecentClient, Stage};
 pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
-pub use selection::{ChosenBy, Refused};
+pub use selection::{ChosenBy, Ended, Refused};
 pub use status::{
-    BackendState, BackendStatus, ConfigStatus, Counter, Degraded, DsrStatus, FrameAccount,
-    InterfaceStatus, NicChange, Owner, PlaneStatus, PoolStatus, ProxyServerStatus, ProxyStatus,
-    QueueStatus, Rung, ServedBy, ServerStatus, Status, VipStatus, XdpStatistics, XdpStatus,
+    AccessLogStatus, BackendState, BackendStatus, ConfigStatus, Counter, Degraded, DsrStatus,
+    FrameAccount, InterfaceStatus, ListenerStatus, NicChange, Owner, PlaneStatus, PoolStatus,
+    ProxyServerStatus, ProxyStatus, QueueStatus, Rung, ServedBy, ServerStatus, Status, VipStatus,
+    XdpStatistics, XdpStatus,
 };
 
 use crate::config::nearest::did_you_mean;

@@ -98,3 +98,27 @@ words! {
         Abuse = "abuse",
     }
 }
+
+words! {
+    /// How a connection, a flow or a request ended.
+    Ended {
+        /// Both sides had said all; of a request, that its answer was whole.
+        Whole = "whole",
+        /// The client's connection broke, or it left before it had all.
+        Client = "client",
+        /// The server's connection broke, or its answer broke off.
+        Server = "server",
+        /// The client ended its stream, which is all that was waited for (`tcp_fastclose`).
+        ClientClosed = "client-closed",
+        /// The server ended its stream, which is all that was waited for (`tcp_fastclose`).
+        ServerClosed = "server-closed",
+        /// Nobody said anything for the idle time.
+        Idle = "idle",
+        /// A flow of UDP made room for another one.
+        MadeRoom = "made-room",
+        /// Nobody served it.
+        Refused = "refused",
+        /// Pen was stopped.
+        Stopped = "stopped",
+    }
+}

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::words::words;
-use crate::config::{Busy, HashBy, Mode, Plane, Protocol, XdpMode};
+use crate::config::{Busy, HashBy, LogFormat, Mode, Plane, Protocol, XdpMode};
 
 /// Everything about a running daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +89,36 @@ pub struct ProxyStatus {
     pub refused: Vec<Counter>,
     /// The servers, in the order of Pen's numbers; then those for emergency and abuse.
     pub servers: Vec<ProxyServerStatus>,
+    /// How many came to each listener, in the order of `listen`.
+    #[serde(default)]
+    pub listeners: Vec<ListenerStatus>,
+    /// Its access log; `None` if it has none and had none.
+    #[serde(default)]
+    pub log: Option<AccessLogStatus>,
+}
+
+/// One listener of a service in proxy mode.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Where clients connect to.
+    pub listen: String,
+    /// Connections that were taken there, in all; flows, if it is UDP.
+    pub taken: u64,
+}
+
+/// The access log of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccessLogStatus {
+    /// A file or an address; `None` while it is off.
+    pub target: Option<String>,
+    /// How its lines are written.
+    pub format: LogFormat,
+    /// Lines that were written, since the daemon's start.
+    pub written: u64,
+    /// Lines that there was no room for, as they came faster than they could be written.
+    pub dropped: u64,
+    /// Lines that could not be written.
+    pub failed: u64,
 }
 
 /// One server of a service in proxy mode.

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use pen_common::config::{Busy, HashBy, Mode, Plane, Protocol, XdpMode};
+use pen_common::config::{Busy, HashBy, LogFormat, Mode, Plane, Protocol, XdpMode};
 use pen_common::control::*;
 
 fn backend(index: usize, name: &str, slots: u32) -> BackendStatus {
@@ -180,6 +180,23 @@ fn proxied() -> ProxyStatus {
         waiting: 0,
         accepted: 4_400,
         refused: vec![denied],
+        listeners: vec![
+            ListenerStatus {
+                listen: "[::]:80".to_owned(),
+                taken: 4_300,
+            },
+            ListenerStatus {
+                listen: "/run/shop".to_owned(),
+                taken: 100,
+            },
+        ],
+        log: Some(AccessLogStatus {
+            target: Some("/var/log/shop".to_owned()),
+            format: LogFormat::Combined,
+            written: 4_350,
+            dropped: 7,
+            failed: 30,
+        }),
         servers: vec![
             first.clone(),
             ProxyServerStatus {
@@ -230,6 +247,8 @@ Counters that are not 0
 Service shop (tcp) on [::]:80 /run/shop
   13 of 10000 connections, 0 wait; 4400 clients taken
   no hash roundrobin no stubborn no weight no prio
+  [::]:80 took 4300, /run/shop took 100
+  log /var/log/shop (combined): 4350 lines written, 7 dropped, 30 failed
   #  server  address        weight  state             conn  connects  failed     sent   received
   0  web1    10.77.0.11:80       1  up                  12      4321       0  1.2 MiB  117.7 MiB
   -  unix    /run/back           1  blacklisted 17 s    12      4321       3  1.2 MiB  117.7 MiB

@@ -151,6 +151,14 @@ pub(super) const PROXY_FLAGS: &[ProxyFlag] = &[
         idle_in_dsr: None,
         help: "HTTP: each request is passed on for itself, with X-Forwarded-For",
     },
+    ProxyFlag {
+        short: "-l",
+        long: "log",
+        value: Ok("FILE"),
+        key: "log",
+        idle_in_dsr: None,
+        help: "Add a line to FILE for each connection or request; ADDRESS:PORT is penlogd's",
+    },
 ];
 
 /// Flags of Pen's for what isn't there, which nobody must believe in vain: letter, whether a value
@@ -158,7 +166,6 @@ pub(super) const PROXY_FLAGS: &[ProxyFlag] = &[
 pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
     ("-i", true, "Windows service", "is not for Linux"),
     ("-j", true, "chroot", LATER),
-    ("-l", true, "request log", LATER),
     ("-u", true, "switch user", LATER),
     ("-w", true, "HTML status page", LATER),
     ("-A", true, "CA directory", LATER),

@@ -47,7 +47,7 @@ use crate::{
 };
 use change::{Change, Waiting, grace_over};
 use dsr::Dsr;
-use signals::Signals;
+use signals::{Heard, Signals, not_read_again};
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
 const TICK: Duration = Duration::from_millis(100);
@@ -96,7 +96,10 @@ impl Daemon {
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
                 result = grace_over(&mut self.change.grace) => self.graced(result),
-                () = self.signals.stop() => return Ok(()),
+                heard = self.signals.next() => match heard {
+                    Heard::Stop => return Ok(()),
+                    Heard::Reopen => self.reopen(),
+                },
             }
             self.publish();
         }
@@ -150,6 +153,14 @@ impl Daemon {
         self.change.observe(Command::Clock(now_ms));
         if let Some(dsr) = &mut self.dsr {
             dsr.tick(now_ms, &self.change.state);
+        }
+    }
+
+    /// Logs that were renamed go on under their old names.
+    fn reopen(&self) {
+        match self.proxy.as_ref().map_or(0, Proxy::reopen_logs) {
+            0 => not_read_again(""),
+            count => not_read_again(&format!("{count} access logs are opened again; ")),
         }
     }
 
@@ -335,6 +346,11 @@ impl Daemon {
             .proxy
             .as_ref()
             .is_some_and(|proxy| *proxy.routes() != routes);
+        // Before anything is published: a log that can't be had refuses the change.
+        let logs = match &mut self.proxy {
+            Some(proxy) if rerouted => Some(proxy.open_logs(&routes)?),
+            Some(_) | None => None,
+        };
         let before = self.generation();
         let generation = match &mut self.dsr {
             Some(dsr) => {
@@ -343,8 +359,8 @@ impl Daemon {
             }
             None => before + u64::from(rerouted),
         };
-        if let Some(proxy) = self.proxy.as_mut().filter(|_| rerouted) {
-            proxy.update(routes);
+        if let (Some(proxy), Some(logs)) = (&mut self.proxy, logs) {
+            proxy.update(routes, logs);
         }
         if generation != before {
             self.generation.store(generation, Ordering::Relaxed);

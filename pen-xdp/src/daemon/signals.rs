@@ -12,6 +12,13 @@ pub(super) struct Signals {
     user1: Signal,
 }
 
+/// What a signal asks for.
+pub(super) enum Heard {
+    Stop,
+    /// Log files may have been renamed.
+    Reopen,
+}
+
 impl Signals {
     /// Catches them from now on.
     pub(super) fn catch() -> Result<Self> {
@@ -24,21 +31,34 @@ impl Signals {
         })
     }
 
-    /// Returns when Pen is to stop; says of every other signal what becomes of it. Nothing is lost
-    /// when the future is dropped before it is ready.
+    /// Returns when Pen is to stop; there is nothing to be opened again yet. Nothing is lost when the
+    /// future is dropped before it is ready.
     pub(super) async fn stop(&mut self) {
+        while let Heard::Reopen = self.next().await {
+            not_read_again("");
+        }
+    }
+
+    /// Returns when a signal asks for something; says of every other signal what becomes of it.
+    /// Nothing is lost when the future is dropped before it is ready.
+    pub(super) async fn next(&mut self) -> Heard {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => tracing::warn!(
-                    "SIGHUP: this version does not read its configuration again; change it by \
-                     penctl, or restart"
-                ),
+                _ = self.terminate.recv() => return Heard::Stop,
+                _ = self.interrupt.recv() => return Heard::Stop,
+                _ = self.hangup.recv() => return Heard::Reopen,
                 _ = self.user1.recv() => tracing::warn!(
                     "SIGUSR1: this version writes no statistics on it; 'penctl status' shows them"
                 ),
             }
         }
     }
+}
+
+/// What SIGHUP does not do, behind what it does.
+pub(super) fn not_read_again(done: &str) {
+    tracing::warn!(
+        "SIGHUP: {done}this version does not read its configuration again; change it by penctl, or \
+         restart"
+    );
 }

@@ -11,9 +11,9 @@ use tokio::time::sleep;
 
 use super::gate::Gate;
 use super::listen::Listener;
-use super::service::Service;
 use super::session::{Places, Visitor, serve};
 use super::stream::Stream;
+use super::threads::Entrance;
 
 /// Before the next try where the process or the system has no descriptors left.
 pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ impl Open {
         })
     }
 
-    async fn accept(&self) -> io::Result<(Stream, Visitor)> {
+    async fn accept(&self, at: usize) -> io::Result<(Stream, Visitor)> {
         match self {
             Self::Tcp(listener, port) => {
                 let (stream, peer) = listener.accept().await?;
@@ -43,6 +43,7 @@ impl Open {
                 let visitor = Visitor {
                     address: Some(address),
                     port: *port,
+                    listener: at,
                 };
                 Ok((Stream::Tcp(stream), visitor))
             }
@@ -51,6 +52,7 @@ impl Open {
                 let visitor = Visitor {
                     address: None,
                     port: 0,
+                    listener: at,
                 };
                 Ok((Stream::Unix(stream), visitor))
             }
@@ -65,15 +67,19 @@ impl Open {
 /// # Errors
 /// The socket is none for this event loop.
 pub(super) async fn accept(
-    service: Arc<Service>,
+    Entrance {
+        service,
+        listener: at,
+    }: Entrance,
     listener: Listener,
     everyone: Arc<Gate>,
 ) -> io::Result<()> {
     let listener = Open::new(listener)?;
     let mut exhausted = false;
     loop {
-        match listener.accept().await {
+        match listener.accept(at).await {
             Ok((stream, visitor)) => {
+                service.came(at);
                 if everyone.is_full() {
                     told(&mut exhausted, &service.name, "open files are used up");
                 } else if exhausted && everyone.has_ample_room() {

@@ -19,7 +19,7 @@ use socket2::SockRef;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::relay::{Account, Counts, Progress};
+use super::relay::{Account, Counts, Progress, Witness};
 use super::service::{Point, Service, now_ms};
 use super::stream::Stream;
 
@@ -228,9 +228,14 @@ impl Connection {
     }
 
     /// Where a relay to this server writes down what it does.
-    pub(super) fn account<'a>(&'a self, server: &'a Counts) -> Account<'a> {
+    pub(super) fn account<'a>(
+        &'a self,
+        server: &'a Counts,
+        witness: Option<&'a dyn Witness>,
+    ) -> Account<'a> {
         Account {
             server,
+            witness,
             own: Some(Progress {
                 counts: &self.counts,
                 half_closed: &self.half_closed,
@@ -345,6 +350,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::proxy::gate::Gate;
+    use crate::proxy::log::{Current, Logs};
     use crate::proxy::routes::{Place, Route, Server};
     use crate::proxy::session::{Places, Visitor, serve};
 
@@ -373,7 +379,8 @@ pub(super) mod tests {
             emergency: None,
             abuse: None,
         };
-        Arc::new(Service::new(&route, Arc::clone(connections)))
+        let log = Current::none(name, Logs::new().ring());
+        Arc::new(Service::new(&route, Arc::clone(connections), log))
     }
 
     fn numbers(connections: &Connections) -> Vec<u32> {
@@ -471,6 +478,7 @@ pub(super) mod tests {
         let visitor = Visitor {
             address: None,
             port: 0,
+            listener: 0,
         };
         let stream = Stream::from(UnixStream::pair().unwrap().0);
         let session = size_of_val(&serve(stream, visitor, places));

@@ -10,6 +10,7 @@ use std::{
 use super::{
     buffers::{self, Buffer},
     pipes::{self, Pipe},
+    relay::Witness,
     stream::Stream,
 };
 
@@ -108,6 +109,10 @@ pub(super) struct Direction<'a> {
     pipe: Option<Pipe>,
     moved: bool,
     rest: Rest,
+    /// Where the bytes of this connection alone are counted.
+    own: Option<&'a AtomicU64>,
+    /// Who wants to see the first bytes, until then.
+    first: Option<&'a dyn Witness>,
 }
 
 impl<'a> Direction<'a> {
@@ -133,12 +138,26 @@ impl<'a> Direction<'a> {
             pipe: None,
             moved: false,
             rest: Rest::Empty,
+            own: None,
+            first: None,
         }
     }
 
     /// Its bytes are counted there as well.
     pub(super) fn counted_in(self, own_count: Option<&'a AtomicU64>) -> Self {
         Self { own_count, ..self }
+    }
+
+    /// Bytes are counted for a witness, too, who is shown the client's first ones.
+    pub(super) fn before(mut self, witness: Option<&'a dyn Witness>) -> Self {
+        let Some(witness) = witness else { return self };
+        match self.side {
+            Side::Client => {
+                (self.own, self.first) = (Some(&witness.counts().up), Some(witness));
+            }
+            Side::Server => self.own = Some(&witness.counts().down),
+        }
+        self
     }
 
     /// Why it stands still.
@@ -239,8 +258,10 @@ impl<'a> Direction<'a> {
                 Ok(0) => return Err(self.destination_failed(ErrorKind::WriteZero.into())),
                 Ok(sent) => {
                     self.moved = true;
-                    for count in [Some(self.count), self.own_count].into_iter().flatten() {
-                        count.fetch_add(sent as u64, Relaxed);
+                    self.count.fetch_add(sent as u64, Relaxed);
+                    // Nobody else counts there.
+                    for own in [self.own_count, self.own].into_iter().flatten() {
+                        own.store(own.load(Relaxed) + sent as u64, Relaxed);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -308,6 +329,9 @@ impl<'a> Direction<'a> {
         filled.end = 0;
         filled.end = self.source.try_read(&mut filled.buffer)?;
         self.drained = filled.end > 0 && filled.end < buffers::SIZE;
+        if let Some(witness) = self.first.take() {
+            witness.heard(&filled.buffer[..filled.end]);
+        }
         Ok(filled.end)
     }
 

@@ -23,11 +23,19 @@ pub struct Bound {
     datagrams: Vec<Datagrams>,
 }
 
+/// Which listener of which service.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whose {
+    /// Place of the service among the routes.
+    pub(super) service: usize,
+    /// Place among the service's listeners, its paths behind the addresses.
+    pub(super) listener: usize,
+}
+
 /// One listener.
 #[derive(Debug)]
 struct Listening {
-    /// Place of its service among the routes.
-    service: usize,
+    whose: Whose,
     backlog: i32,
     socket: First,
 }
@@ -35,8 +43,7 @@ struct Listening {
 /// One listener for UDP.
 #[derive(Debug)]
 struct Datagrams {
-    /// Place of its service among the routes.
-    service: usize,
+    whose: Whose,
     address: SocketAddr,
     first: UdpSocket,
 }
@@ -63,11 +70,11 @@ impl Bound {
         let (mut first, mut datagrams) = (Vec::new(), Vec::new());
         for (service, route) in routes.iter().enumerate() {
             if route.mode == Mode::Udp {
-                for address in addresses(route) {
+                for (listener, address) in addresses(route).enumerate() {
                     let (address, first) = alone(address, udp::listen::open)
                         .map_err(|error| refused(route, &address.to_string(), error))?;
                     datagrams.push(Datagrams {
-                        service,
+                        whose: Whose { service, listener },
                         address,
                         first,
                     });
@@ -75,21 +82,22 @@ impl Bound {
                 continue;
             }
             let backlog = i32::try_from(route.options.backlog).unwrap_or(i32::MAX);
-            for address in addresses(route) {
+            let paths = route.listeners.len()..;
+            for (listener, address) in addresses(route).enumerate() {
                 let open = |address, shared| tcp(address, backlog, shared);
                 let (address, socket) = alone(address, open)
                     .map_err(|error| refused(route, &address.to_string(), error))?;
                 first.push(Listening {
-                    service,
+                    whose: Whose { service, listener },
                     backlog,
                     socket: First::Tcp(address, socket),
                 });
             }
-            for path in &route.options.paths {
+            for (listener, path) in paths.zip(&route.options.paths) {
                 let file = SocketFile::bind(path)
                     .with_context(|| format!("service {:?}", route.service))?;
                 first.push(Listening {
-                    service,
+                    whose: Whose { service, listener },
                     backlog,
                     socket: First::Unix(file),
                 });
@@ -107,18 +115,18 @@ impl Bound {
         &self.routes
     }
 
-    /// Sockets for thread `thread`, each with the place of its service among the routes.
+    /// Sockets for thread `thread`, each with whose it is.
     ///
     /// # Errors
     /// The kernel has no more of them.
-    pub(super) fn listeners(&self, thread: usize) -> Result<Vec<(usize, Listener)>> {
+    pub(super) fn listeners(&self, thread: usize) -> Result<Vec<(Whose, Listener)>> {
         let sockets = self.first.iter().map(|listening| {
             let socket = match &listening.socket {
                 First::Tcp(_, socket) if thread == 0 => socket.try_clone().map(Listener::Tcp),
                 First::Tcp(address, _) => tcp(*address, listening.backlog, true).map(Listener::Tcp),
                 First::Unix(file) => file.listener.try_clone().map(Listener::Unix),
             };
-            Ok((listening.service, socket?))
+            Ok((listening.whose, socket?))
         });
         let sockets: io::Result<Vec<_>> = sockets.collect();
         sockets.with_context(|| format!("no listening sockets for proxy thread {thread}"))
@@ -130,13 +138,13 @@ impl Bound {
     ///
     /// # Errors
     /// The kernel has no more of them.
-    pub(super) fn datagram_sockets(&self, thread: usize) -> Result<Vec<(usize, UdpSocket)>> {
+    pub(super) fn datagram_sockets(&self, thread: usize) -> Result<Vec<(Whose, UdpSocket)>> {
         let sockets = self.datagrams.iter().map(|listening| {
             let socket = match thread {
                 0 => listening.first.try_clone(),
                 _ => udp::listen::open(listening.address, true),
             };
-            Ok((listening.service, socket?))
+            Ok((listening.whose, socket?))
         });
         let sockets: io::Result<Vec<_>> = sockets.collect();
         sockets.with_context(|| format!("no UDP sockets for proxy thread {thread}"))

@@ -16,6 +16,7 @@ mod gate;
 mod header;
 mod http;
 mod listen;
+mod log;
 mod observer;
 pub mod pipes;
 mod queue;
@@ -38,6 +39,8 @@ use connections::Connections;
 use descriptors::clients_max;
 use gate::Gate;
 pub use listen::Bound;
+pub use log::Opened;
+use log::{Current, Logs};
 pub use observer::Observer;
 pub use routes::{Place, Route, Routes, Server};
 use service::Service;
@@ -50,6 +53,8 @@ pub struct Proxy {
     services: Vec<Arc<Service>>,
     connections: Arc<Connections>,
     threads: Threads,
+    /// Behind the threads: their last lines are written, too.
+    logs: Logs,
     /// Removes the files of Unix sockets.
     _bound: Bound,
 }
@@ -58,7 +63,8 @@ impl Bound {
     /// Takes clients from now on, on every core that is not `taken` by somebody who spins there.
     ///
     /// # Errors
-    /// A listener can't be opened for a further thread, or there is no further thread to be had.
+    /// A log can't be opened, a listener can't be opened for a further thread, or there is no
+    /// further thread to be had.
     pub fn start(self, taken: &BTreeSet<usize>) -> Result<Proxy> {
         let routes = self.routes().clone();
         let (clients_max, warning) = clients_max(&routes);
@@ -66,17 +72,22 @@ impl Bound {
             tracing::warn!("{warning}");
         }
         let everyone = Arc::new(Gate::new(clients_max));
+        let mut logs = Logs::new();
+        let opened = logs.open(&routes)?;
         let connections = Arc::new(Connections::default());
-        let services: Vec<_> = routes
-            .iter()
-            .map(|route| Arc::new(Service::new(route, Arc::clone(&connections))))
-            .collect();
+        let service = |route: &Route| {
+            let log = Current::none(&route.service, logs.ring());
+            Arc::new(Service::new(route, Arc::clone(&connections), log))
+        };
+        let services: Vec<_> = routes.iter().map(service).collect();
+        log_to(&services, &routes, opened);
         let threads = Threads::start(&self, &services, taken, &everyone)?;
         Ok(Proxy {
             routes,
             services,
             connections,
             threads,
+            logs,
             _bound: self,
         })
     }
@@ -93,9 +104,23 @@ impl Proxy {
         self.threads.count()
     }
 
-    /// Goes by other routes from now on; connections that run are left alone. Listeners stay what
-    /// they were at the start.
-    pub fn update(&mut self, routes: Routes) {
+    /// Opens the logs that `routes` ask for; those that are open stay what they are.
+    ///
+    /// # Errors
+    /// One can't be had; what mends it.
+    pub fn open_logs(&mut self, routes: &Routes) -> Result<Opened> {
+        self.logs.open(routes)
+    }
+
+    /// Has all logs opened again, as files may have other names by now; how many there are.
+    pub fn reopen_logs(&self) -> usize {
+        self.logs.reopen()
+    }
+
+    /// Goes by other routes from now on, and by the logs that were opened for them; connections
+    /// that run are left alone. Listeners stay what they were at the start.
+    pub fn update(&mut self, routes: Routes, opened: Opened) {
+        log_to(&self.services, &routes, opened);
         for (service, route) in self.services.iter().zip(routes.iter()) {
             service.update(route);
         }
@@ -108,5 +133,17 @@ impl Proxy {
         for (service, _) in routes.filter(|(_, route)| route.pool == pool) {
             service.readmit(server);
         }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.logs.close();
+    }
+}
+
+fn log_to(services: &[Arc<Service>], routes: &Routes, Opened(sinks): Opened) {
+    for ((service, route), sink) in services.iter().zip(routes.iter()).zip(sinks) {
+        service.log.set(sink, route.options.log_format);
     }
 }

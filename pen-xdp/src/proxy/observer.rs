@@ -194,12 +194,11 @@ mod tests {
     fn guest(service: &Arc<Service>, at: &str, sent: u64, received: u64) -> (Presence, Visit) {
         let at: SocketAddr = at.parse().unwrap();
         let presence = service.begin(Some(at));
-        let mut visit = service
-            .admit(Client {
-                address: Some(at.ip()),
-                port: at.port(),
-            })
-            .unwrap();
+        let client = Client {
+            address: Some(at.ip()),
+            port: at.port(),
+        };
+        let mut visit = service.admit(client, &mut None).unwrap();
         presence.tries(&visit.next().unwrap(), visit.chosen_by());
         visit.connected();
         presence.counts.down.fetch_add(sent, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 //! is set again only when it fires.
 
 use std::{
+    fmt,
     future::{Future, pending, poll_fn},
     io,
     pin::{Pin, pin},
@@ -46,10 +47,19 @@ pub struct Counts {
     pub down: AtomicU64,
 }
 
+/// Who keeps an account of one connection while it lasts.
+pub trait Witness: fmt::Debug {
+    /// Where its bytes are counted, beside those of the server. Nobody else counts there.
+    fn counts(&self) -> &Counts;
+
+    /// What a first look at the client's stream brought.
+    fn heard(&self, first: &[u8]);
+}
+
 /// What one connection shows of itself while it lasts.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
-    /// Its own bytes.
+    /// Its own bytes. Nobody else counts there.
     pub counts: &'a Counts,
     /// One side has ended its stream.
     pub half_closed: &'a AtomicBool,
@@ -62,11 +72,17 @@ pub struct Account<'a> {
     pub server: &'a Counts,
     /// Of this connection, if anybody wants to know.
     pub own: Option<Progress<'a>>,
+    /// Who writes a line about it.
+    pub witness: Option<&'a dyn Witness>,
 }
 
 impl<'a> From<&'a Counts> for Account<'a> {
     fn from(server: &'a Counts) -> Self {
-        Self { server, own: None }
+        Self {
+            server,
+            own: None,
+            witness: None,
+        }
     }
 }
 
@@ -104,17 +120,20 @@ pub async fn relay<'a>(
     let Account {
         server: counts,
         own,
+        witness,
     } = account.into();
-    let [up, down] = [
+    let [own_up, own_down] = [
         own.map(|own| &own.counts.up),
         own.map(|own| &own.counts.down),
     ];
     let after = options.splice_after;
+    let up = Direction::new(Side::Client, [client, server], &counts.up, after);
+    let down = Direction::new(Side::Server, [server, client], &counts.down, after);
     let mut relay = Relay {
         client,
         server,
-        up: Direction::new(Side::Client, [client, server], &counts.up, after).counted_in(up),
-        down: Direction::new(Side::Server, [server, client], &counts.down, after).counted_in(down),
+        up: up.counted_in(own_up).before(witness),
+        down: down.counted_in(own_down).before(witness),
         half_closed: own.map(|own| own.half_closed),
         fast_close: options.fast_close,
         lost: None,

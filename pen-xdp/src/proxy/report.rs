@@ -69,6 +69,8 @@ fn status(service: &Service, route: &Route) -> ProxyStatus {
         accepted: service.accepted(),
         refused: refused.collect(),
         servers: servers(service, route),
+        listeners: service.came_to(),
+        log: service.log.status(route.options.log_format),
     }
 }
 

@@ -8,14 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pen_common::config::{Acl, Mode, ProxyOptions, SendProxy};
+use pen_common::control::{Ended, ListenerStatus};
 
 use super::balance::{self, Attempt, Balancer, ChosenBy, Client, Refused, Rules, ServerId, Target};
 use super::connect::From;
 use super::connections::{Connection, Connections, Presence};
 use super::gate::Gate;
+use super::log::{Current, Line};
 use super::queue::Queue;
 use super::relay::{self, Counts};
 use super::routes::{Place, Route, Server};
+use super::session::Visitor;
 use crate::plane::coarse_ns;
 
 /// Bytes in one direction without a pause after which the kernel passes them on by itself. A page
@@ -46,6 +49,15 @@ pub(super) struct Service {
     /// are none, nobody pays for the question.
     has_proxies: AtomicBool,
     choice: Mutex<Choice>,
+    pub(super) log: Current,
+    listeners: Vec<ListenerCount>,
+}
+
+/// A listener, and how many came there.
+#[derive(Debug)]
+struct ListenerCount {
+    listen: Arc<str>,
+    taken: AtomicU64,
 }
 
 /// What a choice depends on and changes.
@@ -96,6 +108,8 @@ pub(super) struct Visit {
     service: Arc<Service>,
     attempt: Attempt,
     pub(super) settings: Arc<Settings>,
+    /// Where the service has a log.
+    pub(super) line: Option<Box<Line>>,
 }
 
 impl Settings {
@@ -115,7 +129,8 @@ pub(super) fn now_ms() -> u64 {
 }
 
 impl Service {
-    pub(super) fn new(route: &Route, connections_now: Arc<Connections>) -> Self {
+    /// Its log is another matter.
+    pub(super) fn new(route: &Route, connections_now: Arc<Connections>, log: Current) -> Self {
         let mut choice = Choice {
             balancer: Balancer::new(rules(route), servers(route)),
             points: HashMap::new(),
@@ -137,7 +152,33 @@ impl Service {
             refused: [const { AtomicU64::new(0) }; Refused::ALL.len()],
             has_proxies: AtomicBool::new(has_proxies(route)),
             choice: Mutex::new(choice),
+            log,
+            listeners: (route.listen.iter().map(|at| ListenerCount::new(at))).collect(),
         }
+    }
+
+    /// Counts somebody who came to a listener.
+    pub(super) fn came(&self, listener: usize) {
+        if let Some(listener) = self.listeners.get(listener) {
+            listener.taken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many came to each listener.
+    pub(super) fn came_to(&self) -> Vec<ListenerStatus> {
+        let listeners = self.listeners.iter().map(|listener| ListenerStatus {
+            listen: listener.listen.to_string(),
+            taken: listener.taken.load(Ordering::Relaxed),
+        });
+        listeners.collect()
+    }
+
+    /// A line of the log, if there is one, for who comes now.
+    pub(super) fn line(&self, visitor: &Visitor) -> Option<Box<Line>> {
+        let log = self.log.get()?;
+        let listener = &self.listeners.get(visitor.listener)?.listen;
+        let listener = Arc::clone(listener);
+        Some(Line::new(log, listener, visitor.address, visitor.port))
     }
 
     /// Goes by `route` from now on.
@@ -203,21 +244,31 @@ impl Service {
         }
     }
 
-    /// Lets a client in; in HTTP mode each of its requests.
+    /// Lets a client in; in HTTP mode each of its requests. Its line of the log goes with it.
     ///
     /// # Errors
-    /// Why it is refused; it is counted.
-    pub(super) fn admit(self: &Arc<Self>, client: Client) -> Result<Visit, Refused> {
+    /// Why it is refused; it is counted, and the line says so.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        client: Client,
+        line: &mut Option<Box<Line>>,
+    ) -> Result<Visit, Refused> {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let mut choice = self.choice();
         let attempt = choice.balancer.admit(client, now_ms());
         let settings = Arc::clone(&choice.settings);
         drop(choice);
-        let attempt = attempt.inspect_err(|why| self.count(*why))?;
+        let attempt = attempt.inspect_err(|why| {
+            self.count(*why);
+            if let Some(line) = line {
+                line.refused(*why);
+            }
+        })?;
         Ok(Visit {
             service: Arc::clone(self),
             attempt,
             settings,
+            line: line.take(),
         })
     }
 
@@ -294,6 +345,15 @@ impl Choice {
     }
 }
 
+impl ListenerCount {
+    fn new(listen: &str) -> Self {
+        Self {
+            listen: listen.into(),
+            taken: AtomicU64::new(0),
+        }
+    }
+}
+
 impl Point {
     /// Goes on counting where it did `before`.
     fn of(server: &Server, index: Option<usize>, before: Option<&Arc<Self>>) -> Arc<Self> {
@@ -317,12 +377,44 @@ impl Visit {
     pub(super) fn next(&mut self) -> Result<Arc<Point>, Refused> {
         let mut choice = self.service.choice();
         let target = choice.balancer.next(&mut self.attempt, now_ms());
-        let point = match target.map_err(|why| explained(why, &self.attempt))? {
-            Target::Server(id) => choice.points.get(&id).cloned(),
-            Target::Emergency => choice.emergency.clone(),
-            Target::Abuse => choice.abuse.clone(),
-        };
-        point.ok_or(Refused::NoServer)
+        let point = target
+            .map_err(|why| explained(why, &self.attempt))
+            .and_then(|target| {
+                let point = match target {
+                    Target::Server(id) => choice.points.get(&id).cloned(),
+                    Target::Emergency => choice.emergency.clone(),
+                    Target::Abuse => choice.abuse.clone(),
+                };
+                point.ok_or(Refused::NoServer)
+            });
+        drop(choice);
+        if let Some(line) = &mut self.line {
+            match &point {
+                Ok(point) => line.goes_to(point, self.attempt.chosen_by()),
+                Err(_) => line.goes_nowhere(),
+            }
+        }
+        point
+    }
+
+    /// Nobody serves it; it is counted.
+    pub(super) fn refused(&mut self, why: Refused) {
+        self.service.count(why);
+        if let Some(line) = &mut self.line {
+            line.refused(why);
+        }
+    }
+
+    /// How it ended.
+    pub(super) fn ended(&mut self, how: Ended) {
+        if let Some(line) = &mut self.line {
+            line.ended(how);
+        }
+    }
+
+    /// Who wants to know of what passes.
+    pub(super) fn witness(&self) -> Option<&dyn relay::Witness> {
+        self.line.as_deref().map(|line| line as &dyn relay::Witness)
     }
 
     /// What chose the server that [`Visit::next`] gave last.
@@ -339,10 +431,17 @@ impl Visit {
     pub(super) fn connected(&mut self) {
         let mut choice = self.service.choice();
         choice.balancer.connected(&mut self.attempt);
+        drop(choice);
+        if let Some(line) = &mut self.line {
+            line.reached();
+        }
     }
 
     /// It could not be made; whether a server is taken out for that which was not before.
     pub(super) fn failed(&mut self) -> bool {
+        if let Some(line) = &mut self.line {
+            line.missed();
+        }
         let mut choice = self.service.choice();
         choice.balancer.failed(&mut self.attempt, now_ms())
     }

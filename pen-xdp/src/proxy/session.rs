@@ -16,6 +16,7 @@ use super::connections::{Connection, Presence};
 use super::gate::Pass;
 use super::header::{ends, receive, send, written};
 use super::http;
+use super::log::ended;
 use super::relay::relay;
 use super::routes::Place;
 use super::service::{Point, Service, Settings, Visit};
@@ -28,6 +29,8 @@ pub(super) struct Visitor {
     pub(super) address: Option<SocketAddr>,
     /// The port that it came to; 0 over a Unix socket.
     pub(super) port: u16,
+    /// Where that is among the service's listeners.
+    pub(super) listener: usize,
 }
 
 impl Visitor {
@@ -64,13 +67,14 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
         return Box::pin(http::serve(client, visitor, places)).await;
     }
     let _cut = places.connection.cuts(&client);
-    let Ok(mut visit) = service.admit(visitor.client()) else {
+    let mut line = service.line(&visitor);
+    let Ok(mut visit) = service.admit(visitor.client(), &mut line) else {
         return;
     };
     let how = how(&visit.settings, visitor);
     let (server, point) = match reach(&places.connection, &mut visit, how).await {
         Ok(reached) => reached,
-        Err(why) => return service.count(why),
+        Err(why) => return visit.refused(why),
     };
     let version = visit.settings.send_proxy;
     if version != SendProxy::Off {
@@ -82,11 +86,13 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
                 "service {}: server {name} took no PROXY header: {error}",
                 service.name
             );
-            return service.count(Refused::ConnectFailed);
+            return visit.refused(Refused::ConnectFailed);
         }
     }
-    let account = places.connection.account(&point.counts);
-    let end = relay(&client, &server, &visit.settings.relay, account).await;
+    let (options, witness) = (&visit.settings.relay, visit.witness());
+    let account = places.connection.account(&point.counts, witness);
+    let end = relay(&client, &server, options, account).await;
+    visit.ended(ended(&end));
     tracing::trace!(
         "service {}: {visitor:?} at {}: {end:?}",
         service.name,
@@ -119,6 +125,9 @@ async fn introduced(
         }
         Err(missing) => {
             service.turn_away(Refused::BadProxyHeader);
+            if let Some(mut line) = service.line(visitor) {
+                line.refused(Refused::BadProxyHeader);
+            }
             let service = &service.name;
             tracing::debug!("service {service}: no PROXY header from {peer}: {missing}");
             None

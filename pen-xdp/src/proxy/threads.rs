@@ -17,14 +17,22 @@ use tokio::task::spawn_local;
 
 use super::accept::accept;
 use super::gate::Gate;
-use super::listen::{Bound, Listener};
+use super::listen::{Bound, Listener, Whose};
 use super::service::Service;
 use super::udp;
 
+/// Where clients come in.
+#[derive(Debug, Clone)]
+pub(super) struct Entrance {
+    pub(super) service: Arc<Service>,
+    /// Place among the service's listeners.
+    pub(super) listener: usize,
+}
+
 /// What one thread serves.
 struct Share {
-    listeners: Vec<(Arc<Service>, Listener)>,
-    sockets: Vec<(Arc<Service>, UdpSocket)>,
+    listeners: Vec<(Entrance, Listener)>,
+    sockets: Vec<(Entrance, UdpSocket)>,
     everyone: Arc<Gate>,
 }
 
@@ -88,9 +96,12 @@ impl Drop for Threads {
     }
 }
 
-fn with_services<S>(sockets: Vec<(usize, S)>, services: &[Arc<Service>]) -> Vec<(Arc<Service>, S)> {
-    let sockets = sockets.into_iter();
-    let found = sockets.filter_map(|(at, socket)| Some((Arc::clone(services.get(at)?), socket)));
+fn with_services<S>(sockets: Vec<(Whose, S)>, services: &[Arc<Service>]) -> Vec<(Entrance, S)> {
+    let found = sockets.into_iter().filter_map(|(whose, socket)| {
+        let service = Arc::clone(services.get(whose.service)?);
+        let listener = whose.listener;
+        Some((Entrance { service, listener }, socket))
+    });
     found.collect()
 }
 
@@ -142,21 +153,21 @@ fn serve(
         tracing::warn!("a proxy thread can't be kept on core {}", core.id);
     }
     runtime.block_on(async {
-        for (service, listener) in share.listeners {
+        for (door, listener) in share.listeners {
             let everyone = Arc::clone(&share.everyone);
             spawn_local(async move {
-                let name = service.name.clone();
-                if let Err(error) = accept(service, listener, everyone).await {
+                let name = door.service.name.clone();
+                if let Err(error) = accept(door, listener, everyone).await {
                     tracing::error!("service {name}: no clients are taken: {error}");
                 }
             });
         }
         let scratch = Rc::new(RefCell::new(udp::Scratch::new()));
-        for (service, socket) in share.sockets {
+        for (door, socket) in share.sockets {
             let (everyone, scratch) = (Arc::clone(&share.everyone), Rc::clone(&scratch));
             spawn_local(async move {
-                let name = service.name.clone();
-                if let Err(error) = udp::serve(service, socket, everyone, scratch).await {
+                let name = door.service.name.clone();
+                if let Err(error) = udp::serve(door, socket, everyone, scratch).await {
                     tracing::error!("service {name}: no datagrams are passed on: {error}");
                 }
             });

@@ -16,6 +16,8 @@ mod crowd;
 mod failover;
 mod http;
 mod live;
+mod log;
+mod log_trouble;
 mod proxy_protocol;
 mod python;
 mod refuse;

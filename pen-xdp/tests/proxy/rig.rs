@@ -51,7 +51,8 @@ impl Pen {
         Self::start_by(lab, &["prlimit", &limit], words)
     }
 
-    fn start_by(lab: &Lab, by: &[&str], words: &[&str]) -> Self {
+    /// As [`Pen::start`], by a program that becomes the one that its last words name.
+    pub(crate) fn start_by(lab: &Lab, by: &[&str], words: &[&str]) -> Self {
         let folder = lab.folder().join("pen");
         fs::create_dir_all(&folder).unwrap();
         let (control, pid_file) = (folder.join("control"), folder.join("pid"));
@@ -70,6 +71,26 @@ impl Pen {
         Self {
             process,
             control,
+            pid_file,
+        }
+    }
+
+    /// Starts `pen -f --config FILE`, which names this control socket.
+    pub(crate) fn start_file(lab: &Lab, config: &Path, control: &Path) -> Self {
+        let pid_file = lab.folder().join("pid");
+        let words = [
+            "-f",
+            "-p",
+            pid_file.to_str().unwrap(),
+            "--config",
+            config.to_str().unwrap(),
+        ];
+        let pen = env!("CARGO_BIN_EXE_pen");
+        let process = lab.balancer().spawn(pen, words).unwrap();
+        process.wait_for_line("serving", START).unwrap();
+        Self {
+            process,
+            control: control.to_owned(),
             pid_file,
         }
     }

@@ -8,12 +8,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
+use pen_common::control::Ended;
 use tokio::time::{Sleep, sleep};
 
 use super::headers;
 use super::io::{Last, Signs};
 use super::pool::{self, Link};
 use crate::proxy::connections::Underway;
+use crate::proxy::relay::Counts;
 use crate::proxy::service::Visit;
 
 /// Of a request to a server or of an answer to a client.
@@ -22,6 +24,8 @@ pub(super) struct Body {
     source: Source,
     idle: Option<Idle>,
     held: Option<Held>,
+    /// Where a request's bytes are counted, if they are; an answer's are by its visit.
+    counts: Option<Arc<Counts>>,
 }
 
 #[derive(Debug)]
@@ -60,6 +64,7 @@ impl Body {
             source: Source::Text(Some(text.into())),
             idle: None,
             held: None,
+            counts: None,
         }
     }
 
@@ -69,11 +74,16 @@ impl Body {
             source: Source::Text(None),
             idle: None,
             held: None,
+            counts: None,
         }
     }
 
-    /// What a client sends, who may be trusted to say where it comes from.
-    pub(super) fn of_request(incoming: Incoming, trusted: bool) -> Self {
+    /// What a client sends, who may be trusted to say where it comes from; `counts` is of its bytes.
+    pub(super) fn of_request(
+        incoming: Incoming,
+        trusted: bool,
+        counts: Option<Arc<Counts>>,
+    ) -> Self {
         Self {
             source: match trusted {
                 true => Source::Relayed(incoming),
@@ -81,6 +91,7 @@ impl Body {
             },
             idle: None,
             held: None,
+            counts,
         }
     }
 
@@ -95,6 +106,7 @@ impl Body {
                 timer: None,
             }),
             held: Some(held),
+            counts: None,
         };
         body.end_if_whole();
         body
@@ -109,14 +121,26 @@ impl Body {
 
     /// Gives back what is held: nothing comes after this.
     fn end(&mut self) {
-        if let Some(held) = self.held.take() {
+        if let Some(mut held) = self.held.take() {
+            held.visit.ended(Ended::Whole);
             drop((held.visit, held.underway));
             pool::keep(held.link);
         }
     }
 
-    fn broke_off(&mut self) {
-        if let Some(held) = self.held.take() {
+    /// Counts bytes for the log.
+    fn count(&self, length: u64) {
+        let line = (self.held.as_ref()).and_then(|held| held.visit.line.as_ref());
+        if let Some(line) = line {
+            line.counts().down.fetch_add(length, Ordering::Relaxed);
+        } else if let Some(counts) = &self.counts {
+            counts.up.fetch_add(length, Ordering::Relaxed);
+        }
+    }
+
+    fn broke_off(&mut self, how: Ended) {
+        if let Some(mut held) = self.held.take() {
+            held.visit.ended(how);
             held.signs.broken.store(true, Ordering::Relaxed);
         }
     }
@@ -140,7 +164,7 @@ impl HttpBody for Body {
         let Poll::Ready(frame) = polled else {
             if let Some(idle) = &mut this.idle {
                 ready!(idle.poll(context));
-                this.broke_off();
+                this.broke_off(Ended::Idle);
                 return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
             }
             return Poll::Pending;
@@ -150,6 +174,7 @@ impl HttpBody for Body {
         }
         Poll::Ready(match frame {
             Some(Ok(mut frame)) => {
+                this.count(frame.data_ref().map_or(0, Bytes::len) as u64);
                 match frame.trailers_mut() {
                     // How long a chunked answer is nobody knows before.
                     Some(trailers) => {
@@ -163,7 +188,7 @@ impl HttpBody for Body {
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
-                this.broke_off();
+                this.broke_off(Ended::Server);
                 Some(Err(io::Error::other(error)))
             }
             None => {

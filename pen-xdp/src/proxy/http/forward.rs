@@ -10,7 +10,7 @@ use hyper::body::{Body as HttpBody, Incoming};
 use hyper::client::conn::TrySendError;
 use hyper::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
-use pen_common::control::{Refused, Stage};
+use pen_common::control::{Ended, Refused, Stage};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -23,6 +23,7 @@ use super::upgrade::{self, Switch};
 use crate::proxy::accept::is_exhaustion;
 use crate::proxy::connect::{connect, is_ours};
 use crate::proxy::connections::Underway;
+use crate::proxy::log::Line;
 use crate::proxy::routes::Place;
 use crate::proxy::service::{Point, Service, Visit};
 use crate::proxy::session::{Places, Visitor, connect_patiently, how, missed};
@@ -51,21 +52,47 @@ struct Answered {
 
 /// Answers a request by a server's answer, or says why there is none.
 pub(super) async fn forward(client: Rc<Client>, request: Request<Incoming>) -> Response<Body> {
-    if request.method() == Method::CONNECT {
-        return answers::plain(StatusCode::NOT_IMPLEMENTED, "there are no tunnels here");
+    let mut line = client.service.line(&client.visitor);
+    if let Some(line) = &mut line {
+        line.asks(&request);
     }
-    let mut visit = match client.service.admit(client.visitor.client()) {
+    if request.method() == Method::CONNECT {
+        let answer = answers::plain(StatusCode::NOT_IMPLEMENTED, "there are no tunnels here");
+        return logged(answer, line.as_deref_mut(), Ended::Whole);
+    }
+    let mut visit = match client.service.admit(client.visitor.client(), &mut line) {
         Ok(visit) => visit,
         Err(why) => {
             let told = client.service.settings().reason_header;
-            return answers::refusal(why, told);
+            let answer = answers::refusal(why, told);
+            return logged(answer, line.as_deref_mut(), Ended::Refused);
         }
     };
     let underway = client.places.connection.request();
     match exchange(&client, &mut visit, request).await {
         Ok((answered, asked)) => pass_on(client, (visit, underway), answered, asked),
-        Err(why) => answers::refusal(why, visit.settings.reason_header),
+        Err(why) => refused(&mut visit, why),
     }
+}
+
+/// The answer to a request that no server answers; it is counted why.
+fn refused(visit: &mut Visit, why: Refused) -> Response<Body> {
+    visit.refused(why);
+    let answer = answers::refusal(why, visit.settings.reason_header);
+    logged(answer, visit.line.as_deref_mut(), Ended::Refused)
+}
+
+/// Notes an answer of our own in the log, which is short enough to be taken for sent.
+fn logged(answer: Response<Body>, line: Option<&mut Line>, how: Ended) -> Response<Body> {
+    if let Some(line) = line {
+        line.answered(answer.status());
+        line.ended(how);
+        let length = answer.body().size_hint().exact().unwrap_or(0);
+        if !line.asks_for_head() {
+            line.counts().down.store(length, Ordering::Relaxed);
+        }
+    }
+    answer
 }
 
 /// What is kept of a request that asks for another protocol.
@@ -74,7 +101,7 @@ struct Asked(Option<hyper::upgrade::OnUpgrade>);
 /// Sends a request to a server that can be reached, and waits for its answer.
 ///
 /// # Errors
-/// Why there is none; it is counted.
+/// Why there is none.
 async fn exchange(
     client: &Client,
     visit: &mut Visit,
@@ -84,16 +111,20 @@ async fn exchange(
         (request.headers().contains_key(UPGRADE)).then(|| hyper::upgrade::on(&mut request));
     let address = client.visitor.address.map(|address| address.ip());
     let trusted = headers::trusts(address, &visit.settings.trusted);
-    let mut request = request.map(|body| Body::of_request(body, trusted));
+    let line = visit.line.as_deref();
+    let counts = line.map(|line| Arc::clone(line.counts()));
+    let mut request = request.map(|body| Body::of_request(body, trusted, counts));
     let protocol = headers::prepare(request.headers_mut());
     let asked = Asked(on_upgrade.filter(|_| protocol.is_some()));
     let Ok(()) = to_origin(&mut request) else {
-        client.service.count(Refused::BadRequest);
         return Err(Refused::BadRequest);
     };
     headers::tell_client(request.headers_mut(), address, trusted);
     let mut reached = reach(client, visit, None).await?;
     client.places.connection.reached(Stage::Open);
+    if let Some(line) = &visit.line {
+        line.asked();
+    }
     name_host(request.headers_mut(), &reached.point.place);
     loop {
         // A copy, for the case that the server closes the connection while it comes.
@@ -101,10 +132,7 @@ async fn exchange(
         let sent = reached.link.sender.try_send_request(request);
         match in_time(sent, visit, reached.link.last()).await {
             Ok(response) => return Ok((Answered { response, reached }, asked)),
-            Err(Failure::TooLate) => {
-                client.service.count(Refused::TooLate);
-                return Err(Refused::TooLate);
-            }
+            Err(Failure::TooLate) => return Err(Refused::TooLate),
             Err(Failure::Broken(mut error)) => {
                 let unsent = error.take_message();
                 match unsent.or(again).filter(|_| reached.used) {
@@ -128,7 +156,7 @@ async fn exchange(
 /// Gives a server's answer to the client.
 fn pass_on(
     client: Rc<Client>,
-    (visit, underway): (Visit, Underway),
+    (mut visit, underway): (Visit, Underway),
     answered: Answered,
     asked: Asked,
 ) -> Response<Body> {
@@ -136,15 +164,11 @@ fn pass_on(
         mut response,
         reached,
     } = answered;
-    let told = visit.settings.reason_header;
-    let bad = |client: &Client| {
-        client.service.count(Refused::BadAnswer);
-        answers::refusal(Refused::BadAnswer, told)
-    };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Asked(Some(on_client)) = asked else {
-            return bad(&client);
+            return refused(&mut visit, Refused::BadAnswer);
         };
+        note_status(&mut visit, &response);
         let server = hyper::upgrade::on(&mut response);
         client.signs.switched.store(true, Ordering::Relaxed);
         let switch = Switch {
@@ -167,8 +191,9 @@ fn pass_on(
         return response;
     }
     if !is_clear(response.headers()) {
-        return bad(&client);
+        return refused(&mut visit, Refused::BadAnswer);
     }
+    note_status(&mut visit, &response);
     headers::take_hop_by_hop(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
     let idle = visit.settings.relay.idle;
@@ -181,11 +206,17 @@ fn pass_on(
     response.map(|incoming| Body::of_answer(incoming, idle, held))
 }
 
+fn note_status(visit: &mut Visit, response: &Response<Incoming>) {
+    if let Some(line) = &mut visit.line {
+        line.answered(response.status());
+    }
+}
+
 /// The first server that can be reached, over a connection that waits or a new one. `failed` is why
 /// one could not be before.
 ///
 /// # Errors
-/// Why there is none; it is counted.
+/// Why there is none.
 async fn reach(
     client: &Client,
     visit: &mut Visit,
@@ -195,11 +226,7 @@ async fn reach(
         let point = match visit.next() {
             Ok(point) => point,
             // Servers that can't be reached say more than that none is left.
-            Err(why) => {
-                let why = failed.unwrap_or(why);
-                client.service.count(why);
-                return Err(why);
-            }
+            Err(why) => return Err(failed.unwrap_or(why)),
         };
         client.places.connection.tries(&point, visit.chosen_by());
         if let Some(link) = pool::take(&key(client, visit, &point)) {
@@ -220,7 +247,7 @@ async fn reach(
 /// Why a server could not be reached, if that is its fault.
 ///
 /// # Errors
-/// This host lacks what it takes, for any server; it is counted.
+/// This host lacks what it takes, for any server.
 fn unreached(
     client: &Client,
     visit: &mut Visit,
@@ -231,7 +258,6 @@ fn unreached(
         let (name, place) = (&point.name, &point.place);
         let what = format_args!("no connection to server {name} ({place}): {error}");
         client.service.tell(what);
-        client.service.count(Refused::HostLacks);
         return Err(Refused::HostLacks);
     }
     let taken_out = visit.failed();
@@ -309,12 +335,10 @@ async fn in_time(
 fn broken(client: &Client, point: &Point, error: &TrySendError<Request<Body>>) -> Refused {
     let (service, name, why) = (&client.service.name, &point.name, error.error());
     tracing::debug!("service {service}: no answer from server {name}: {why}");
-    let why = match client.signs.refused.load(Ordering::Relaxed) {
+    match client.signs.refused.load(Ordering::Relaxed) {
         true => Refused::BadRequest,
         false => Refused::BadAnswer,
-    };
-    client.service.count(why);
-    why
+    }
 }
 
 /// Whether an answer says in one way how long it is.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use pen_common::control::{Refused, Stage};
@@ -55,9 +56,24 @@ pub(in crate::proxy) async fn serve(stream: Stream, visitor: Visitor, places: Pl
         // reset that it is none. If the kernel can't, the answer is just short.
         let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
     }
-    if error.is_timeout() && signs.in_head.load(Ordering::Relaxed) {
-        service.count(Refused::SlowHead);
+    let (why, status) = if error.is_timeout() && signs.in_head.load(Ordering::Relaxed) {
+        (Refused::SlowHead, None)
+    } else if error.is_parse_too_large() {
+        (
+            Refused::BadRequest,
+            Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        )
     } else if error.is_parse() {
-        service.count(Refused::BadRequest);
+        (Refused::BadRequest, Some(StatusCode::BAD_REQUEST))
+    } else {
+        return;
+    };
+    service.count(why);
+    if let Some(mut line) = service.line(&visitor) {
+        line.refused(why);
+        // hyper answered that by itself.
+        if let Some(status) = status {
+            line.answered(status);
+        }
     }
 }

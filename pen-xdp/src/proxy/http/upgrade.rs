@@ -11,7 +11,8 @@ use pen_common::control::Refused;
 use super::forward::Client;
 use super::io::{ClientIo, ServerIo};
 use crate::proxy::connections::Underway;
-use crate::proxy::relay::relay;
+use crate::proxy::log::ended;
+use crate::proxy::relay::{Witness, relay};
 use crate::proxy::service::{Point, Visit};
 use crate::proxy::stream::Stream;
 
@@ -26,6 +27,7 @@ pub(super) struct Switch {
 
 /// Passes bytes both ways until the connection is over. `at` keeps the client's places.
 pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
+    let mut visit = switch.visit;
     let (server, client) = match tokio::try_join!(switch.server, switch.client) {
         Ok(both) => both,
         Err(error) => return tracing::debug!("a switch of protocols came to nothing: {error}"),
@@ -37,12 +39,18 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
     };
     if at.signs.refused.load(Ordering::Relaxed) {
         // What came before the answer was taken for a request, and is not what was sent any more.
-        return at.service.count(Refused::BadRequest);
+        return visit.refused(Refused::BadRequest);
     }
     let held = client.io.take_held();
-    let counts = &switch.point.counts;
+    let (counts, witness) = (&switch.point.counts, visit.witness());
     let connection = &at.places.connection;
     let _cut = connection.cuts(&client.io.stream);
+    if let Some(own) = witness.map(Witness::counts) {
+        let up = client.read_buf.len() + held.len();
+        own.up.fetch_add(up as u64, Ordering::Relaxed);
+        let down = server.read_buf.len();
+        own.down.fetch_add(down as u64, Ordering::Relaxed);
+    }
     let early = async {
         write_all(&client.io.stream, &server.read_buf).await?;
         let down = &connection.counts.down;
@@ -56,9 +64,10 @@ pub(super) async fn pass(switch: Switch, at: Rc<Client>) {
     if early.await.is_err() {
         return;
     }
-    let options = &switch.visit.settings.relay;
-    let account = connection.account(counts);
+    let options = &visit.settings.relay;
+    let account = connection.account(counts, witness);
     let end = relay(&client.io.stream, &server.io.stream, options, account).await;
+    visit.ended(ended(&end));
     tracing::trace!(
         "service {}: switched at {}: {end:?}",
         at.service.name,

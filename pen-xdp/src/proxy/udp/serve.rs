@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use pen_common::config::UDP_IDLE_DEFAULT;
-use pen_common::control::Stage;
+use pen_common::control::{Ended, Stage};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval};
@@ -19,11 +19,13 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::batch::{BATCH, Buffers, Datagram, Headers};
 use super::flows::{Flows, Key, Slot};
 use super::server::{connect, is_own_fault, send};
-use crate::proxy::balance::{Client, Refused};
+use crate::proxy::balance::Refused;
 use crate::proxy::connections::Presence;
 use crate::proxy::gate::{Gate, Pass};
+use crate::proxy::relay::Counts;
 use crate::proxy::service::{Point, Service, Visit, now_ms};
-use crate::proxy::session::missed;
+use crate::proxy::session::{Visitor, missed};
+use crate::proxy::threads::Entrance;
 
 /// How late a flow's end may be noticed.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -63,6 +65,8 @@ struct Places {
 /// Everything of one listening socket but itself.
 struct Relay {
     service: Arc<Service>,
+    /// Place among the service's listeners.
+    listener: usize,
     everyone: Arc<Gate>,
     /// Where clients send to.
     port: u16,
@@ -95,7 +99,7 @@ impl Scratch {
 /// # Errors
 /// The socket is none for this event loop, or there are no descriptors left for it.
 pub(in crate::proxy) async fn serve(
-    service: Arc<Service>,
+    Entrance { service, listener }: Entrance,
     socket: UdpSocket,
     everyone: Arc<Gate>,
     scratch: Rc<RefCell<Scratch>>,
@@ -109,6 +113,7 @@ pub(in crate::proxy) async fn serve(
     };
     let mut relay = Relay {
         service,
+        listener,
         everyone,
         port: address.port(),
         flows: Flows::new(),
@@ -183,16 +188,20 @@ impl Relay {
     }
 
     fn begin(&mut self, key: Key, bytes: &[u8], now_ms: u64) {
-        let client = Client {
-            address: Some(key.client.ip().to_canonical()),
-            port: key.client.port(),
+        let address = SocketAddr::new(key.client.ip().to_canonical(), key.client.port());
+        let visitor = Visitor {
+            address: Some(address),
+            port: self.port,
+            listener: self.listener,
         };
-        let Ok(visit) = self.service.admit(client) else {
+        self.service.came(self.listener);
+        let mut line = self.service.line(&visitor);
+        let Ok(mut visit) = self.service.admit(visitor.client(), &mut line) else {
             return;
         };
         match self.places(now_ms) {
             Some(places) => self.settle(key, (visit, places), bytes, now_ms),
-            None => self.service.count(Refused::TooManyConnections),
+            None => visit.refused(Refused::TooManyConnections),
         }
     }
 
@@ -201,7 +210,8 @@ impl Relay {
     /// who gets free ones first is not for us to say.
     fn places(&mut self, now_ms: u64) -> Option<Places> {
         self.free_places().or_else(|| {
-            let (_, silent) = self.flows.remove_silent(OUSTED_AFTER_MS, now_ms)?;
+            let (_, mut silent) = self.flows.remove_silent(OUSTED_AFTER_MS, now_ms)?;
+            silent.visit.ended(Ended::MadeRoom);
             let narrowed = |gate: &Gate| gate.inside() > gate.max();
             // Where fewer may be inside than are, none comes for the one that goes.
             let stays = !narrowed(&self.service.connections) && !narrowed(&self.everyone);
@@ -228,6 +238,7 @@ impl Relay {
             return;
         };
         visit.connected();
+        visit.ended(Ended::Stopped);
         let client = SocketAddr::new(key.client.ip().to_canonical(), key.client.port());
         let connection = self.service.begin(Some(client));
         connection.tries(&point, visit.chosen_by());
@@ -240,6 +251,9 @@ impl Relay {
             places,
             connection,
         };
+        if let Some(witness) = flow.visit.witness() {
+            witness.heard(bytes);
+        }
         flow.sent(bytes);
         let slot = self.flows.insert(key, flow, now_ms);
         let Some((_, flow)) = self.flows.get_mut(slot) else {
@@ -247,8 +261,8 @@ impl Relay {
         };
         let event = EpollEvent::new(EpollFlags::EPOLLIN, slot.0 as u64);
         if self.answered.add(&flow.socket, event).is_err() {
+            flow.visit.refused(Refused::Dropped);
             self.flows.remove(slot);
-            self.service.count(Refused::Dropped);
         }
     }
 
@@ -258,7 +272,7 @@ impl Relay {
             let point = match visit.next() {
                 Ok(point) => point,
                 Err(why) => {
-                    self.service.count(why);
+                    visit.refused(why);
                     return None;
                 }
             };
@@ -267,7 +281,7 @@ impl Relay {
             match sent {
                 Ok(socket) => return Some((socket, point)),
                 Err(error) if is_own_fault(&error) => {
-                    self.service.count(Refused::Dropped);
+                    visit.refused(Refused::Dropped);
                     return None;
                 }
                 Err(error) => {
@@ -285,6 +299,8 @@ impl Relay {
             return;
         };
         let taken_out = flow.visit.failed();
+        // Unless another server gets it.
+        flow.visit.ended(Ended::Server);
         missed(&self.service, &flow.point, error, taken_out);
         let now_ms = now_ms();
         let again = flow.first.as_deref().into_iter().chain(in_hand);
@@ -344,6 +360,9 @@ impl Relay {
                 for counts in [&flow.point.counts, &flow.connection.counts] {
                     counts.down.fetch_add(bytes, Ordering::Relaxed);
                 }
+                if let Some(witness) = flow.visit.witness() {
+                    witness.counts().down.fetch_add(bytes, Ordering::Relaxed);
+                }
                 let datagrams = lengths.iter().map(|length| Datagram {
                     key,
                     length: *length,
@@ -368,14 +387,22 @@ impl Relay {
         let default = Duration::from_secs(UDP_IDLE_DEFAULT.into());
         let idle = self.service.idle().unwrap_or(default);
         let (idle_ms, now_ms) = (idle.as_millis() as u64, now_ms());
-        while self.flows.remove_silent(idle_ms, now_ms).is_some() {}
+        while let Some((_, mut flow)) = self.flows.remove_silent(idle_ms, now_ms) {
+            flow.visit.ended(Ended::Idle);
+        }
     }
 }
 
 impl Flow {
     fn sent(&self, bytes: &[u8]) {
-        for counts in [&self.point.counts, &self.connection.counts] {
-            counts.up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let add = |counts: &Counts| {
+            let length = bytes.len() as u64;
+            counts.up.fetch_add(length, Ordering::Relaxed);
+        };
+        add(&self.point.counts);
+        add(&self.connection.counts);
+        if let Some(witness) = self.visit.witness() {
+            add(witness.counts());
         }
     }
 }

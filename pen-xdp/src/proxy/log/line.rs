@@ -1,0 +1,221 @@
+//! A line while its connection, flow or request lasts. It is handed over when it is dropped, so
+//! that none is forgotten, however that ends.
+
+use std::cell::{Cell, OnceCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use hyper::header::{HOST, HeaderName, REFERER, USER_AGENT};
+use hyper::{Request, StatusCode, Version};
+use pen_common::config::LogFormat;
+use pen_common::control::{ChosenBy, Ended, Refused};
+
+use super::record::{field, first_line, method, target};
+use super::{At, Entry, Http, Log, Record, ServedBy};
+use crate::proxy::relay::{Counts, End, Side, Witness};
+use crate::proxy::routes::Place;
+use crate::proxy::service::Point;
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::proxy) struct Line {
+    log: Arc<Log>,
+    begun: Instant,
+    /// The port that the client came to.
+    port: u16,
+    /// Until it is handed over.
+    record: Option<Box<Record>>,
+    counts: Arc<Counts>,
+    first: OnceCell<Box<[u8]>>,
+    /// Whether penlogd has it.
+    told_early: Cell<bool>,
+}
+
+impl Line {
+    /// For a client that comes now: its address, the port that it came to.
+    pub(in crate::proxy) fn new(
+        log: Arc<Log>,
+        listener: Arc<str>,
+        client: Option<SocketAddr>,
+        port: u16,
+    ) -> Box<Self> {
+        let record = Box::new(Record {
+            begun: SystemTime::now(),
+            service: Arc::clone(&log.service),
+            listener,
+            client,
+            server: None,
+            chosen: None,
+            refused: None,
+            tries: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            connect: None,
+            duration: Duration::ZERO,
+            ended: Ended::Stopped,
+            first: None,
+            http: None,
+        });
+        Box::new(Self {
+            log,
+            begun: Instant::now(),
+            port,
+            record: Some(record),
+            counts: Arc::default(),
+            first: OnceCell::new(),
+            told_early: Cell::new(false),
+        })
+    }
+
+    /// What its client asks for. Who leaves before the answer is whole ended it.
+    pub(in crate::proxy) fn asks<B>(&mut self, request: &Request<B>) {
+        let header = |name: HeaderName| {
+            let value = request.headers().get(name);
+            value.map(|value| field(value.as_bytes()))
+        };
+        let http = Http {
+            method: Some(method(request.method().as_str())),
+            target: target(request.uri().to_string().as_bytes()),
+            version: match request.version() {
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
+            status: 0,
+            host: header(HOST),
+            referer: header(REFERER),
+            user_agent: header(USER_AGENT),
+        };
+        self.note(|record| (record.ended, record.http) = (Ended::Client, Some(http)));
+    }
+
+    /// The client is sent there next, and why.
+    pub(in crate::proxy) fn goes_to(&mut self, point: &Point, chosen: Option<ChosenBy>) {
+        let at = match &point.place {
+            Place::Tcp(address) if address.port() == 0 => {
+                At::Ip(SocketAddr::new(address.ip(), self.port))
+            }
+            Place::Tcp(address) => At::Ip(*address),
+            Place::Unix(path) => At::Path(path.display().to_string()),
+        };
+        let name = point.name.clone();
+        let server = ServedBy { name, at };
+        self.note(|record| (record.server, record.chosen) = (Some(server), chosen));
+    }
+
+    /// There is nobody to send it to.
+    pub(in crate::proxy) fn goes_nowhere(&mut self) {
+        self.note(|record| (record.server, record.chosen) = (None, None));
+    }
+
+    /// The server could not be reached.
+    pub(in crate::proxy) fn missed(&mut self) {
+        self.note(|record| record.tries += 1);
+    }
+
+    /// The server is reached.
+    pub(in crate::proxy) fn reached(&mut self) {
+        let connect = self.begun.elapsed();
+        self.note(|record| record.connect = record.connect.or(Some(connect)));
+    }
+
+    /// Nobody serves it.
+    pub(in crate::proxy) fn refused(&mut self, why: Refused) {
+        self.note(|record| (record.refused, record.ended) = (Some(why), Ended::Refused));
+    }
+
+    /// How it ended.
+    pub(in crate::proxy) fn ended(&mut self, how: Ended) {
+        self.note(|record| record.ended = how);
+    }
+
+    /// What the client is answered; of requests that nobody could read, too.
+    pub(in crate::proxy) fn answered(&mut self, status: StatusCode) {
+        self.note(|record| record.http.get_or_insert_default().status = status.as_u16());
+    }
+
+    /// Whether the answer has no body, whatever its head says.
+    pub(in crate::proxy) fn asks_for_head(&self) -> bool {
+        let http = (self.record.as_ref()).and_then(|record| record.http.as_ref());
+        http.is_some_and(|http| http.method.as_deref() == Some("HEAD"))
+    }
+
+    /// Where its bytes are counted.
+    pub(in crate::proxy) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// Hands the line over at once, if it goes to penlogd: all that this wants is known when the
+    /// request is.
+    pub(in crate::proxy) fn asked(&self) {
+        if let Some(record) = &self.record
+            && self.log.is_early()
+            && !self.told_early.replace(true)
+        {
+            let mut record = record.clone();
+            record.first = self.first.get().cloned();
+            self.hand_over(record);
+        }
+    }
+
+    fn note(&mut self, what: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut self.record {
+            what(record);
+        }
+    }
+
+    fn hand_over(&self, record: Box<Record>) {
+        let entry = Entry {
+            log: Arc::clone(&self.log),
+            record,
+        };
+        self.log.ring.push(entry, self.log.is_early());
+    }
+}
+
+impl Witness for Line {
+    fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn heard(&self, first: &[u8]) {
+        if self.log.format == LogFormat::Pen && !first.is_empty() {
+            let _ = self.first.set(first_line(first).into());
+            self.asked();
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let Some(mut record) = self.record.take().filter(|_| !self.log.is_early()) else {
+            return;
+        };
+        if record.ended == Ended::Client && self.log.ring.is_closing() {
+            // Requests that are under way can't tell whether the client left or we did.
+            record.ended = Ended::Stopped;
+        }
+        record.duration = self.begun.elapsed();
+        record.bytes_in = self.counts.up.load(Ordering::Relaxed);
+        record.bytes_out = self.counts.down.load(Ordering::Relaxed);
+        record.first = self.first.take();
+        self.hand_over(record);
+    }
+}
+
+/// How a connection ended, as the log says it.
+pub(in crate::proxy) fn ended(end: &End) -> Ended {
+    match end {
+        End::Closed => Ended::Whole,
+        End::Idle => Ended::Idle,
+        End::FastClose(Side::Client) => Ended::ClientClosed,
+        End::FastClose(Side::Server) => Ended::ServerClosed,
+        End::Failed {
+            side: Side::Client, ..
+        } => Ended::Client,
+        End::Failed {
+            side: Side::Server, ..
+        } => Ended::Server,
+    }
+}
