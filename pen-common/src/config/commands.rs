@@ -164,6 +164,7 @@ const OPTIONS: &[&str] = &[
     "idle_timeout",
     "pending_max",
     "queue_timeout",
+    "redirect",
     "send_proxy",
     "reason_header",
     "source",

@@ -320,8 +320,13 @@ impl Reader<'_> {
         if !self.errors.is_empty() {
             return Err(ConfigErrors(self.errors));
         }
+        // Where no server is named there is nothing wrong with that: none is asked.
+        if service.redirect().is_some() && pool.backends.is_empty() {
+            service.pool.clear();
+        } else {
+            self.config.pools = vec![pool];
+        }
         self.config.services = vec![service];
-        self.config.pools = vec![pool];
         self.config
             .check_at(&places)
             .map(|checked| checked.noted_before(self.notes))

@@ -313,6 +313,13 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
             .map(|flag| s.proxy.reason_header = flag),
         |s| Some(Value::Boolean(s.proxy.reason_header))
     ),
+    key!(
+        Mode::Http,
+        "redirect",
+        "where every request is sent, to the same host and target: https or https:PORT; no pool then",
+        |s, given| given.word("redirect").map(|to| s.proxy.redirect = Some(to)),
+        |s| s.proxy.redirect.and_then(text)
+    ),
 ];
 
 impl Service {

@@ -17,6 +17,7 @@ mod http;
 mod live;
 mod proxy_protocol;
 mod python;
+mod redirect;
 mod refuse;
 mod rig;
 mod smuggling;

@@ -19,6 +19,7 @@ use super::body::{Body, Held};
 use super::headers;
 use super::io::{Last, Signs};
 use super::pool::{self, Key, Link};
+use super::redirect;
 use super::upgrade::{self, Switch};
 use crate::proxy::accept::is_exhaustion;
 use crate::proxy::connect::{connect, is_ours};
@@ -60,6 +61,12 @@ pub(super) async fn forward(client: Rc<Client>, request: Request<Incoming>) -> R
             return answers::refusal(why, told);
         }
     };
+    if let Some(to) = visit.redirect() {
+        return redirect::answer(to, &request).unwrap_or_else(|| {
+            client.service.count(Refused::BadRequest);
+            answers::refusal(Refused::BadRequest, visit.settings.reason_header)
+        });
+    }
     match exchange(&client, &mut visit, request).await {
         Ok((answered, asked)) => pass_on(client, visit, answered, asked),
         Err(why) => answers::refusal(why, visit.settings.reason_header),

@@ -11,6 +11,7 @@ mod head;
 mod headers;
 mod io;
 mod pool;
+mod redirect;
 mod serve;
 mod upgrade;
 
