@@ -11,6 +11,8 @@ mod head;
 mod headers;
 mod io;
 mod pool;
+#[cfg(test)]
+mod readers;
 mod redirect;
 mod serve;
 mod upgrade;
