@@ -7,6 +7,7 @@ use super::address::{parse_named_port, parse_number};
 use super::given::Given;
 use super::keys::{CONFIG, read_acl_number, read_host};
 use super::nearest::did_you_mean;
+use super::service_keys::NONE;
 use super::{BACKENDS_PER_POOL_MAX, Balance, Config, Service, check_interface};
 
 /// Letters of a stranger's word that a message repeats.
@@ -177,6 +178,9 @@ const OPTIONS: &[&str] = &[
 /// The keys of that kind that Pen turns on by their names and off by `no`.
 const KEEPALIVE: &str = "keepalive";
 const TRANSPARENT: &str = "transparent";
+
+/// Those that are lists: the command adds to them, and `no` empties them.
+const LISTS: &[&str] = &["accept_proxy", "trusted"];
 
 /// Commands of Pen's for what isn't there yet; `no` before them changes nothing.
 const NOT_YET: &[(&str, &str)] = &[
@@ -360,6 +364,10 @@ fn no(words: &[&str]) -> Result<Command, String> {
         ["acl", ..] => Err("`no acl` takes the number of the list: no acl 1".to_owned()),
         [KEEPALIVE] => Ok(flag(KEEPALIVE, false)),
         [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
+        [word] if let Some(key) = LISTS.iter().find(|key| *key == word) => Ok(Command::Option {
+            key,
+            value: Some(NONE.to_owned()),
+        }),
         ["http"] => Ok(Command::Http(false)),
         // Pen took this in silence and kept the list.
         ["client_acl", ..] => Ok(Command::Nothing(
@@ -382,9 +390,12 @@ fn no(words: &[&str]) -> Result<Command, String> {
             let switches = Balance::ALL.iter().map(|switch| switch.word());
             let hint = did_you_mean(
                 word,
-                idle()
-                    .chain(switches)
-                    .chain(["acl", "http", KEEPALIVE, TRANSPARENT]),
+                idle().chain(switches).chain(LISTS.iter().copied()).chain([
+                    "acl",
+                    "http",
+                    KEEPALIVE,
+                    TRANSPARENT,
+                ]),
             );
             Err(format!(
                 "there is no `{}` to be turned off by `no`{hint}",

@@ -10,6 +10,7 @@ use super::acl::AclChange;
 use super::address::{HostPort, parse_listener, parse_place, parse_server};
 use super::commands::{Change, Command, ServerRef};
 use super::error::{ConfigError, ConfigErrors, Item, Place, Places};
+use super::service_keys::NONE;
 use super::toml::resolve;
 use super::{
     Backend, Balance, Checked, Config, HashBy, Mode, Outside, Pool, Protocol, SERVICE_DEFAULT,
@@ -408,7 +409,7 @@ impl Reader<'_> {
                         .push(format!("{place}: `no {switch}`: it is off in DSR anyway"));
                     continue;
                 }
-                Late::Option { key, value } if value == false.to_string() => {
+                Late::Option { key, value } if value == false.to_string() || value == NONE => {
                     self.notes
                         .push(format!("{place}: `no {key}`: it is off in DSR anyway"));
                     continue;

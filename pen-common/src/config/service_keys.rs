@@ -14,6 +14,9 @@ use super::{
     Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, UDP_IDLE_DEFAULT, VLAN_MAX,
 };
 
+/// What commands empty a list by.
+pub(crate) const NONE: &str = "none";
+
 /// Keys of proxies that speak of a client's whole connection: HTTP has requests.
 const OF_STREAMS: &[&str] = &[
     "tcp_fastclose",
@@ -415,8 +418,12 @@ fn read_spare(key: &str, given: Given<'_>) -> Result<Backend, String> {
     Ok(backend)
 }
 
-/// One network more, or all.
+/// One network more, or all; by a command also none at all.
 fn read_networks(key: &str, given: Given<'_>, list: &mut Acl) -> Result<(), String> {
+    if matches!(given, Given::Word(NONE)) {
+        list.lines.clear();
+        return Ok(());
+    }
     let networks = parse_networks(given.text(key)?);
     list.lines
         .extend(networks.map_err(|why| format!("{key} = {given}: {why}"))?);

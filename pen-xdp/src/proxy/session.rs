@@ -12,7 +12,7 @@ use super::accept::{EXHAUSTED_PAUSE, is_exhaustion};
 use super::balance::{Client, Refused};
 use super::connect::{How, connect, is_ours};
 use super::gate::Pass;
-use super::header::{ends, receive, send, written};
+use super::header::{Missing, ends, receive, send, written};
 use super::http;
 use super::relay::relay;
 use super::routes::Place;
@@ -106,6 +106,8 @@ async fn introduced(
             let source = SocketAddr::new(source.ip().to_canonical(), source.port());
             Some((Some(source), Some(header)))
         }
+        // Proxies look whether we are there: that is no client who was not served.
+        Err(Missing::Nothing) => None,
         Err(missing) => {
             service.turn_away(Refused::BadProxyHeader);
             let service = &service.name;
