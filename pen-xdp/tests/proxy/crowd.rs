@@ -221,3 +221,38 @@ fn wrk_sees_no_error_and_all_count_the_same() {
     );
     pen.stop();
 }
+
+#[test]
+fn idle_clients_make_room_where_descriptors_are_used_up() {
+    if !lab::ready("idle_clients_make_room_where_descriptors_are_used_up") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let words = ["-H", "-O", "head_timeout 60", "80", &server(0)];
+    let pen = Pen::start_limited(&lab, 160, &words);
+    assert!(pen.process.output().contains("enough for 20 clients"));
+    let script = "def ask(c): c.sendall(b'GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n'); return c.recv(65536)[:15]\n\
+                  def come(): c = connect(); assert ask(c) == b'HTTP/1.1 200 OK'; time.sleep(0.02); return c\n\
+                  def gone(c):\n\
+                  \x20c.setblocking(False)\n\
+                  \x20try:\n\
+                  \x20 while c.recv(65536): pass\n\
+                  \x20 return True\n\
+                  \x20except BlockingIOError: return False\n\
+                  held = [come() for n in range(20)]\n\
+                  start = time.monotonic()\n\
+                  more = [come() for n in range(10)]\n\
+                  assert time.monotonic() - start < 8, time.monotonic() - start\n\
+                  closed = [n for n, c in enumerate(held) if gone(c)]\n\
+                  assert closed == list(range(len(closed))), closed\n\
+                  print(len(closed), sum(gone(c) for c in more))\n";
+    let said = python::client(&lab, script);
+    let (closed, others) = said.split_once(' ').unwrap();
+    // On a machine that is slow to close one, another one may go, too.
+    let closed: u32 = closed.parse().unwrap();
+    assert!((10..=16).contains(&closed), "{said}");
+    assert_eq!(others, "0", "the oldest go first");
+    pen.wait_until_idle();
+    pen.stop();
+}

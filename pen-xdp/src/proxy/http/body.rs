@@ -12,6 +12,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::headers;
 use super::io::{Last, Signs};
+use super::kept::Busy;
 use super::pool::{self, Link};
 use crate::proxy::service::Visit;
 
@@ -21,6 +22,8 @@ pub(super) struct Body {
     source: Source,
     idle: Option<Idle>,
     held: Option<Held>,
+    /// Of an answer: while it is here the client's connection is not idle.
+    _busy: Option<Busy>,
 }
 
 #[derive(Debug)]
@@ -57,6 +60,7 @@ impl Body {
             source: Source::Text(Some(text.into())),
             idle: None,
             held: None,
+            _busy: None,
         }
     }
 
@@ -66,6 +70,7 @@ impl Body {
             source: Source::Text(None),
             idle: None,
             held: None,
+            _busy: None,
         }
     }
 
@@ -78,6 +83,7 @@ impl Body {
             },
             idle: None,
             held: None,
+            _busy: None,
         }
     }
 
@@ -92,9 +98,18 @@ impl Body {
                 timer: None,
             }),
             held: Some(held),
+            _busy: None,
         };
         body.end_if_whole();
         body
+    }
+
+    /// Makes the client's connection count as busy until this is dropped.
+    pub(super) fn with(self, busy: Busy) -> Self {
+        Self {
+            _busy: Some(busy),
+            ..self
+        }
     }
 
     /// Gives back at once what is held: the next request may be here before hyper asks for more.

@@ -10,6 +10,7 @@ mod guard;
 mod head;
 mod headers;
 mod io;
+mod kept;
 mod pool;
 #[cfg(test)]
 mod readers;
@@ -17,4 +18,6 @@ mod redirect;
 mod serve;
 mod upgrade;
 
+pub(super) use kept::close_oldest;
+pub(super) use pool::close_all;
 pub(super) use serve::serve;
