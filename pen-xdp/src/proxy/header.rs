@@ -157,10 +157,10 @@ fn take(client: &Stream, mut count: usize) -> Result<(), Missing> {
 
 impl From<io::Error> for Missing {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            // What came before a reset would have been seen before it.
-            ErrorKind::ConnectionReset => Self::Nothing,
-            _ => Self::Broken(error),
+        // What came before a reset would have been seen before it.
+        match error.kind() == ErrorKind::ConnectionReset {
+            true => Self::Nothing,
+            false => Self::Broken(error),
         }
     }
 }
