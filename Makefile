@@ -63,6 +63,7 @@ vm-smoke:
 fuzz:
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run steer -- -max_total_time=60
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run proxy_protocol -- -max_total_time=60
+	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run http_head -- -max_total_time=60
 
 clean:
 	$(CARGO) clean

@@ -37,6 +37,7 @@ test|nginx-light|the back ends' web server
 test|haproxy|a proxy that speaks the PROXY protocol, on both sides
 test|curl|the client's requests, one at a time
 test|apache2-utils|ab: the client's requests, many at once
+test|wrk|likewise, on connections that are kept
 test|python3|single datagrams of given size and source port; servers and clients that misbehave
 test|iperf3|streams of TCP and UDP
 test|tcpdump|what passes a cable
@@ -45,7 +46,7 @@ bench|bpftool|what is attached and pinned, and how long it ran
 bench|valgrind|counts instructions (callgrind)
 bench|haproxy|what the proxy is measured against
 bench|libnginx-mod-stream|likewise: nginx as a proxy of TCP, which nginx-light does not have by itself
-bench|wrk|small requests on connections that are kept
+bench|wrk|likewise, for the proxy's figures
 vm|qemu-system-x86|the machine that boots Debian's own kernel
 vm|busybox-static|its shell and tools
 vm|kmod|depmod for the kernel's modules

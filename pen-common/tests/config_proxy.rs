@@ -354,6 +354,41 @@ fn commands_that_are_refused() {
 }
 
 #[test]
+fn a_redirect_needs_no_servers() {
+    for (command, port) in [("-O redirect https", 443), ("-O redirect https:8443", 8443)] {
+        let config = config(&["80", "-O http", command]);
+        assert_eq!(config.services[0].redirect(), Some(Redirect { port }));
+        assert_eq!(config.services[0].pool, "");
+        assert_eq!(config.pools, []);
+    }
+    let denied = config(&["80", "-O http", "-O redirect https", "-O client_acl 1"]);
+    assert_eq!(denied.services[0].proxy.client_acl, 1);
+    for (words, expected) in [
+        (
+            &["80", "web1", "-O http", "-O redirect https"][..],
+            "service \"pen\": `redirect` sends every request elsewhere, and no server is asked: leave \
+             out its pool and servers, or `redirect`",
+        ),
+        (
+            &["80", "-O redirect https"],
+            "`redirect` means nothing with mode = \"tcp\"",
+        ),
+        (
+            &["80", "-O http", "-O redirect http"],
+            "redirect = \"http\" is neither https nor https:PORT",
+        ),
+        (
+            &["80", "-O http", "-O redirect https:0"],
+            "redirect = port = 0 is out of range (1..=65535)",
+        ),
+        (&["80", "-O http"], "it has no back end"),
+    ] {
+        let errors = fault(words);
+        assert!(errors.contains(expected), "{words:?}: {errors}");
+    }
+}
+
+#[test]
 fn http_by_a_flag_or_a_command() {
     let flag = |words: &[&str]| {
         let mut line = line(words);

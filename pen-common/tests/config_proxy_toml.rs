@@ -249,6 +249,40 @@ fn both_modes_in_one_file() {
 }
 
 #[test]
+fn a_redirect_beside_what_it_redirects_to() {
+    let redirect =
+        "[[service]]\nname = \"r\"\nmode = \"http\"\nlisten = \"81\"\nredirect = \"https\"\n";
+    let checked = toml(&format!("{SMALL}{redirect}")).unwrap();
+    assert_eq!(checked.notes(), [""; 0]);
+    let service = &checked.config().services[1];
+    assert_eq!(
+        (service.pool.as_str(), checked.config().pools.len()),
+        ("", 1)
+    );
+    for (line, what) in [
+        ("pool = \"web\"", "its pool and servers"),
+        ("emergency = \"10.0.0.11:80\"", "`emergency`"),
+    ] {
+        let errors = toml(&format!("{SMALL}{redirect}{line}\n")).unwrap_err();
+        let errors = errors.to_string();
+        assert!(
+            errors.starts_with("pen.toml:13: service \"r\": "),
+            "{errors}"
+        );
+        assert!(
+            errors.contains(&format!("leave out {what}, or")),
+            "{errors}"
+        );
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+    let itself = toml(&format!("{SMALL}{redirect}abuse = \"127.0.0.1:81\"\n")).unwrap_err();
+    assert!(
+        itself.to_string().contains("would connect to itself"),
+        "{itself}"
+    );
+}
+
+#[test]
 fn the_readme_is_right() {
     let readme = include_str!("../../README.md");
     let (_, from) = readme.split_once("```toml\n").unwrap();

@@ -88,6 +88,7 @@ prop_compose! {
         proxies in proptest::collection::vec((address(0x0a04_0000), 0u8..=32), 0..3),
         (send_proxy, log, log_format) in (pick(SendProxy::ALL), log(), pick(LogFormat::ALL)),
         (head_timeout, mut trusted, reason_header) in (1..=HEAD_TIMEOUT_MAX, acl(), any::<bool>()),
+        redirect in proptest::option::weighted(0.3, 1..=u16::MAX),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
         for (switch, on) in Balance::ALL.iter().zip(switches) {
@@ -99,6 +100,7 @@ prop_compose! {
             pending_max, backlog, tcp_fastclose, keepalive, source, client_acl, emergency, abuse,
             queue_timeout, client_conn_max, client_conn_rate, transparent,
             head_timeout, trusted, reason_header,
+            redirect: redirect.map(|port| Redirect { port }),
             paths: Vec::new(),
             accept_proxy: accept_proxy(&proxies),
             send_proxy,
@@ -156,12 +158,14 @@ fn proxied(mut service: Service, proxy: ProxyOptions, path: Option<PathBuf>) -> 
             queue_timeout: default.queue_timeout,
             transparent: default.transparent,
             send_proxy: default.send_proxy,
+            emergency: proxy.emergency.filter(|_| proxy.redirect.is_none()),
             ..proxy
         },
         false => ProxyOptions {
             head_timeout: default.head_timeout,
             trusted: default.trusted,
             reason_header: default.reason_header,
+            redirect: default.redirect,
             ..proxy
         },
     };
@@ -230,7 +234,7 @@ prop_compose! {
     }
 }
 
-/// Drops what `check` would refuse as a duplicate, and gives each service a pool.
+/// Drops what `check` would refuse as a duplicate, and gives each service a pool that has one.
 fn whole(
     mut config: Config,
     services: Vec<Service>,
@@ -245,6 +249,11 @@ fn whole(
             continue;
         }
         names.push(service.name.clone());
+        if service.redirect().is_some() {
+            service.pool.clear();
+            config.services.push(service);
+            continue;
+        }
         service.pool = if index % 2 == 0 {
             service.name.clone()
         } else {
@@ -288,7 +297,9 @@ proptest! {
             }
         });
         let mut config = whole(Config { acls, ..top }, services.collect(), backends, sizes);
-        for (service, pool) in config.services.iter().zip(&mut config.pools) {
+        for service in &config.services {
+            let pool = config.pools.iter_mut().find(|pool| pool.name == service.pool);
+            let Some(pool) = pool else { continue };
             for (backend, port) in pool.backends.iter_mut().zip(ports.into_iter().cycle()) {
                 if service.mode != Mode::Dsr {
                     (backend.port, backend.acl) = (port.max(1), (port % 10) as u8);

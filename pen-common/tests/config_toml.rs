@@ -144,6 +144,12 @@ queue_timeout = 10
 transparent = true
 send_proxy = "v2"
 
+[[service]]
+name = "clear"
+listen = "83"
+mode = "http"
+redirect = "https:8443"
+
 [[pool]]
 name = "proxy"
 [[pool.backend]]

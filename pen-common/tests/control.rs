@@ -43,6 +43,7 @@ fn requests() {
         ("source 10.0.0.1", option("source", Some("10.0.0.1"))),
         ("keepalive", option("keepalive", Some("true"))),
         ("no keepalive", option("keepalive", Some("false"))),
+        ("no trusted", option("trusted", Some("none"))),
         ("no acl 3", Action::Acl(3, AclChange::Clear)),
         (
             "acl 9 deny 10.1.2.3 255.0.0.0",

@@ -166,7 +166,14 @@ fn proxied(service: &ProxyStatus) -> String {
         service.connections, service.conn_max, service.waiting, service.accepted
     );
     out.push_str(&labelled("", 2, &line));
-    out.push_str(&labelled("", 2, &service.balance));
+    match &service.redirect {
+        Some(to) => out.push_str(&labelled(
+            "",
+            2,
+            &format!("redirects every request to {to}"),
+        )),
+        None => out.push_str(&labelled("", 2, &service.balance)),
+    }
     // Of a single listener that says the same as the line above.
     if service.listeners.len() > 1 {
         let listeners = service.listeners.iter();
@@ -204,7 +211,9 @@ fn proxied(service: &ProxyStatus) -> String {
             bytes(server.rx),
         ]);
     }
-    out.push_str(&table.text());
+    if service.redirect.is_none() || !table.is_empty() {
+        out.push_str(&table.text());
+    }
     if service.refused.iter().any(|counter| counter.count > 0) {
         out.push_str("  Clients that were not served\n");
         out.push_str(&counters(&service.refused));
@@ -432,5 +441,34 @@ fn queue_faults(queue: &QueueStatus) -> String {
     match faults.is_empty() {
         true => String::new(),
         false => labelled(&format!("  queue {}: ", queue.queue), 4, &faults.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_redirects_shows_where_to_and_no_servers() {
+        let service = ProxyStatus {
+            service: "clear".to_owned(),
+            mode: Mode::Http,
+            listen: vec!["[::]:80".to_owned()],
+            pool: String::new(),
+            redirect: Some("https:8443".to_owned()),
+            listeners: Vec::new(),
+            log: None,
+            balance: "no hash".to_owned(),
+            connections: 1,
+            conn_max: 10,
+            waiting: 0,
+            accepted: 7,
+            refused: Vec::new(),
+            servers: Vec::new(),
+        };
+        let expected = "\nService clear (http) on [::]:80\n\
+                        \x20 1 of 10 connections, 0 wait; 7 requests taken\n\
+                        \x20 redirects every request to https:8443\n";
+        assert_eq!(proxied(&service), expected);
     }
 }

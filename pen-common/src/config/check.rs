@@ -203,7 +203,9 @@ impl<'a> Check<'a> {
                 self.wrong(item, "listen", why);
             }
             self.keys_of_mode(item, service);
-            if config.pool(&service.pool).is_none() {
+            if service.redirect().is_some() {
+                self.redirect(item, service);
+            } else if config.pool(&service.pool).is_none() {
                 let names = config.pools.iter().map(|pool| pool.name.as_str());
                 let hint = super::nearest::did_you_mean(&service.pool, names);
                 self.wrong(
@@ -370,17 +372,14 @@ impl<'a> Check<'a> {
     fn ports(&mut self) {
         let config = self.config;
         for (index, service) in config.services.iter().enumerate() {
-            let Some(pool) = config
-                .pools
-                .iter()
-                .position(|pool| pool.name == service.pool)
-            else {
-                continue;
-            };
+            let pool = config.pools.iter().position(|p| p.name == service.pool);
             if service.mode != Mode::Dsr {
                 self.proxy_ports(index, service, pool);
                 continue;
             }
+            let Some(pool) = pool else {
+                continue;
+            };
             for (at, backend) in config.pools[pool].backends.iter().enumerate() {
                 self.port(service, Item::Backend(pool, at), backend.port);
             }

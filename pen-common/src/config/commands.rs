@@ -7,6 +7,7 @@ use super::address::{parse_named_port, parse_number};
 use super::given::Given;
 use super::keys::{CONFIG, read_acl_number, read_host};
 use super::nearest::did_you_mean;
+use super::service_keys::NONE;
 use super::{BACKENDS_PER_POOL_MAX, Balance, Config, Service, check_interface};
 
 /// Letters of a stranger's word that a message repeats.
@@ -188,6 +189,7 @@ const OPTIONS: &[&str] = &[
     "log_format",
     "pending_max",
     "queue_timeout",
+    "redirect",
     "send_proxy",
     "reason_header",
     "source",
@@ -202,6 +204,9 @@ const KEEPALIVE: &str = "keepalive";
 const TRANSPARENT: &str = "transparent";
 /// The key that `no` turns off as well.
 const LOG: &str = "log";
+
+/// Those that are lists: the command adds to them, and `no` empties them.
+const LISTS: &[&str] = &["accept_proxy", "trusted"];
 
 /// Commands of Pen's for what isn't there yet; `no` before them changes nothing.
 const NOT_YET: &[(&str, &str)] = &[
@@ -393,6 +398,10 @@ fn no(words: &[&str]) -> Result<Command, String> {
         [KEEPALIVE] => Ok(flag(KEEPALIVE, false)),
         [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
         [LOG] => option(LOG, &["off"]),
+        [word] if let Some(key) = LISTS.iter().find(|key| *key == word) => Ok(Command::Option {
+            key,
+            value: Some(NONE.to_owned()),
+        }),
         ["http"] => Ok(Command::Http(false)),
         // Pen took this in silence and kept the list.
         ["client_acl", ..] => Ok(Command::Nothing(
@@ -415,9 +424,13 @@ fn no(words: &[&str]) -> Result<Command, String> {
             let switches = Balance::ALL.iter().map(|switch| switch.word());
             let hint = did_you_mean(
                 word,
-                idle()
-                    .chain(switches)
-                    .chain(["acl", "http", KEEPALIVE, LOG, TRANSPARENT]),
+                idle().chain(switches).chain(LISTS.iter().copied()).chain([
+                    "acl",
+                    "http",
+                    KEEPALIVE,
+                    LOG,
+                    TRANSPARENT,
+                ]),
             );
             Err(format!(
                 "there is no `{}` to be turned off by `no`{hint}",

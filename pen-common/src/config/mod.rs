@@ -15,6 +15,7 @@ mod keys;
 pub mod nearest;
 mod pen_line;
 mod proxy;
+mod redirect;
 mod service_keys;
 mod toml;
 pub(crate) mod words;
@@ -35,6 +36,7 @@ pub use proxy::{
     HEAD_TIMEOUT_MAX, PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, SendProxy, Switches, TIMEOUT_MAX,
     UDP_IDLE_DEFAULT,
 };
+pub use redirect::Redirect;
 use words::words;
 
 use crate::maglev;
@@ -256,7 +258,7 @@ pub struct Service {
     pub listeners: Vec<Listener>,
     /// How it is served.
     pub mode: Mode,
-    /// Name of the pool that serves it.
+    /// Name of the pool that serves it; empty for one that only redirects.
     pub pool: String,
     /// The VLAN that its frames carry (1..=4094); `None` takes them with or without tags.
     pub vlan: Option<u16>,
@@ -335,6 +337,11 @@ impl Service {
             hash: HashBy::Flow,
             proxy: ProxyOptions::default(),
         }
+    }
+
+    /// Where all requests are sent, if none is served here.
+    pub fn redirect(&self) -> Option<Redirect> {
+        self.proxy.redirect.filter(|_| self.mode == Mode::Http)
     }
 
     /// Pen's switches as `mode` shows them. In DSR only `roundrobin` means anything.

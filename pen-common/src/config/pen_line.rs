@@ -10,6 +10,7 @@ use super::acl::AclChange;
 use super::address::{HostPort, parse_listener, parse_place, parse_server};
 use super::commands::{Change, Command, ServerRef};
 use super::error::{ConfigError, ConfigErrors, Item, Place, Places};
+use super::service_keys::NONE;
 use super::toml::resolve;
 use super::{
     Backend, Balance, Checked, Config, HashBy, Mode, Outside, Pool, Protocol, SERVICE_DEFAULT,
@@ -325,8 +326,13 @@ impl Reader<'_> {
         if !self.errors.is_empty() {
             return Err(ConfigErrors(self.errors));
         }
+        // Where no server is named there is nothing wrong with that: none is asked.
+        if service.redirect().is_some() && pool.backends.is_empty() {
+            service.pool.clear();
+        } else {
+            self.config.pools = vec![pool];
+        }
         self.config.services = vec![service];
-        self.config.pools = vec![pool];
         self.config
             .check_at(&places)
             .map(|checked| checked.noted_before(self.notes))
@@ -408,7 +414,7 @@ impl Reader<'_> {
                         .push(format!("{place}: `no {switch}`: it is off in DSR anyway"));
                     continue;
                 }
-                Late::Option { key, value } if ["false", "off"].contains(&&*value) => {
+                Late::Option { key, value } if ["false", "off", NONE].contains(&&*value) => {
                     self.notes
                         .push(format!("{place}: `no {key}`: it is off in DSR anyway"));
                     continue;

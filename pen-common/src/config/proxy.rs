@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::words::words;
-use super::{Acl, Backend, LogFormat, LogTarget};
+use super::{Acl, Backend, LogFormat, LogTarget, Redirect};
 
 /// Connections of one service at the same time, if nothing is said.
 pub const CONN_MAX_DEFAULT: u32 = 10_000;
@@ -151,6 +151,8 @@ pub struct ProxyOptions {
     pub trusted: Acl,
     /// Whether answers that are Pen's own say why, in the header X-Pen-Reason. HTTP only.
     pub reason_header: bool,
+    /// Where all requests are sent instead of being served: such a service has no pool. HTTP only.
+    pub redirect: Option<Redirect>,
     /// Unix sockets to listen on, beside the service's VIPs.
     pub paths: Vec<PathBuf>,
     /// Where a line goes for each connection, flow or request (`-l`); `None` is nowhere.
@@ -187,6 +189,7 @@ impl Default for ProxyOptions {
             head_timeout: 10,
             trusted: Acl::default(),
             reason_header: false,
+            redirect: None,
             paths: Vec::new(),
             log: None,
             log_format: LogFormat::Pen,

@@ -15,6 +15,9 @@ use super::{
     UDP_IDLE_DEFAULT, VLAN_MAX,
 };
 
+/// What commands empty a list by.
+pub(crate) const NONE: &str = "none";
+
 /// Keys of proxies that speak of a client's whole connection: HTTP has requests.
 const OF_STREAMS: &[&str] = &[
     "tcp_fastclose",
@@ -331,6 +334,13 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
             .map(|format| s.proxy.log_format = format),
         |s| text(s.proxy.log_format)
     ),
+    key!(
+        Mode::Http,
+        "redirect",
+        "where every request is sent, to the same host and target: https or https:PORT; no pool then",
+        |s, given| given.word("redirect").map(|to| s.proxy.redirect = Some(to)),
+        |s| s.proxy.redirect.and_then(text)
+    ),
 ];
 
 impl Service {
@@ -430,8 +440,12 @@ fn read_log(given: Given<'_>) -> Result<Option<LogTarget>, String> {
     LogTarget::read(given.text("log")?).map_err(|why| format!("log = {given} {why}"))
 }
 
-/// One network more, or all.
+/// One network more, or all; by a command also none at all.
 fn read_networks(key: &str, given: Given<'_>, list: &mut Acl) -> Result<(), String> {
+    if matches!(given, Given::Word(NONE)) {
+        list.lines.clear();
+        return Ok(());
+    }
     let networks = parse_networks(given.text(key)?);
     list.lines
         .extend(networks.map_err(|why| format!("{key} = {given}: {why}"))?);

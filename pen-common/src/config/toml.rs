@@ -72,7 +72,9 @@ impl Config {
         }
         for service in &self.services {
             let mut default = Service::new("");
-            service.name.clone_into(&mut default.pool);
+            if service.redirect().is_none() {
+                service.name.clone_into(&mut default.pool);
+            }
             out.push_str("\n[[service]]\n");
             for (name, value) in differing(SERVICE, service, &default) {
                 out.push_str(&format!("{name} = {value}\n"));
@@ -219,7 +221,7 @@ impl Reader<'_> {
         for entry in first.into_iter().chain(rest) {
             self.key(item, SERVICE, &[], &mut service, entry);
         }
-        if service.pool.is_empty() {
+        if service.pool.is_empty() && service.redirect().is_none() {
             service.name.clone_into(&mut service.pool);
         }
         let proxy = &mut service.proxy;

@@ -232,6 +232,9 @@ impl Config {
         let name = match server {
             ServerRef::Name(name) => name,
             ServerRef::Index(index) => {
+                if candidates.is_empty() {
+                    return Err("there are no servers: every request is redirected".to_owned());
+                }
                 let [pool] = candidates[..] else {
                     return Err(self.which_service(&format!("server {index}")));
                 };
@@ -266,6 +269,9 @@ impl Config {
 
     fn pool_of_service(&self, name: &str) -> Result<usize, String> {
         let service = self.services.iter().find(|service| service.name == name);
+        if service.is_some_and(|service| service.redirect().is_some()) {
+            return Err(format!("service {name:?} has no servers: it redirects"));
+        }
         let pool =
             service.and_then(|service| self.pools.iter().position(|p| p.name == service.pool));
         pool.ok_or_else(|| {

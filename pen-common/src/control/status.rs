@@ -73,8 +73,11 @@ pub struct ProxyStatus {
     pub mode: Mode,
     /// Where clients connect to.
     pub listen: Vec<String>,
-    /// The pool that serves it.
+    /// The pool that serves it; empty for one that only redirects.
     pub pool: String,
+    /// Where it sends every request, if it serves none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<String>,
     /// Pen's switches, as `mode` shows them.
     pub balance: String,
     /// Connections now, those that wait for a server, too.

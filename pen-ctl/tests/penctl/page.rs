@@ -174,6 +174,7 @@ fn proxied() -> ProxyStatus {
         mode: Mode::Tcp,
         listen: vec!["[::]:80".to_owned(), "/run/shop".to_owned()],
         pool: "web".to_owned(),
+        redirect: None,
         balance: "no hash roundrobin no stubborn no weight no prio".to_owned(),
         connections: 13,
         conn_max: 10_000,

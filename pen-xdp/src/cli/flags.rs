@@ -12,6 +12,7 @@ Examples of proxies, for TCP, UDP and HTTP:
   pen 80 web1 web2
   pen -U 53 ns1 ns2
   pen -H 80 web1 web2
+  pen -H -O \"redirect https\" 80
   pen -f -r -e sorry:8080 192.0.2.80:80 web1:8080 web2:8080
   pen -h -O \"acl 1 permit 10.0.0.0/8\" -O \"client_acl 1\" 5432 '[2001:db8::1]:5432' db2
   pen /run/db.sock db1:5432

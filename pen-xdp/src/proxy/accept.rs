@@ -2,14 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::gate::Gate;
+use super::gate::{Gate, Pass};
+use super::http;
 use super::listen::Listener;
 use super::session::{Places, Visitor, serve};
 use super::stream::Stream;
@@ -17,6 +19,9 @@ use super::threads::Entrance;
 
 /// Before the next try where the process or the system has no descriptors left.
 pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Idle clients that are closed then.
+const ROOM: usize = 16;
 
 /// A listening socket in this thread's event loop.
 enum Open {
@@ -92,7 +97,7 @@ pub(super) async fn accept(
                 // What all services share is taken last: nobody waits here with it in hand.
                 let places = Places {
                     _service: in_service,
-                    _everyone: everyone.enter().await,
+                    _everyone: enter(&everyone).await,
                     connection: service.begin(visitor.address),
                 };
                 let connection = Arc::clone(&places.connection);
@@ -101,6 +106,10 @@ pub(super) async fn accept(
             }
             Err(error) if is_exhaustion(&error) => {
                 told(&mut exhausted, &service.name, &error.to_string());
+                // Nobody notices the end of those to servers.
+                if !http::close_all() {
+                    http::close_oldest(ROOM);
+                }
                 sleep(EXHAUSTED_PAUSE).await;
             }
             // The client's own trouble: it left before it was taken.
@@ -109,6 +118,20 @@ pub(super) async fn accept(
                 tracing::debug!("service {}: accept: {error}", service.name);
                 sleep(EXHAUSTED_PAUSE).await;
             }
+        }
+    }
+}
+
+/// A place among all who take descriptors. Who has nothing to ask makes room for it.
+async fn enter(everyone: &Arc<Gate>) -> Pass {
+    if everyone.is_full() {
+        http::close_oldest(1);
+    }
+    let mut entered = pin!(everyone.enter());
+    loop {
+        match timeout(EXHAUSTED_PAUSE, &mut entered).await {
+            Ok(pass) => return pass,
+            Err(_) => http::close_oldest(1),
         }
     }
 }

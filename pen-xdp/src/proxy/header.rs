@@ -27,6 +27,8 @@ pub(super) enum Missing {
     Late,
     /// The stream ended before it was whole.
     Ended,
+    /// The client left without a byte, as somebody does who only looks whether we are there.
+    Nothing,
     /// The connection broke.
     Broken(io::Error),
 }
@@ -42,7 +44,12 @@ pub(super) async fn receive(client: &Stream, limit: Duration) -> Result<Header, 
             let ready = client.ready(Interest::READABLE).await?;
             match look(client)? {
                 Some(found) => return Ok(found),
-                None if ready.is_read_closed() => return Err(Missing::Ended),
+                None if ready.is_read_closed() => {
+                    return Err(match client.peek(&mut [0]) {
+                        Ok(0) => Missing::Nothing,
+                        _ => Missing::Ended,
+                    });
+                }
                 None => {}
             }
         }
@@ -150,7 +157,11 @@ fn take(client: &Stream, mut count: usize) -> Result<(), Missing> {
 
 impl From<io::Error> for Missing {
     fn from(error: io::Error) -> Self {
-        Self::Broken(error)
+        // What came before a reset would have been seen before it.
+        match error.kind() == ErrorKind::ConnectionReset {
+            true => Self::Nothing,
+            false => Self::Broken(error),
+        }
     }
 }
 
@@ -160,6 +171,7 @@ impl fmt::Display for Missing {
             Self::Wrong(why) => why.fmt(f),
             Self::Late => f.write_str("it did not come in time"),
             Self::Ended => f.write_str("the stream ended before it was whole"),
+            Self::Nothing => f.write_str("the client left without a byte"),
             Self::Broken(error) => error.fmt(f),
         }
     }
@@ -213,12 +225,15 @@ mod tests {
     /// It must not be asked again and again whether the stream that has ended has more.
     #[tokio::test]
     async fn a_header_that_is_cut_off_is_none() {
-        for bytes in [&LINE[..20], b""] {
+        for (bytes, expected) in [
+            (&LINE[..20], "the stream ended before it was whole"),
+            (b"", "the client left without a byte"),
+        ] {
             let (near, mut far) = UnixStream::pair().unwrap();
             far.write_all(bytes).await.unwrap();
             drop(far);
             let missing = receive(&near.into(), LONG).await.unwrap_err();
-            assert!(matches!(missing, Missing::Ended), "{missing}");
+            assert_eq!(missing.to_string(), expected);
         }
     }
 

@@ -62,6 +62,7 @@ fn status(service: &Service, route: &Route) -> ProxyStatus {
         mode: route.mode,
         listen: route.listen.clone(),
         pool: route.pool.clone(),
+        redirect: route.options.redirect.map(|to| to.to_string()),
         balance: mode_line(route.options.balance),
         connections: service.connections.inside(),
         conn_max: service.connections.max(),

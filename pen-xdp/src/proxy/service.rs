@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pen_common::config::{Acl, Mode, ProxyOptions, SendProxy};
+use pen_common::config::{Acl, Mode, ProxyOptions, Redirect, SendProxy};
 use pen_common::control::{Ended, ListenerStatus};
 
 use super::balance::{self, Attempt, Balancer, ChosenBy, Client, Refused, Rules, ServerId, Target};
@@ -88,6 +88,8 @@ pub(super) struct Settings {
     pub(super) trusted: Arc<Acl>,
     /// Whether answers of our own say why.
     pub(super) reason_header: bool,
+    /// Where all requests are sent.
+    redirect: Option<Redirect>,
 }
 
 /// A server as a place to go to, and what went there.
@@ -422,6 +424,12 @@ impl Visit {
         self.attempt.chosen_by()
     }
 
+    /// Where the client is sent, if no server is to be asked for it. Who is denied gets to the abuse
+    /// server all the same.
+    pub(super) fn redirect(&self) -> Option<Redirect> {
+        self.settings.redirect.filter(|_| !self.attempt.is_denied())
+    }
+
     /// Whether a server was passed over that may have room later.
     pub(super) fn may_wait(&self) -> bool {
         self.attempt.found_full()
@@ -521,5 +529,6 @@ fn settings(options: &ProxyOptions) -> Settings {
         head_timeout: Duration::from_secs(options.head_timeout.into()),
         trusted: Arc::new(options.trusted.clone()),
         reason_header: options.reason_header,
+        redirect: options.redirect,
     }
 }

@@ -14,7 +14,7 @@ use super::balance::{Client, Refused};
 use super::connect::{How, connect, is_ours};
 use super::connections::{Connection, Presence};
 use super::gate::Pass;
-use super::header::{ends, receive, send, written};
+use super::header::{Missing, ends, receive, send, written};
 use super::http;
 use super::log::ended;
 use super::relay::relay;
@@ -123,6 +123,8 @@ async fn introduced(
             connection.reached(Stage::Connecting);
             Some((Some(source), Some(header)))
         }
+        // Proxies look whether we are there: that is no client who was not served.
+        Err(Missing::Nothing) => None,
         Err(missing) => {
             service.turn_away(Refused::BadProxyHeader);
             if let Some(mut line) = service.line(visitor) {

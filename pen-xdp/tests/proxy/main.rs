@@ -20,6 +20,7 @@ mod log;
 mod log_trouble;
 mod proxy_protocol;
 mod python;
+mod redirect;
 mod refuse;
 mod rig;
 mod smuggling;

@@ -262,6 +262,37 @@ fn what_is_no_header_is_refused_and_counted() {
 }
 
 #[test]
+fn a_proxy_that_only_looks_is_not_counted() {
+    if !lab::ready("a_proxy_that_only_looks_is_not_counted") {
+        return;
+    }
+    let lab = lab(1);
+    let _echo = serve(&lab, 0, 80, Manner::Echo);
+    let pen = accepting(&lab, &[], &[&server(0)]);
+    let said = script(
+        &lab,
+        "for linger in [False, True] * 10:\n\
+         \x20c = connect()\n\
+         \x20if linger: c.setsockopt(s.SOL_SOCKET, s.SO_LINGER, struct.pack('ii', 1, 0))\n\
+         \x20c.close()\n\
+         c = connect(); c.sendall(b'PROXY '); c.close(); print('done')\n",
+    );
+    assert_eq!(said, "done");
+    wait_for("the cut header", || pen.refused("bad-proxy-header") == 1);
+    pen.wait_until_idle();
+    let service = pen.service();
+    assert_eq!((service.accepted, pen.refused("bad-proxy-header")), (1, 1));
+    // Nobody is a proxy any more: what looks like a header is data.
+    pen.change("no accept_proxy");
+    let said = script(
+        &lab,
+        "c = connect(); c.sendall(b'PROXY '); c.shutdown(s.SHUT_WR); print(rest(c))\n",
+    );
+    assert_eq!(said, "b'PROXY '");
+    pen.stop();
+}
+
+#[test]
 fn nothing_is_lost_or_added_behind_a_header() {
     if !lab::ready("nothing_is_lost_or_added_behind_a_header") {
         return;

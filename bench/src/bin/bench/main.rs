@@ -54,7 +54,7 @@ struct Options {
     /// Only see that everything works: one short pair of each; writes nothing
     #[arg(long)]
     quick: bool,
-    /// Measure the TCP proxy instead of frames
+    /// Measure the proxy instead of frames
     #[arg(long)]
     proxy: bool,
     /// Interleaved pairs behind each figure; 9 if left out, of the proxy 5 rounds

@@ -126,12 +126,35 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Nobody is asked where every request is sent elsewhere.
+    pub(super) fn redirect(&mut self, item: Item, service: &Service) {
+        let said = [
+            ("pool", "its pool and servers", !service.pool.is_empty()),
+            (
+                "emergency",
+                "`emergency`",
+                service.proxy.emergency.is_some(),
+            ),
+        ];
+        for (key, what, _) in said.into_iter().filter(|(.., said)| *said) {
+            let why = format!(
+                "`redirect` sends every request elsewhere, and no server is asked: leave out \
+                 {what}, or `redirect`"
+            );
+            self.wrong(item, key, why);
+        }
+    }
+
     /// Where a proxy connects to: somewhere, and not to itself.
-    pub(super) fn proxy_ports(&mut self, at: usize, service: &'a Service, pool: usize) {
-        let backends = &self.config.pools[pool].backends;
-        for (index, backend) in backends.iter().enumerate() {
+    pub(super) fn proxy_ports(&mut self, at: usize, service: &'a Service, pool: Option<usize>) {
+        let pool = pool.map(|at| (at, &self.config.pools[at]));
+        let backends = pool.iter().flat_map(|(at, pool)| {
+            let backends = pool.backends.iter().enumerate();
+            backends.map(move |(index, backend)| (Item::Backend(*at, index), backend))
+        });
+        for (item, backend) in backends {
             if let Err(why) = check_target(service, backend) {
-                self.wrong(Item::Backend(pool, index), "port", why);
+                self.wrong(item, "port", why);
             }
         }
         let proxy = &service.proxy;

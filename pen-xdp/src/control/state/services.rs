@@ -66,6 +66,13 @@ impl State {
             let why = format!("`{key}` means nothing with mode = \"{mode}\"");
             return Err(Refusal::Meaningless(why));
         }
+        if key == "redirect" && service.redirect().is_none() {
+            return Err(Refusal::Meaningless(
+                "a service with servers can't be made to redirect while Pen runs: write it into \
+                 the configuration and restart"
+                    .to_owned(),
+            ));
+        }
         // Tried on a copy: a value that can't stand there changes nothing.
         let mut changed = service.clone();
         changed.set(key, value).map_err(Refusal::Value)?;

@@ -71,6 +71,11 @@ impl Attempt {
         self.client
     }
 
+    /// Whether the access list denies the client, which has the abuse server alone then.
+    pub const fn is_denied(&self) -> bool {
+        self.denied
+    }
+
     /// Where the client was sent last, if that did not fail or end.
     pub fn target(&self) -> Option<Target> {
         self.holds.map(|(target, _)| target)

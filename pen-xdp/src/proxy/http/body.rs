@@ -13,6 +13,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::headers;
 use super::io::{Last, Signs};
+use super::kept::Busy;
 use super::pool::{self, Link};
 use crate::proxy::connections::Underway;
 use crate::proxy::relay::Counts;
@@ -26,6 +27,8 @@ pub(super) struct Body {
     held: Option<Held>,
     /// Where a request's bytes are counted, if they are; an answer's are by its visit.
     counts: Option<Arc<Counts>>,
+    /// Of an answer: while it is here the client's connection is not idle.
+    _busy: Option<Busy>,
 }
 
 #[derive(Debug)]
@@ -65,6 +68,7 @@ impl Body {
             idle: None,
             held: None,
             counts: None,
+            _busy: None,
         }
     }
 
@@ -75,6 +79,7 @@ impl Body {
             idle: None,
             held: None,
             counts: None,
+            _busy: None,
         }
     }
 
@@ -92,6 +97,7 @@ impl Body {
             idle: None,
             held: None,
             counts,
+            _busy: None,
         }
     }
 
@@ -107,9 +113,18 @@ impl Body {
             }),
             held: Some(held),
             counts: None,
+            _busy: None,
         };
         body.end_if_whole();
         body
+    }
+
+    /// Makes the client's connection count as busy until this is dropped.
+    pub(super) fn with(self, busy: Busy) -> Self {
+        Self {
+            _busy: Some(busy),
+            ..self
+        }
     }
 
     /// Gives back at once what is held: the next request may be here before hyper asks for more.

@@ -19,6 +19,7 @@ use super::body::{Body, Held};
 use super::headers;
 use super::io::{Last, Signs};
 use super::pool::{self, Key, Link};
+use super::redirect;
 use super::upgrade::{self, Switch};
 use crate::proxy::accept::is_exhaustion;
 use crate::proxy::connect::{connect, is_ours};
@@ -69,6 +70,12 @@ pub(super) async fn forward(client: Rc<Client>, request: Request<Incoming>) -> R
         }
     };
     let underway = client.places.connection.request();
+    if let Some(to) = visit.redirect() {
+        return match redirect::answer(to, &request) {
+            Some(answer) => logged(answer, visit.line.as_deref_mut(), Ended::Whole),
+            None => refused(&mut visit, Refused::BadRequest),
+        };
+    }
     match exchange(&client, &mut visit, request).await {
         Ok((answered, asked)) => pass_on(client, (visit, underway), answered, asked),
         Err(why) => refused(&mut visit, why),

@@ -100,11 +100,10 @@ impl Guard {
     }
 
     fn head(&mut self, bytes: &[u8]) -> Result<Step, Fault> {
-        let Some(end) = self.blank_line(bytes) else {
-            return Ok(match bytes.len() < HEAD_MAX {
-                true => Step::Hold,
-                false => Step::TooLong,
-            });
+        let end = match within(self.blank_line(bytes), bytes, HEAD_MAX) {
+            Ok(Some(end)) => end,
+            Ok(None) => return Ok(Step::Hold),
+            Err(()) => return Ok(Step::TooLong),
         };
         self.part = match framing(&bytes[..end])? {
             Framing::Length(0) => Part::Head,
@@ -115,11 +114,9 @@ impl Guard {
     }
 
     fn chunk_line(&mut self, bytes: &[u8]) -> Result<Step, Fault> {
-        let Some(end) = self.line_end(bytes) else {
-            return match bytes.len() < CHUNK_LINE_MAX {
-                true => Ok(Step::Hold),
-                false => Err(Fault::Chunk),
-            };
+        let end = within(self.line_end(bytes), bytes, CHUNK_LINE_MAX);
+        let Some(end) = end.map_err(|()| Fault::Chunk)? else {
+            return Ok(Step::Hold);
         };
         (self.scanned, self.line) = (0, 0);
         self.part = match chunk_size(&bytes[..end])? {
@@ -145,11 +142,9 @@ impl Guard {
     }
 
     fn trailers(&mut self, bytes: &[u8]) -> Result<Step, Fault> {
-        let Some(end) = self.blank_line(bytes) else {
-            return match bytes.len() < TRAILERS_MAX {
-                true => Ok(Step::Hold),
-                false => Err(Fault::Trailers),
-            };
+        let end = within(self.blank_line(bytes), bytes, TRAILERS_MAX);
+        let Some(end) = end.map_err(|()| Fault::Trailers)? else {
+            return Ok(Step::Hold);
         };
         let lines = bytes[..end].split(|byte| *byte == b'\n');
         for line in lines.map(without_return).filter(|line| !line.is_empty()) {
@@ -179,6 +174,16 @@ impl Guard {
         let found = bytes[self.scanned..].iter().position(|b| *b == b'\n');
         self.scanned = found.map_or(bytes.len(), |at| self.scanned + at + 1);
         found.map(|_| self.scanned)
+    }
+}
+
+/// The end of something that is no longer than `max`, if it is there. Nothing hangs on how many bytes
+/// come at once.
+fn within(end: Option<usize>, bytes: &[u8], max: usize) -> Result<Option<usize>, ()> {
+    match end {
+        Some(end) if end <= max => Ok(Some(end)),
+        None if bytes.len() < max => Ok(None),
+        Some(_) | None => Err(()),
     }
 }
 

@@ -10,8 +10,14 @@ mod guard;
 mod head;
 mod headers;
 mod io;
+mod kept;
 mod pool;
+#[cfg(test)]
+mod readers;
+mod redirect;
 mod serve;
 mod upgrade;
 
+pub(super) use kept::close_oldest;
+pub(super) use pool::close_all;
 pub(super) use serve::serve;

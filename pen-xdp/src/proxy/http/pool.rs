@@ -125,9 +125,9 @@ pub(super) fn keep(link: Link) {
     });
 }
 
-/// Closes all that wait: their descriptors are needed.
-pub(super) fn close_all() {
-    POOL.with_borrow_mut(|pool| pool.waiting.clear());
+/// Closes all of this thread that wait: their descriptors are needed. Whether there were any.
+pub(in crate::proxy) fn close_all() -> bool {
+    POOL.with_borrow_mut(|pool| !std::mem::take(&mut pool.waiting).is_empty())
 }
 
 /// Closes what has waited long enough, until nothing waits.

@@ -1,6 +1,7 @@
 //! One client's connection.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +16,7 @@ use socket2::SockRef;
 use super::forward::{Client, forward};
 use super::guard::HEAD_MAX;
 use super::io::{ClientIo, Clock, Signs};
+use super::kept::Kept;
 use crate::proxy::session::{Places, Visitor};
 use crate::proxy::stream::Stream;
 
@@ -36,18 +38,31 @@ pub(in crate::proxy) async fn serve(stream: Stream, visitor: Visitor, places: Pl
         signs: Arc::clone(&signs),
         places,
     });
-    let answer = service_fn(move |request| {
-        let client = Rc::clone(&client);
-        async move { Ok::<_, Infallible>(forward(client, request).await) }
+    let kept = Kept::new();
+    let answer = service_fn(|request| {
+        let (client, busy) = (Rc::clone(&client), kept.begin());
+        async move {
+            let answer = forward(client, request).await;
+            Ok::<_, Infallible>(answer.map(|body| body.with(busy)))
+        }
     });
-    let connection = Builder::new()
-        .timer(Clock)
-        .header_read_timeout(settings.head_timeout)
-        .max_buf_size(HEAD_MAX)
-        .title_case_headers(true)
-        .serve_connection(io, answer)
-        .with_upgrades();
-    let Err(error) = connection.await else {
+    let mut connection = pin!(
+        Builder::new()
+            .timer(Clock)
+            .header_read_timeout(settings.head_timeout)
+            .max_buf_size(HEAD_MAX)
+            .title_case_headers(true)
+            .serve_connection(io, answer)
+            .with_upgrades()
+    );
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = kept.is_to_end() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    let Err(error) = ended else {
         return;
     };
     tracing::debug!("service {}: {visitor:?}: {error}", service.name);

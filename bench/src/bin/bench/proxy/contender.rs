@@ -1,5 +1,6 @@
 //! The proxies that are measured, configured alike: one thread for each core, one server, taken in
-//! turn, TCP_NODELAY, no log.
+//! turn, TCP_NODELAY, no log; for HTTP servers are told the client (X-Forwarded-For), and connections
+//! to them are kept.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,10 +10,14 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
+use super::server::FORWARDED;
 use crate::debian::DebianPen;
 
 /// Connections that a proxy must be ready for.
 const CLIENTS_MAX: u32 = 12_000;
+const HAPROXY_SPLICE: &str = "mode tcp\n    option splice-request\n    option splice-response";
+/// Whoever asks gets a connection to the server that another client had before, as with Pen.
+const HAPROXY_HTTP: &str = "mode http\n    option forwardfor\n    http-reuse always";
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// A proxy and its mode. A mode of its own (HTTP, say) is a contender of its own.
@@ -24,21 +29,29 @@ pub(crate) enum Contender {
     HaproxySplice,
     Nginx,
     DebianPen,
+    PenHttp,
+    HaproxyHttp,
+    NginxHttp,
+    DebianPenHttp,
 }
 
 impl Contender {
     /// Its program, with its version.
     pub(crate) fn name(self) -> String {
         let version = match self {
-            Self::Pen => return "Pen".into(),
-            Self::Haproxy | Self::HaproxySplice => version_of("haproxy", "version "),
-            Self::Nginx => version_of("nginx", "nginx/"),
+            Self::Pen | Self::PenHttp => return "Pen".into(),
+            Self::Haproxy | Self::HaproxySplice | Self::HaproxyHttp => {
+                version_of("haproxy", "version ")
+            }
+            Self::Nginx | Self::NginxHttp => version_of("nginx", "nginx/"),
             Self::DebianPen => return "Debian's pen".into(),
+            Self::DebianPenHttp => return "Debian's pen -H".into(),
         };
         match self {
             Self::HaproxySplice => format!("HAProxy {version}, forced splice"),
-            Self::Nginx => format!("nginx {version}"),
-            Self::Pen | Self::Haproxy | Self::DebianPen => format!("HAProxy {version}"),
+            Self::Nginx | Self::NginxHttp => format!("nginx {version}"),
+            Self::Haproxy | Self::HaproxyHttp => format!("HAProxy {version}"),
+            Self::Pen | Self::PenHttp | Self::DebianPen | Self::DebianPenHttp => version,
         }
     }
 
@@ -48,11 +61,24 @@ impl Contender {
     /// Something of it is not installed.
     pub(crate) fn program(self, place: &Place) -> Result<Program> {
         match self {
-            Self::Pen => pen(place),
-            Self::Haproxy => haproxy(place, false),
-            Self::HaproxySplice => haproxy(place, true),
-            Self::Nginx => nginx(place),
-            Self::DebianPen => debian_pen(place),
+            Self::Pen => pen(place, &[]),
+            Self::PenHttp => pen(place, &["-H"]),
+            Self::Haproxy => haproxy(place, haproxy_config(place, "mode tcp")),
+            Self::HaproxySplice => haproxy(place, haproxy_config(place, HAPROXY_SPLICE)),
+            Self::HaproxyHttp => haproxy(place, haproxy_config(place, HAPROXY_HTTP)),
+            Self::Nginx => nginx(place, nginx_config(place)),
+            Self::NginxHttp => nginx(place, nginx_http_config(place)),
+            Self::DebianPen => debian_pen(place, &["-O", "tcp_nodelay"]),
+            Self::DebianPenHttp => debian_pen(place, &["-O", "tcp_nodelay", "-H"]),
+        }
+    }
+
+    /// What it is asked for to see that it works: where servers are to be told the client, there is
+    /// an answer only if they are.
+    pub(crate) fn probe(self) -> &'static str {
+        match self {
+            Self::PenHttp | Self::HaproxyHttp | Self::NginxHttp | Self::DebianPenHttp => FORWARDED,
+            Self::Pen | Self::Haproxy | Self::HaproxySplice | Self::Nginx | Self::DebianPen => "/",
         }
     }
 }
@@ -96,7 +122,7 @@ fn version_in<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
     (!version.is_empty()).then_some(version)
 }
 
-fn pen(place: &Place) -> Result<Program> {
+fn pen(place: &Place, more: &[&str]) -> Result<Program> {
     let file = |name: &str| place.folder.join(name).display().to_string();
     let program = lab::binary("pen")?.display().to_string();
     let (control, pid) = (file("control"), file("pid"));
@@ -104,45 +130,35 @@ fn pen(place: &Place) -> Result<Program> {
     let words = [
         &program, "-f", "-r", "-C", &control, "-p", &pid, "-x", &most,
     ];
-    Ok(started(&[&words[..], &[&at, &server]].concat()))
+    Ok(started(&[&words[..], more, &[&at, &server]].concat()))
 }
 
-fn debian_pen(place: &Place) -> Result<Program> {
+fn debian_pen(place: &Place, more: &[&str]) -> Result<Program> {
     let debian = DebianPen::fetch()?;
     let program = debian.program().display().to_string();
     let (most, at, server) = place.words();
-    let words = [
-        &program,
-        "-f",
-        "-r",
-        "-O",
-        "tcp_nodelay",
-        "-x",
-        &most,
-        &at,
-        &server,
-    ];
+    let words = [&program, "-f", "-r", "-x", &most];
     Ok(Program {
         libraries: Some(debian.libraries()),
-        ..started(&words)
+        ..started(&[&words[..], more, &[&at, &server]].concat())
     })
 }
 
-fn haproxy(place: &Place, splice: bool) -> Result<Program> {
+fn haproxy(place: &Place, config: String) -> Result<Program> {
     let file = place.folder.join("haproxy.cfg");
-    fs::write(&file, haproxy_config(place, splice))?;
+    fs::write(&file, config)?;
     let file = file.display().to_string();
     Ok(started(&["haproxy", "-db", "-f", &file]))
 }
 
-fn nginx(place: &Place) -> Result<Program> {
+fn nginx(place: &Place, config: String) -> Result<Program> {
     ensure!(
         Path::new(STREAM_MODULE).is_file(),
         "nginx has no module {STREAM_MODULE}; mend: packaging/setup.sh bench"
     );
     let path = |name: &str| place.folder.join(name).display().to_string();
     let (file, log) = (path("nginx.conf"), path("error.log"));
-    fs::write(&file, nginx_config(place))?;
+    fs::write(&file, config)?;
     let prefix = place.folder.display().to_string();
     Ok(started(&["nginx", "-p", &prefix, "-c", &file, "-e", &log]))
 }
@@ -163,17 +179,12 @@ impl Place {
 }
 
 /// One thread. HAProxy sets TCP_NODELAY itself.
-fn haproxy_config(place: &Place, splice: bool) -> String {
+fn haproxy_config(place: &Place, mode: &str) -> String {
     let Place { at, server, .. } = place;
-    let splice = if splice {
-        "    option splice-request\n    option splice-response\n"
-    } else {
-        ""
-    };
     format!(
         "global\n    nbthread 1\n    maxconn {CLIENTS_MAX}\n    no strict-limits\n\
-         defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 60s\n    \
-         timeout server 60s\n{splice}\
+         defaults\n    {mode}\n    timeout connect 5s\n    timeout client 60s\n    \
+         timeout server 60s\n\
          listen bench\n    bind {at}\n    maxconn {CLIENTS_MAX}\n    balance roundrobin\n    \
          server web {server}\n"
     )
@@ -189,6 +200,21 @@ fn nginx_config(place: &Place) -> String {
          events {{ worker_connections {connections}; }}\n\
          stream {{ access_log off; upstream web {{ server {server}; }}\n\
          server {{ listen {at}; proxy_pass web; }} }}\n"
+    )
+}
+
+/// One worker, whose connections to the server are kept for as long as anybody wants.
+fn nginx_http_config(place: &Place) -> String {
+    let Place { at, server, .. } = place;
+    let connections = 2 * CLIENTS_MAX;
+    format!(
+        "daemon off; worker_processes 1; user root; pid nginx.pid; error_log error.log crit;\n\
+         events {{ worker_connections {connections}; }}\n\
+         http {{ access_log off; tcp_nodelay on; keepalive_requests 1000000000;\n\
+         upstream web {{ server {server}; keepalive 256; keepalive_requests 1000000000; }}\n\
+         server {{ listen {at}; location / {{ proxy_pass http://web; proxy_http_version 1.1;\n\
+         proxy_set_header Connection \"\";\n\
+         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}\n"
     )
 }
 
@@ -214,8 +240,8 @@ mod tests {
             at: ([127, 0, 0, 1], 80).into(),
             server: ([127, 0, 0, 1], 8000).into(),
         };
-        assert!(!haproxy_config(&place, false).contains("splice"));
-        let forced = haproxy_config(&place, true);
+        assert!(!haproxy_config(&place, "mode tcp").contains("splice"));
+        let forced = haproxy_config(&place, HAPROXY_SPLICE);
         assert!(forced.contains("option splice-request"), "{forced}");
         assert!(forced.contains("option splice-response"), "{forced}");
         assert!(forced.contains("bind 127.0.0.1:80\n"), "{forced}");

@@ -65,6 +65,16 @@ const COMPARISONS: &[Comparison] = &[
             (Contender::DebianPen, Target::None),
         ],
     },
+    Comparison {
+        what: "HTTP, small requests on kept connections with X-Forwarded-For, per CPU-second",
+        load: Load::Kept,
+        ours: Contender::PenHttp,
+        others: &[
+            (Contender::HaproxyHttp, Target::AtLeast(1.0)),
+            (Contender::NginxHttp, Target::None),
+            (Contender::DebianPenHttp, Target::None),
+        ],
+    },
 ];
 
 const TWO_CORES: &str =
@@ -122,6 +132,10 @@ impl Bench {
             Contender::HaproxySplice,
             Contender::Nginx,
             Contender::DebianPen,
+            Contender::PenHttp,
+            Contender::HaproxyHttp,
+            Contender::NginxHttp,
+            Contender::DebianPenHttp,
         ];
         let mut proxies = Vec::new();
         for contender in order {
@@ -289,7 +303,7 @@ mod tests {
         let count = names.len();
         names.sort();
         names.dedup();
-        assert_eq!((names.len(), count), (19, 19), "{names:#?}");
+        assert_eq!((names.len(), count), (22, 22), "{names:#?}");
         assert!(any(&|name| name.contains("bulk")));
         assert!(!any(&|name| name.contains("AF_XDP")));
     }

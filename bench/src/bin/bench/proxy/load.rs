@@ -81,6 +81,10 @@ impl Site {
             load != Load::New || opened as f64 >= 2.0 * done,
             "{opened} connections were opened for {done} requests through {name}"
         );
+        ensure!(
+            load != Load::Kept || opened as f64 <= done / 10.0,
+            "connections through {name} were not kept: {opened} for {done} requests"
+        );
         Ok(Work {
             done,
             seconds: took,

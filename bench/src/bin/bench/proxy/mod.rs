@@ -1,4 +1,4 @@
-//! The second set: the TCP proxy against Debian's HAProxy, nginx and pen, by work for each
+//! The second set: the proxy, TCP and HTTP, against Debian's HAProxy, nginx and pen, by work for each
 //! CPU-second of the proxy's threads.
 //!
 //! Everything is in one namespace of a lab, over loopback: the proxy on one core, load and back end

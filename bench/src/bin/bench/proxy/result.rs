@@ -91,7 +91,8 @@ impl Results {
         writeln!(
             out,
             "\nOver loopback: the proxy on one core, load and back end on the other. All proxies \
-             have one thread, one server taken in turn, TCP_NODELAY and no log. Work is counted \
+             have one thread, one server taken in turn, TCP_NODELAY and no log; for HTTP they \
+             keep connections to the server. Work is counted \
              for each second that the proxy's threads ran, the kernel's part included: where the \
              other core is the limit, a second of the clock says little about the proxy.\n"
         )?;

@@ -15,6 +15,8 @@ use tokio::runtime::Builder;
 pub(crate) const BODY_BYTES: usize = 64;
 /// What asks for a stream of bytes that has no end.
 pub(crate) const BULK: &str = "/bulk";
+/// What is answered only if the request says whose it is.
+pub(crate) const FORWARDED: &str = "/forwarded";
 /// Longest head that is understood.
 const HEAD_MAX: usize = 4096;
 /// Bytes of a stream written by one call.
@@ -90,6 +92,9 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
         if text.split(' ').nth(1) == Some(BULK) {
             return flood(stream).await;
         }
+        if text.split(' ').nth(1) == Some(FORWARDED) && !is_forwarded(&text) {
+            return Ok(());
+        }
         if wants_end(&text) {
             stream.write_all(&last).await?;
             return stream.shutdown().await;
@@ -102,6 +107,11 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
 fn wants_end(head: &str) -> bool {
     head.lines()
         .any(|line| line.eq_ignore_ascii_case("connection: close"))
+}
+
+fn is_forwarded(head: &str) -> bool {
+    let mut names = head.lines().filter_map(|line| line.split_once(':'));
+    names.any(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"))
 }
 
 fn answer(keep: bool) -> Vec<u8> {
@@ -130,6 +140,12 @@ mod tests {
     fn the_client_says_whether_the_connection_ends() {
         assert!(wants_end("GET / HTTP/1.1\r\nConnection: close\r\n\r\n"));
         assert!(!wants_end("GET / HTTP/1.1\r\nHost: close\r\n\r\n"));
+        assert!(is_forwarded(
+            "GET / HTTP/1.1\r\nx-forwarded-for: 127.0.0.1\r\n\r\n"
+        ));
+        assert!(!is_forwarded(
+            "GET /X-Forwarded-For HTTP/1.1\r\nHost: a\r\n\r\n"
+        ));
         let ends = String::from_utf8(answer(false)).unwrap();
         assert!(ends.contains("\r\nConnection: close\r\n"), "{ends}");
         let (head, body) = ends.split_once("\r\n\r\n").unwrap();

@@ -144,7 +144,7 @@ impl Site {
         };
         let deadline = Instant::now() + START_LIMIT;
         let address = Ipv4Addr::LOCALHOST.into();
-        while let Err(error) = lab::fetch(self.machine(), address, port, "/") {
+        while let Err(error) = lab::fetch(self.machine(), address, port, contender.probe()) {
             let waiting = proxy.process.is_running() && Instant::now() < deadline;
             ensure!(
                 waiting,

@@ -1,0 +1,22 @@
+//! Any bytes as what a client sends over HTTP: no panic, nothing depends on the pieces in which they
+//! come, and hyper's parser and a server that takes almost anything read of what goes on the same
+//! messages as the guard, one after the other.
+//!
+//! The first two bytes are sizes of pieces. The guard is taken as it stands: it is nobody's business
+//! but the proxy's, and the proxy with all that it needs does not belong into a fuzz target.
+#![no_main]
+
+#[path = "../../../pen-xdp/src/proxy/http/guard.rs"]
+mod guard;
+#[path = "../../../pen-xdp/src/proxy/http/head.rs"]
+mod head;
+#[path = "../../../pen-xdp/src/proxy/http/readers.rs"]
+mod readers;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    if let Some(([first, second], bytes)) = input.split_first_chunk() {
+        readers::agree(bytes, &[usize::from(*first), usize::from(*second)]);
+    }
+});
