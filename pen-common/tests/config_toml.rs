@@ -10,10 +10,10 @@ use proptest::prelude::*;
 struct Nowhere;
 
 impl Outside for Nowhere {
-    fn resolve(&self, host: &str) -> Result<IpAddr, String> {
+    fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         match host {
-            "web1" => Ok(Ipv4Addr::new(10, 0, 0, 11).into()),
-            "web2" => Ok(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 12).into()),
+            "web1" => Ok(vec![Ipv4Addr::new(10, 0, 0, 11).into()]),
+            "web2" => Ok(vec![Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 12).into()]),
             _ => Err("no such host".to_owned()),
         }
     }

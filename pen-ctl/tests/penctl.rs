@@ -490,6 +490,14 @@ fn full_status() -> Status {
             }],
         }),
         proxy: vec![proxied()],
+        names: vec![NameStatus {
+            name: "web".to_owned(),
+            addresses: vec![Ipv4Addr::new(10, 77, 0, 11).into()],
+            unused: vec!["224.0.0.1: it is no address of one machine".to_owned()],
+            age_s: 75,
+            next_s: 4,
+            error: Some("A: no answer".to_owned()),
+        }],
     }
 }
 

@@ -12,7 +12,7 @@ use pen_common::config::{Balance, Config, HashBy, Mode, Outside, Protocol, Proxy
 struct World(HashMap<&'static str, &'static str>);
 
 impl Outside for World {
-    fn resolve(&self, _: &str) -> Result<IpAddr, String> {
+    fn resolve(&self, _: &str) -> Result<Vec<IpAddr>, String> {
         Err("no such host".to_owned())
     }
 

@@ -27,6 +27,8 @@ pub enum Command {
     Pid,
     /// Show the path of the control socket.
     Control,
+    /// Look all host names of back ends up at once, whenever that was due.
+    Resolve,
     /// Show the debug level, or set it.
     Debug(Option<u8>),
     /// Show the VIPs, or (at start) name one.
@@ -143,6 +145,7 @@ const COMMANDS: &[(&str, Parse)] = &[
     ("mode", |words| bare("mode", words, Command::Mode)),
     ("no", no),
     ("pid", |words| bare("pid", words, Command::Pid)),
+    ("resolve", |words| bare("resolve", words, Command::Resolve)),
     ("server", server),
     ("servers", |words| bare("servers", words, Command::Servers)),
     ("status", |words| bare("status", words, Command::Status)),

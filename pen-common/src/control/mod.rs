@@ -12,8 +12,9 @@ pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
 pub use selection::{ChosenBy, Refused};
 pub use status::{
     BackendState, BackendStatus, ConfigStatus, Counter, Degraded, DsrStatus, FrameAccount,
-    InterfaceStatus, NicChange, Owner, PlaneStatus, PoolStatus, ProxyServerStatus, ProxyStatus,
-    QueueStatus, Rung, ServedBy, ServerStatus, Status, VipStatus, XdpStatistics, XdpStatus,
+    InterfaceStatus, NameStatus, NicChange, Owner, PlaneStatus, PoolStatus, ProxyServerStatus,
+    ProxyStatus, QueueStatus, Rung, ServedBy, ServerStatus, Status, VipStatus, XdpStatistics,
+    XdpStatus,
 };
 
 use crate::config::nearest::did_you_mean;
@@ -78,6 +79,8 @@ pub enum Action {
     Acl(u8, AclChange),
     /// Accepted and without effect: succeed in silence.
     Nothing,
+    /// Look all host names of back ends up at once.
+    Resolve,
     /// A blank line: succeed in silence.
     Blank,
 }
@@ -182,6 +185,7 @@ fn live(command: Command) -> Result<Action, String> {
         Command::Mode => Action::Mode,
         Command::Pid => Action::Pid,
         Command::Control => Action::Control,
+        Command::Resolve => Action::Resolve,
         Command::Debug(level) => Action::Debug(level),
         Command::Listen(None) => Action::Listen,
         Command::Server(server, changes) => Action::Server(server, changes),

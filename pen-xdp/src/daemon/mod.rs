@@ -15,6 +15,8 @@ pub mod start;
 mod status;
 
 use std::{
+    collections::BTreeMap,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -36,10 +38,12 @@ use tokio::{
 use crate::{
     control::{
         grace::NoGrace,
+        names::Answers,
         routes::routes,
         socket::{Asked, ControlSocket},
         state::Command,
     },
+    names::Names,
     plane::{Workers, coarse_ns},
     proxy::Proxy,
     watch::NetEvent,
@@ -66,6 +70,7 @@ pub struct Daemon {
     socket: Option<ControlSocket>,
     change: Change,
     signals: Signals,
+    names: Names,
 }
 
 impl Daemon {
@@ -91,6 +96,7 @@ impl Daemon {
         loop {
             tokio::select! {
                 event = next(&mut self.dsr) => self.happened(event?)?,
+                heard = self.names.changed() => self.heard(heard),
                 Some(asked) = requests.recv() => self.asked(asked),
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
@@ -144,6 +150,18 @@ impl Daemon {
         }
     }
 
+    /// Goes by what host names stand for now.
+    fn heard(&mut self, heard: BTreeMap<String, Vec<IpAddr>>) {
+        self.change.observe(Command::Names(Answers(heard)));
+        for (name, why) in &self.change.state.unused().0 {
+            let why: Vec<&str> = why.iter().map(String::as_str).collect();
+            tracing::warn!("not all addresses of {name} are used: {}", why.join("; "));
+        }
+        if let Some(dsr) = &mut self.dsr {
+            dsr.watch_back_ends(&self.change.state);
+        }
+    }
+
     fn tick(&mut self) {
         let now_ms = coarse_ns() / 1_000_000;
         self.change.observe(Command::Clock(now_ms));
@@ -183,6 +201,7 @@ impl Daemon {
             | Action::Mode
             | Action::Pid
             | Action::Control
+            | Action::Resolve
             | Action::Listen
             | Action::Debug(_)
             | Action::Nothing
@@ -243,6 +262,10 @@ impl Daemon {
                 Ok(Value::Text(path.unwrap_or_default()))
             }
             Action::Listen => Ok(Value::Text(start::listen_line(config.services.iter()))),
+            Action::Resolve => {
+                self.names.look_up();
+                Ok(Value::Applied)
+            }
             Action::Debug(None) => Ok(Value::Number(u64::from(config.debug))),
             Action::Debug(Some(level)) => {
                 log::set_log_level(*level);

@@ -256,8 +256,10 @@ impl Choice {
             let known = before.get(&id);
             let was = known.and_then(|point| point.blacklisted_until_ms);
             let until = server.blacklisted_until_ms;
+            // Where the one of this name was missed says nothing of where it is now.
+            let moved = known.is_some_and(|point| point.place != server.place);
             // What ended by time needs no word, and might speak of a later failure.
-            if until != was && (until.is_some() || was > Some(now_ms())) {
+            if moved || (until != was && (until.is_some() || was > Some(now_ms()))) {
                 self.balancer.blacklist(id, until);
             }
             self.points.insert(id, Point::of(server, known));

@@ -15,6 +15,7 @@ mod crowd;
 mod failover;
 mod http;
 mod live;
+mod names;
 mod proxy_protocol;
 mod python;
 mod refuse;
