@@ -35,6 +35,12 @@ pub fn names(config: &Config) -> BTreeSet<String> {
         .collect()
 }
 
+/// The addresses of all back ends, of those that are gone as well.
+pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
+    let backends = config.pools.iter().flat_map(|pool| &pool.backends);
+    backends.map(|backend| backend.address).collect()
+}
+
 /// What the names stood for when the configuration was read.
 pub fn at_load(config: &Config) -> Answers {
     let mut answers = BTreeMap::new();

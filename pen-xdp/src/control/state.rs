@@ -257,6 +257,10 @@ impl State {
             self.ids = identities(&self.config, &self.ids);
             let known: BTreeSet<BackendId> = self.ids.values().copied().collect();
             self.blacklisted_until_ms.retain(|id, _| known.contains(id));
+            // Nobody asks for the others any more, so nobody would notice that they moved.
+            let asked = names::addresses(&self.config);
+            self.neighbors.retain(|address, _| asked.contains(address));
+            self.lost.retain(|address, _| asked.contains(address));
         }
         changed || self.config.services != services
     }

@@ -152,8 +152,10 @@ impl Daemon {
 
     /// Goes by what host names stand for now.
     fn heard(&mut self, heard: BTreeMap<String, Vec<IpAddr>>) {
+        let before = self.change.state.unused().clone();
         self.change.observe(Command::Names(Answers(heard)));
-        for (name, why) in &self.change.state.unused().0 {
+        let unused = self.change.state.unused().0.iter();
+        for (name, why) in unused.filter(|(name, why)| before.0.get(*name) != Some(*why)) {
             let why: Vec<&str> = why.iter().map(String::as_str).collect();
             tracing::warn!("not all addresses of {name} are used: {}", why.join("; "));
         }

@@ -200,6 +200,17 @@ fn another_order_moves_no_flow_and_one_that_goes_keeps_its_flows() {
 }
 
 #[test]
+fn a_mac_address_is_forgotten_with_its_back_end() {
+    let mut state = State::new(config(Mode::Dsr), 0);
+    reachable(&mut state);
+    state.apply(heard("beta", &[12])).unwrap();
+    assert_eq!(state.mac_of(address(11)), None);
+    // One that is gone has its flows still.
+    state.apply(heard("alpha", &[1])).unwrap();
+    assert!(state.mac_of(address(2)).is_some());
+}
+
+#[test]
 fn the_proxy_is_not_told_of_who_is_gone_and_numbers_stay() {
     let mut state = State::new(config(Mode::Tcp), 0);
     state.apply(heard("alpha", &[2])).unwrap();
