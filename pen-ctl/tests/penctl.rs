@@ -587,6 +587,12 @@ Service shop (tcp) on [::]:80 /run/shop
   Clients that were not served
   count  reason      meaning
       5  acl-denied  the access list denies the client
+
+Host names
+           heard  again in  name  addresses
+  1 min 15 s ago       4 s  web   10.77.0.11
+  web: look-up failed: A: no answer
+  web: not used: 224.0.0.1: it is no address of one machine
 ";
 
 #[test]
