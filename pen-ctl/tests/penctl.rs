@@ -546,54 +546,7 @@ fn proxied() -> ProxyStatus {
     }
 }
 
-const PAGE: &str = "\
-pen 0.1.0, pid 4711, up 1 h 2 min, generation 7
-Config     from /etc/pen/pen.toml
-Interface  eth1 (index 3), 02:00:00:00:00:01, mtu 1500, driver veth
-Plane      xdp (wanted: auto): the driver has no native mode
-           not af_xdp: XDP is generic here
-XDP        generic: native was refused
-Degraded   tx budget: kernel 6.1
-NIC        gro: off (was on)
-
-VIPs
-  address                  proto  vlan  service  pool  hash  owner
-  10.77.0.100:80           tcp    any   web      web   flow  own
-  2001:db8::100 all ports  udp    12    web      web   flow  kernel
-
-Pool web (65537 slots)
-  #  back end         mac                weight  state              share  flows   frames      bytes
-  0  web1 10.77.0.11  02:00:00:00:00:11       1  up                66.7 %   1200  1234567  117.7 MiB
-  1  10.77.0.11       unknown                 1  no-mac             0.0 %      0        0          0
-  2  web3 10.77.0.11  02:00:00:00:00:11       1  blacklisted 17 s   0.0 %   1200  1234567  117.7 MiB
-
-Queues
-  queue  served by          how   alive  receive  hand  send  total  features
-      0  worker 0 (core 0)  copy   3 ms     2048    12    36   4096  jumbo wakeup busy-poll
-      1  program                                                     jumbo
-  queue 0: FRAMES ARE MISSING: the account does not add up, not sent 6, bad descriptors 4, receive
-    ring full 5
-
-Counters that are not 0
-  count  reason     meaning
-      9  not-a-vip  other traffic
-
-Service shop (tcp) on [::]:80 /run/shop
-  13 of 10000 connections, 0 wait; 4400 clients taken
-  no hash roundrobin no stubborn no weight no prio
-  #  server  address        weight  state             conn  connects  failed     sent   received
-  0  web1    10.77.0.11:80       1  up                  12      4321       0  1.2 MiB  117.7 MiB
-  -  unix    /run/back           1  blacklisted 17 s    12      4321       3  1.2 MiB  117.7 MiB
-  Clients that were not served
-  count  reason      meaning
-      5  acl-denied  the access list denies the client
-
-Host names
-           heard  again in  name  addresses
-  1 min 15 s ago       4 s  web   10.77.0.11
-  web: look-up failed: A: no answer
-  web: not used: 224.0.0.1: it is no address of one machine
-";
+const PAGE: &str = include_str!("status.txt");
 
 #[test]
 fn the_status_is_one_readable_page() {
