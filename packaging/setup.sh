@@ -35,6 +35,7 @@ test|mount|a BPF file system of the lab's own
 test|iputils-ping|is a machine there
 test|nginx-light|the back ends' web server
 test|haproxy|a proxy that speaks the PROXY protocol, on both sides
+test|bind9-dnsutils|dig: questions of a real client, and names that change
 test|curl|the client's requests, one at a time
 test|apache2-utils|ab: the client's requests, many at once
 test|wrk|likewise, on connections that are kept

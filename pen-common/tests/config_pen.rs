@@ -24,9 +24,9 @@ impl World {
 }
 
 impl Outside for World {
-    fn resolve(&self, host: &str) -> Result<IpAddr, String> {
+    fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         match host {
-            "web1" => Ok(Ipv4Addr::new(10, 0, 0, 11).into()),
+            "web1" => Ok(vec![Ipv4Addr::new(10, 0, 0, 11).into()]),
             _ => Err("no such host".to_owned()),
         }
     }

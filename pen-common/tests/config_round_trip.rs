@@ -10,7 +10,7 @@ use proptest::prelude::*;
 struct Nowhere;
 
 impl Outside for Nowhere {
-    fn resolve(&self, host: &str) -> Result<IpAddr, String> {
+    fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         Err(format!("{host}: there are no names here"))
     }
 

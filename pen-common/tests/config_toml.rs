@@ -10,10 +10,17 @@ use proptest::prelude::*;
 struct Nowhere;
 
 impl Outside for Nowhere {
-    fn resolve(&self, host: &str) -> Result<IpAddr, String> {
+    fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         match host {
-            "web1" => Ok(Ipv4Addr::new(10, 0, 0, 11).into()),
-            "web2" => Ok(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 12).into()),
+            "web1" => Ok(vec![Ipv4Addr::new(10, 0, 0, 11).into()]),
+            "many" => {
+                let mut all: Vec<IpAddr> =
+                    vec![Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
+                all.extend((1..=200).rev().map(|last| IpAddr::from([10, 0, 2, last])));
+                all.extend([IpAddr::from([224, 0, 0, 1]), IpAddr::from([10, 0, 2, 7])]);
+                Ok(all)
+            }
+            "web2" => Ok(vec![Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 12).into()]),
             _ => Err("no such host".to_owned()),
         }
     }
@@ -226,6 +233,9 @@ weight = 0
             name: "first".to_owned(),
             host: "web1".to_owned(),
             address: Ipv4Addr::new(10, 0, 0, 11).into(),
+            further: Vec::new(),
+            of: None,
+            gone: false,
             port: 53,
             weight: 3,
             max: 10,
@@ -414,4 +424,22 @@ proptest! {
         damaged.splice(at..at, junk.chars());
         let _answer = read(&damaged.into_iter().collect::<String>());
     }
+}
+
+#[test]
+fn a_name_has_its_addresses_in_order_once_and_is_written_as_a_name() {
+    let text = "interface = \"eth1\"\n[[service]]\nname = \"a\"\nlisten = \"10.0.0.100:80\"\n\
+                [[pool]]\nname = \"a\"\nbackend = [\"many\"]\n";
+    let checked = read(text).unwrap();
+    let backend = &checked.config().pools[0].backends[0];
+    assert_eq!(backend.address, IpAddr::from([10, 0, 2, 1]));
+    assert_eq!(backend.further[0], IpAddr::from([10, 0, 2, 2]));
+    assert_eq!(backend.further.len(), ADDRESSES_MAX - 1);
+    assert!(backend.further.is_sorted() && !backend.further.iter().any(IpAddr::is_multicast));
+    let written = checked.config().to_toml();
+    assert!(
+        written.contains("many") && !written.contains("10.0.2."),
+        "{written}"
+    );
+    assert_eq!(read(&written).unwrap().config(), checked.config());
 }

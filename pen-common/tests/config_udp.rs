@@ -9,7 +9,7 @@ use pen_common::config::*;
 struct World;
 
 impl Outside for World {
-    fn resolve(&self, _: &str) -> Result<IpAddr, String> {
+    fn resolve(&self, _: &str) -> Result<Vec<IpAddr>, String> {
         Err("no such host".to_owned())
     }
 

@@ -29,6 +29,7 @@ fn requests() {
         ("control", Action::Control),
         ("listen", Action::Listen),
         ("debug", Action::Debug(None)),
+        ("resolve", Action::Resolve),
         ("debug 2", Action::Debug(Some(2))),
         ("roundrobin", Action::Switch(Balance::RoundRobin, true)),
         ("no roundrobin", Action::Switch(Balance::RoundRobin, false)),

@@ -32,6 +32,7 @@ Commands:
   recent [N]                 clients of a proxy in the last N (300) seconds, in Pen's lines
   server N|NAME weight W     0 takes no new flows
   server N|NAME blacklist T  no new flows for T seconds; 0 ends it
+  resolve                    look all host names of back ends up at once
   roundrobin, no roundrobin  choose by the whole flow, or by the client's address
   mode, pid, listen, control, debug [N]
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use pen_common::config::Mode;
 use pen_common::control::{
-    AccessLogStatus, BackendState, ConnectionStatus, Counter, DsrStatus, Envelope, PoolStatus,
-    ProxyStatus, QueueStatus, RecentClient, ServedBy, Servers, Status, VipStatus,
+    AccessLogStatus, BackendState, ConnectionStatus, Counter, DsrStatus, Envelope, NameStatus,
+    PoolStatus, ProxyStatus, QueueStatus, RecentClient, ServedBy, Servers, Status, VipStatus,
 };
 use serde::de::DeserializeOwned;
 
@@ -127,7 +127,35 @@ pub(crate) fn status(status: &Status) -> String {
     for service in &status.proxy {
         out.push_str(&proxied(service));
     }
+    if !status.names.is_empty() {
+        out.push_str("\nHost names\n");
+        out.push_str(&names(&status.names));
+    }
     out
+}
+
+/// What host names stand for, and what is wrong with any.
+fn names(names: &[NameStatus]) -> String {
+    let mut table = Table::new(&[">heard", ">again in", "name", "addresses"]);
+    let mut faults = String::new();
+    for name in names {
+        let addresses: Vec<String> = name.addresses.iter().map(ToString::to_string).collect();
+        table.row(vec![
+            format!("{} ago", duration(name.age_s)),
+            duration(name.next_s),
+            name.name.clone(),
+            addresses.join(" "),
+        ]);
+        let failed = name
+            .error
+            .iter()
+            .map(|why| format!("look-up failed: {why}"));
+        let unused = name.unused.iter().map(|why| format!("not used: {why}"));
+        for fault in failed.chain(unused) {
+            faults.push_str(&labelled(&format!("  {}: ", name.name), 4, &fault));
+        }
+    }
+    table.text() + &faults
 }
 
 fn data_plane(dsr: &DsrStatus) -> String {

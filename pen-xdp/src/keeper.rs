@@ -110,15 +110,26 @@ impl Keeper {
     /// The kernel refuses a netlink socket, or the neighbour table can't be read.
     pub fn watch(&self, segments: &Segments) -> Result<Watch> {
         let mut watch = Watch::open(&self.nic).context("the kernel's tables can't be watched")?;
-        for (ifindex, backends) in segments.by_interface() {
-            let failed = watch
-                .want_on(ifindex, &backends)
-                .context("the neighbour table can't be read")?;
-            for (address, error) in failed {
+        self.watch_again(&mut watch, segments)
+            .context("the neighbour table can't be read")?;
+        Ok(watch)
+    }
+
+    /// Watches for these back ends instead of those before.
+    ///
+    /// # Errors
+    /// The neighbour table can't be read.
+    pub fn watch_again(&self, watch: &mut Watch, segments: &Segments) -> io::Result<()> {
+        let mut wanted = segments.by_interface();
+        for ifindex in watch.interfaces() {
+            wanted.entry(ifindex).or_default();
+        }
+        for (ifindex, backends) in wanted {
+            for (address, error) in watch.want_on(ifindex, &backends)? {
                 tracing::warn!("back end {address}: no neighbour entry yet: {error}");
             }
         }
-        Ok(watch)
+        Ok(())
     }
 
     /// Takes off the program that a killed daemon left, for a plane that needs none.

@@ -8,6 +8,7 @@ pub mod ebpf;
 pub mod keeper;
 pub mod lock;
 pub mod mapped;
+pub mod names;
 pub mod neighbor;
 pub mod netlink;
 pub mod nic;

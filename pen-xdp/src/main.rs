@@ -90,7 +90,12 @@ fn run(start: &Start) -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(config, start.source(), background)),
+        Ok(runtime) => {
+            let code = runtime.block_on(serve(config, start.source(), background));
+            // A look-up of a name may wait for a name server, and is nobody's concern any more.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             eprintln!("pen: no event loop: {error}");
             ExitCode::FAILURE

@@ -150,6 +150,12 @@ impl Watch {
         Ok(asked.failed)
     }
 
+    /// The interfaces that back ends are asked for on.
+    pub fn interfaces(&self) -> Vec<u32> {
+        let tagged = self.tagged.keys().copied();
+        std::iter::once(self.nic.index).chain(tagged).collect()
+    }
+
     /// The next event. Nothing is lost when the future is dropped before it is ready.
     ///
     /// # Errors

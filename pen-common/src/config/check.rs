@@ -1,5 +1,6 @@
 //! What must hold across a configuration, in one place for all forms.
 
+mod names;
 mod proxy;
 
 use std::collections::{HashMap, HashSet};

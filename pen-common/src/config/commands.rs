@@ -39,6 +39,8 @@ pub enum Command {
     Pid,
     /// Show the path of the control socket.
     Control,
+    /// Look all host names of back ends up at once, whenever that was due.
+    Resolve,
     /// Show the debug level, or set it.
     Debug(Option<u8>),
     /// Show the VIPs, or (at start) name one.
@@ -166,6 +168,7 @@ const COMMANDS: &[(&str, Parse)] = &[
         [] => Ok(Command::Recent(RECENT_DEFAULT)),
         _ => number("recent", words).map(Command::Recent),
     }),
+    ("resolve", |words| bare("resolve", words, Command::Resolve)),
     ("server", server),
     ("servers", |words| bare("servers", words, Command::Servers)),
     ("status", |words| bare("status", words, Command::Status)),

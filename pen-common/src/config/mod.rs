@@ -67,6 +67,8 @@ pub const VLAN_MAX: u16 = 4094;
 pub const INTERFACE_NAME_MAX: usize = 15;
 /// Longest name of a service, pool or back end, in bytes: host names are such names.
 pub const NAME_MAX: usize = 253;
+/// Most addresses of one host name: who answers for names is not trusted to be modest.
+pub const ADDRESSES_MAX: usize = 64;
 /// Fewest descriptors in each ring of a queue.
 pub const RING_SIZE_MIN: u32 = 64;
 /// Most descriptors in each ring of a queue.
@@ -297,8 +299,15 @@ pub struct Backend {
     pub name: String,
     /// Address, host name or path of a Unix socket as written.
     pub host: String,
-    /// What `host` stood for when the configuration was read; unspecified for a path.
+    /// What `host` stands for, of several addresses one; unspecified for a path.
     pub address: IpAddr,
+    /// The other addresses that `host` stood for when the configuration was read.
+    pub further: Vec<IpAddr>,
+    /// The number of the back end as written whose host name stands for this one too; `None` for
+    /// those that were written.
+    pub of: Option<usize>,
+    /// The host name does not stand for `address` any more: nobody new is sent there.
+    pub gone: bool,
     /// Port; 0 stands for the VIP's.
     pub port: u16,
     /// Share of new flows; 0 takes none.
@@ -375,6 +384,9 @@ impl Backend {
             name: address.to_string(),
             host: address.to_string(),
             address,
+            further: Vec::new(),
+            of: None,
+            gone: false,
             port: 0,
             weight: 1,
             max: 0,
@@ -390,6 +402,12 @@ impl Backend {
     /// The path, if it is a Unix socket: its `address` then says nothing.
     pub fn path(&self) -> Option<&Path> {
         self.host.contains('/').then(|| Path::new(&self.host))
+    }
+
+    /// The host name, if it was written by one.
+    pub fn host_name(&self) -> Option<&str> {
+        let is_name = self.path().is_none() && self.host.parse::<IpAddr>().is_err();
+        is_name.then_some(self.host.as_str())
     }
 
     /// A back end of which nothing has been said yet.
@@ -471,9 +489,9 @@ impl Config {
 
 /// What reading a configuration needs from the world; tests bring their own.
 pub trait Outside {
-    /// The address that `host` stands for: the first one, as Pen always took it. The error is the
-    /// bare reason, without the name.
-    fn resolve(&self, host: &str) -> Result<IpAddr, String>;
+    /// The addresses that `host` stands for, in any order. The error is the bare reason, without
+    /// the name.
+    fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String>;
 
     /// The text of a file. The error is the bare reason, without the path.
     fn read(&self, path: &Path) -> Result<String, String>;

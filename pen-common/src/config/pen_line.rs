@@ -240,6 +240,7 @@ impl Reader<'_> {
             | Command::Mode
             | Command::Pid
             | Command::Control
+            | Command::Resolve
             | Command::Debug(None)
             | Command::Option { value: None, .. }
             | Command::Listen(None) => {

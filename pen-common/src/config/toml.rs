@@ -1,18 +1,20 @@
 //! The TOML form of a configuration.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use ::toml::Spanned;
 use ::toml::Value;
 use ::toml::de::{DeInteger, DeTable, DeValue};
 
 use super::acl::AclChange;
+use super::address::check_connectable;
 use super::error::{ConfigError, ConfigErrors, Item, Place, Places};
 use super::given::Given;
 use super::keys::{ACL, BACKEND, CONFIG, Key, NumberedAcl, POOL};
 use super::nearest::did_you_mean;
 use super::service_keys::SERVICE;
-use super::{Backend, Checked, Config, Outside, Pool, Service, parse_server};
+use super::{ADDRESSES_MAX, Backend, Checked, Config, Outside, Pool, Service, parse_server};
 
 impl Config {
     /// Reads and checks a configuration in TOML; `source` names the file in messages.
@@ -375,19 +377,39 @@ impl Reader<'_> {
     }
 }
 
-/// Finds the address that a back end's host stands for; a path stands for none.
+/// Finds the addresses that a back end's host stands for, the lowest first; a path stands for none.
 pub(crate) fn resolve(backend: &mut Backend, outside: &dyn Outside) -> Result<(), String> {
     if backend.path().is_some() {
         return Ok(());
     }
     let host = &backend.host;
-    backend.address = match host.parse() {
-        Ok(address) => address,
-        Err(_) => outside.resolve(host).map_err(|why| {
-            format!("host name {host:?} does not resolve: {why}; check it, or write the address")
-        })?,
-    };
+    if let Ok(address) = host.parse() {
+        backend.address = address;
+        return Ok(());
+    }
+    let found = outside.resolve(host).and_then(|found| {
+        let mut found = usable(found).into_iter();
+        let first = found.next().ok_or("it has no address")?;
+        Ok((first, found.take(ADDRESSES_MAX - 1).collect()))
+    });
+    (backend.address, backend.further) = found.map_err(|why| {
+        format!("host name {host:?} does not resolve: {why}; check it, or write the address")
+    })?;
     Ok(())
+}
+
+/// Each address once, in an order that hangs on nobody's whim. Those that no machine can have are
+/// left out unless there is no other: then the check says what is wrong with them.
+fn usable(mut found: Vec<IpAddr>) -> Vec<IpAddr> {
+    found.sort_unstable();
+    found.dedup();
+    if found
+        .iter()
+        .any(|address| check_connectable(*address).is_ok())
+    {
+        found.retain(|address| check_connectable(*address).is_ok());
+    }
+    found
 }
 
 fn given<'v>(value: &'v DeValue<'_>) -> Result<Given<'v>, String> {

@@ -14,9 +14,9 @@ pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
 pub use selection::{ChosenBy, Ended, Refused};
 pub use status::{
     AccessLogStatus, BackendState, BackendStatus, ConfigStatus, Counter, Degraded, DsrStatus,
-    FrameAccount, InterfaceStatus, ListenerStatus, NicChange, Owner, PlaneStatus, PoolStatus,
-    ProxyServerStatus, ProxyStatus, QueueStatus, Rung, ServedBy, ServerStatus, Status, VipStatus,
-    XdpStatistics, XdpStatus,
+    FrameAccount, InterfaceStatus, ListenerStatus, NameStatus, NicChange, Owner, PlaneStatus,
+    PoolStatus, ProxyServerStatus, ProxyStatus, QueueStatus, Rung, ServedBy, ServerStatus, Status,
+    VipStatus, XdpStatistics, XdpStatus,
 };
 
 use crate::config::nearest::did_you_mean;
@@ -89,6 +89,8 @@ pub enum Action {
     Recent(u32),
     /// Accepted and without effect: succeed in silence.
     Nothing,
+    /// Look all host names of back ends up at once.
+    Resolve,
     /// A blank line: succeed in silence.
     Blank,
 }
@@ -197,6 +199,7 @@ fn live(command: Command) -> Result<Action, String> {
         Command::Mode => Action::Mode,
         Command::Pid => Action::Pid,
         Command::Control => Action::Control,
+        Command::Resolve => Action::Resolve,
         Command::Debug(level) => Action::Debug(level),
         Command::Listen(None) => Action::Listen,
         Command::Server(server, changes) => Action::Server(server, changes),

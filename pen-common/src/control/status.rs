@@ -28,6 +28,26 @@ pub struct Status {
     pub dsr: Option<DsrStatus>,
     /// The services of proxy mode.
     pub proxy: Vec<ProxyStatus>,
+    /// The host names of back ends.
+    #[serde(default)]
+    pub names: Vec<NameStatus>,
+}
+
+/// A host name that back ends were written by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NameStatus {
+    /// The name.
+    pub name: String,
+    /// What it was last heard to stand for.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses of its that are not made use of, each with the reason.
+    pub unused: Vec<String>,
+    /// Seconds since that was heard.
+    pub age_s: u64,
+    /// Seconds until it is looked up again.
+    pub next_s: u64,
+    /// Why the last look-up failed.
+    pub error: Option<String>,
 }
 
 impl Status {
@@ -345,6 +365,8 @@ words! {
         Blacklisted = "blacklisted",
         /// No: its weight is 0.
         Drained = "drained",
+        /// No: its host name does not stand for its address any more.
+        Gone = "gone",
     }
 }
 

@@ -146,6 +146,14 @@ pub(crate) fn full_status() -> Status {
                 now: "off".to_owned(),
             }],
         }),
+        names: vec![NameStatus {
+            name: "web".to_owned(),
+            addresses: vec![Ipv4Addr::new(10, 77, 0, 11).into()],
+            unused: vec!["224.0.0.1: it is no address of one machine".to_owned()],
+            age_s: 75,
+            next_s: 4,
+            error: Some("A: no answer".to_owned()),
+        }],
         proxy: vec![proxied()],
     }
 }
@@ -256,4 +264,10 @@ Service shop (tcp) on [::]:80 /run/shop
   Clients that were not served
   count  reason      meaning
       5  acl-denied  the access list denies the client
+
+Host names
+           heard  again in  name  addresses
+  1 min 15 s ago       4 s  web   10.77.0.11
+  web: look-up failed: A: no answer
+  web: not used: 224.0.0.1: it is no address of one machine
 ";

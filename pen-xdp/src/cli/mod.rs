@@ -70,14 +70,11 @@ pub enum Stop {
 pub struct System;
 
 impl Outside for System {
-    fn resolve(&self, host: &str) -> Result<IpAddr, String> {
-        let mut found = (host, 0)
+    fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        let found = (host, 0)
             .to_socket_addrs()
             .map_err(|error| error.to_string())?;
-        found
-            .next()
-            .map(|socket| socket.ip())
-            .ok_or_else(|| "it has no address".to_owned())
+        Ok(found.map(|socket| socket.ip()).collect())
     }
 
     fn read(&self, path: &Path) -> Result<String, String> {

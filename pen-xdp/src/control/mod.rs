@@ -2,6 +2,7 @@
 //! whole, compiled into a [`snapshot::Snapshot`] and published to the data plane.
 
 pub mod grace;
+pub mod names;
 pub mod publish;
 pub mod report;
 pub mod routes;

@@ -78,7 +78,10 @@ impl Seen<'_> {
                     state: state_word(standing),
                     blacklist_left_s: match standing {
                         Standing::Blacklisted(seconds) => u32::try_from(seconds).ok(),
-                        Standing::Serving | Standing::NoWeight | Standing::NoMac => None,
+                        Standing::Serving
+                        | Standing::NoWeight
+                        | Standing::Gone
+                        | Standing::NoMac => None,
                     },
                     slots: shares.get(&id).map_or(0, |slots| *slots as u32),
                     flows: flows.get(usize::from(id)).copied().unwrap_or_default(),
@@ -179,7 +182,8 @@ pub fn servers(
                     conn,
                     max: backend.max,
                     hard: backend.hard,
-                    weight: backend.weight,
+                    // Whoever reads this asks whom new clients get.
+                    weight: if backend.gone { 0 } else { backend.weight },
                     prio: backend.prio,
                     sx,
                     rx: 0,
@@ -196,6 +200,7 @@ const fn state_word(standing: Standing) -> BackendState {
     match standing {
         Standing::Serving => BackendState::Up,
         Standing::NoWeight => BackendState::Drained,
+        Standing::Gone => BackendState::Gone,
         Standing::NoMac => BackendState::NoMac,
         Standing::Blacklisted(_) => BackendState::Blacklisted,
     }

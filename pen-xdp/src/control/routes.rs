@@ -19,7 +19,11 @@ fn route(state: &State, service: &Service) -> Route {
     let config = state.config();
     let pool = config.pool(&service.pool);
     let backends = pool.map(|pool| pool.backends.as_slice());
-    let servers = backends.unwrap_or_default().iter().map(|backend| Server {
+    let servers = backends.unwrap_or_default().iter().enumerate();
+    // Who is gone has left the configuration, as far as the proxy is concerned.
+    let servers = servers.filter(|(_, backend)| !backend.gone);
+    let servers = servers.map(|(number, backend)| Server {
+        number: Some(number),
         blacklisted_until_ms: state.blacklisted_until_ms(&service.pool, backend),
         ..server(config, backend)
     });
@@ -41,6 +45,7 @@ fn route(state: &State, service: &Service) -> Route {
 
 fn server(config: &Config, backend: &Backend) -> Server {
     Server {
+        number: None,
         name: backend.name.clone(),
         place: match backend.path() {
             Some(path) => Place::Unix(PathBuf::from(path)),

@@ -72,8 +72,10 @@ impl Snapshot {
         for (number, pool) in (0..).zip(pools.clone()) {
             for backend in &pool.backends {
                 let mac = match state.standing(&pool.name, backend) {
-                    // Without weight it keeps the flows that it has.
-                    Standing::Serving | Standing::NoWeight => state.mac_of(backend.address),
+                    // Without weight, or without its name, it keeps the flows that it has.
+                    Standing::Serving | Standing::NoWeight | Standing::Gone => {
+                        state.mac_of(backend.address)
+                    }
                     // So it does while it may only have been missed for a moment.
                     Standing::NoMac => state.last_mac_of(backend.address),
                     Standing::Blacklisted(_) => None,

@@ -15,6 +15,8 @@ use pen_common::{
     tables::{BACKENDS_MAX, BackendId, Mac},
 };
 
+use super::names::{self, Answers, Unused};
+
 /// Longest time that a back end can be blacklisted for, seconds: a year.
 pub const BLACKLIST_S_MAX: u32 = 365 * 24 * 3600;
 
@@ -73,6 +75,8 @@ pub enum Command {
         /// Bytes.
         redirect_len_max: u32,
     },
+    /// What host names stand for now: all of them, or those that were heard of.
+    Names(Answers),
     /// Time went on, to this many milliseconds of the monotonic clock.
     Clock(u64),
 }
@@ -106,6 +110,8 @@ pub enum Standing {
     Serving,
     /// Its weight is 0.
     NoWeight,
+    /// The host name does not stand for its address any more.
+    Gone,
     /// Its MAC address is not known.
     NoMac,
     /// Blacklisted for so many seconds more.
@@ -116,6 +122,9 @@ pub enum Standing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     config: Config,
+    /// What the host names of `config` were last heard to stand for.
+    answers: Answers,
+    unused: Unused,
     ids: BTreeMap<(String, String), BackendId>,
     neighbors: HashMap<IpAddr, Mac>,
     /// MAC addresses that the kernel lost, and until when they still serve the flows before.
@@ -130,10 +139,14 @@ pub struct State {
 
 impl State {
     /// A state in which nothing was observed yet, at `now_ms` of the monotonic clock.
-    pub fn new(config: Config, now_ms: u64) -> Self {
-        let ids = identities(&config);
+    pub fn new(mut config: Config, now_ms: u64) -> Self {
+        let answers = names::at_load(&config);
+        let unused = names::follow(&mut config, &answers);
+        let ids = identities(&config, &BTreeMap::new());
         let mut state = Self {
             config,
+            answers,
+            unused,
             ids,
             neighbors: HashMap::new(),
             lost: HashMap::new(),
@@ -215,6 +228,7 @@ impl State {
                 (self.mac, self.redirect_len_max) = (mac, redirect_len_max);
                 Ok(changed)
             }
+            Command::Names(answers) => Ok(self.heard(answers)),
             Command::Clock(now_ms) => {
                 self.now_ms = now_ms;
                 let before = (self.blacklisted_until_ms.len(), self.lost.len());
@@ -225,6 +239,30 @@ impl State {
                 Ok((self.blacklisted_until_ms.len(), self.lost.len()) != before)
             }
         }
+    }
+
+    fn heard(&mut self, answers: Answers) -> bool {
+        let before = self.answers.clone();
+        self.answers.0.extend(answers.0);
+        self.answers != before && self.follow()
+    }
+
+    /// Makes the back ends those that the names stand for; whether that changed any.
+    fn follow(&mut self) -> bool {
+        let pools = self.config.pools.clone();
+        let services = self.config.services.clone();
+        self.unused = names::follow(&mut self.config, &self.answers);
+        let changed = self.config.pools != pools;
+        if changed {
+            self.ids = identities(&self.config, &self.ids);
+            let known: BTreeSet<BackendId> = self.ids.values().copied().collect();
+            self.blacklisted_until_ms.retain(|id, _| known.contains(id));
+            // Nobody asks for the others any more, so nobody would notice that they moved.
+            let asked = names::addresses(&self.config);
+            self.neighbors.retain(|address, _| asked.contains(address));
+            self.lost.retain(|address, _| asked.contains(address));
+        }
+        changed || self.config.services != services
     }
 
     fn neighbor(&mut self, address: IpAddr, mac: Option<Mac>) -> bool {
@@ -285,6 +323,18 @@ impl State {
         self.config.clone_from(&before.config);
         self.blacklisted_until_ms
             .clone_from(&before.blacklisted_until_ms);
+        self.ids.clone_from(&before.ids);
+        self.follow();
+    }
+
+    /// What the host names were last heard to stand for.
+    pub fn answers(&self) -> &Answers {
+        &self.answers
+    }
+
+    /// Addresses of host names that are not made use of, and why.
+    pub fn unused(&self) -> &Unused {
+        &self.unused
     }
 
     /// Remembers the debug level, which no table depends on.
@@ -350,6 +400,7 @@ impl State {
             (Some(until), _, _) => {
                 Standing::Blacklisted(until.saturating_sub(self.now_ms).div_ceil(1000))
             }
+            (None, ..) if backend.gone => Standing::Gone,
             (None, 0, _) => Standing::NoWeight,
             (None, _, None) => Standing::NoMac,
             (None, _, Some(_)) => Standing::Serving,
@@ -377,22 +428,25 @@ fn identity(pool: &str, backend: &str) -> u64 {
 }
 
 /// Numbers drawn from the names, so that a restarted daemon, or one with some other back ends,
-/// gives the same numbers to the same names as far as they don't collide.
-fn identities(config: &Config) -> BTreeMap<(String, String), BackendId> {
-    let mut names: Vec<(String, String)> = config
-        .pools
-        .iter()
+/// gives the same numbers to the same names as far as they don't collide. Who has a number `before`
+/// keeps it.
+fn identities(
+    config: &Config,
+    before: &BTreeMap<(String, String), BackendId>,
+) -> BTreeMap<(String, String), BackendId> {
+    let pools = config.pools.iter();
+    let mut names: Vec<(String, String)> = pools
         .flat_map(|pool| {
-            pool.backends
-                .iter()
-                .map(|b| (pool.name.clone(), b.name.clone()))
+            let names = pool.backends.iter().map(|backend| backend.name.clone());
+            names.map(|name| (pool.name.clone(), name))
         })
         .collect();
     names.sort();
-    let mut taken = BTreeSet::new();
-    let mut ids = BTreeMap::new();
+    let kept = names.iter().filter_map(|name| before.get_key_value(name));
+    let mut ids: BTreeMap<_, _> = kept.map(|(name, id)| (name.clone(), *id)).collect();
+    let mut taken: BTreeSet<BackendId> = ids.values().copied().collect();
     let places = u64::from(BACKENDS_MAX - 1);
-    for name in names {
+    for name in names.into_iter().filter(|name| !before.contains_key(name)) {
         let hash = identity(&name.0, &name.1);
         let free = (0..places)
             .map(|step| ((hash % places + step) % places + 1) as BackendId)

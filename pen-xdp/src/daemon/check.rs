@@ -7,6 +7,7 @@ use pen_common::config::{Config, Plane, Service, XdpMode};
 
 use super::conflict;
 use crate::{
+    control::names,
     keeper::{Keeper, backends},
     nic::{forwarding, resets_link, who_holds_xdp},
 };
@@ -28,8 +29,11 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
             listeners.sum::<usize>()
         ));
     }
-    for service in config.proxy_services().filter(|s| s.proxy.transparent) {
-        sentences.extend(transparent_routes(config, service));
+    // With all addresses that names stand for now.
+    let mut whole = config.clone();
+    names::follow(&mut whole, &names::at_load(config));
+    for service in whole.proxy_services().filter(|s| s.proxy.transparent) {
+        sentences.extend(transparent_routes(&whole, service));
     }
     Ok(sentences)
 }

@@ -195,6 +195,17 @@ impl Dsr {
         }
     }
 
+    /// Asks for those back ends that there are now. What fails is tried again by itself.
+    pub(super) fn watch_back_ends(&mut self, state: &State) {
+        let watched = self.keeper.segments(state.config()).and_then(|segments| {
+            let watched = self.keeper.watch_again(&mut self.watch, &segments);
+            watched.context("the neighbour table can't be read")
+        });
+        if let Err(error) = watched {
+            tracing::error!("back ends that names stand for now may not be found: {error:#}");
+        }
+    }
+
     fn link(&mut self, mac: [u8; 6], mtu: u32, change: &mut Change) {
         self.keeper.nic.link.mac = mac;
         self.keeper.nic.link.mtu = mtu;

@@ -16,6 +16,8 @@ pub mod start;
 mod status;
 
 use std::{
+    collections::BTreeMap,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -37,10 +39,12 @@ use tokio::{
 use crate::{
     control::{
         grace::NoGrace,
+        names::Answers,
         routes::routes,
         socket::{Asked, ControlSocket},
         state::Command,
     },
+    names::Names,
     plane::{Workers, coarse_ns},
     proxy::Proxy,
     watch::NetEvent,
@@ -67,6 +71,7 @@ pub struct Daemon {
     socket: Option<ControlSocket>,
     change: Change,
     signals: Signals,
+    names: Names,
 }
 
 impl Daemon {
@@ -92,6 +97,7 @@ impl Daemon {
         loop {
             tokio::select! {
                 event = next(&mut self.dsr) => self.happened(event?)?,
+                heard = self.names.changed() => self.heard(heard),
                 Some(asked) = requests.recv() => self.asked(asked),
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
@@ -145,6 +151,20 @@ impl Daemon {
         match &mut self.dsr {
             Some(dsr) => dsr.happened(event, &mut self.change),
             None => Ok(()),
+        }
+    }
+
+    /// Goes by what host names stand for now.
+    fn heard(&mut self, heard: BTreeMap<String, Vec<IpAddr>>) {
+        let before = self.change.state.unused().clone();
+        self.change.observe(Command::Names(Answers(heard)));
+        let unused = self.change.state.unused().0.iter();
+        for (name, why) in unused.filter(|(name, why)| before.0.get(*name) != Some(*why)) {
+            let why: Vec<&str> = why.iter().map(String::as_str).collect();
+            tracing::warn!("not all addresses of {name} are used: {}", why.join("; "));
+        }
+        if let Some(dsr) = &mut self.dsr {
+            dsr.watch_back_ends(&self.change.state);
         }
     }
 
@@ -207,6 +227,7 @@ impl Daemon {
             | Action::Mode
             | Action::Pid
             | Action::Control
+            | Action::Resolve
             | Action::Listen
             | Action::Debug(_)
             | Action::Nothing
@@ -272,6 +293,10 @@ impl Daemon {
                 Ok(Value::Text(path.unwrap_or_default()))
             }
             Action::Listen => Ok(Value::Text(start::listen_line(config.services.iter()))),
+            Action::Resolve => {
+                self.names.look_up();
+                Ok(Value::Applied)
+            }
             Action::Debug(None) => Ok(Value::Number(u64::from(config.debug))),
             Action::Debug(Some(level)) => {
                 log::set_log_level(*level);

@@ -32,7 +32,7 @@ use crate::{
     },
     keeper::{self, Keeper, backends},
     lock::InterfaceLock,
-    neighbor::Segments,
+    names::Names,
     plane::{Workers, coarse_ns},
     proxy::Bound,
     watch::{NetEvent, Watch},
@@ -77,6 +77,7 @@ impl Daemon {
             proxy: None,
             dsr,
             socket,
+            names: Names::follow(state.answers().0.clone()),
             change: Change::new(state),
             signals,
         };
@@ -175,7 +176,12 @@ impl Ready {
             None => None,
         };
         let dsr = match claimed {
-            Some((mut keeper, segments, lock)) => {
+            Some((mut keeper, lock)) => {
+                // Those that further addresses of names are, too.
+                let segments = keeper.segments(state.config())?;
+                for why in keeper.unreachable(&segments) {
+                    tracing::warn!("{why}");
+                }
                 let mut watch = keeper.watch(&segments)?;
                 keeper.nic.link = watch.link();
                 if !watch.link().up {
@@ -200,7 +206,7 @@ impl Ready {
 }
 
 /// Looks at the interface and makes it this process's own.
-async fn claim(config: &Config) -> Result<(Keeper, Segments, InterfaceLock)> {
+async fn claim(config: &Config) -> Result<(Keeper, InterfaceLock)> {
     let keeper = Keeper::open(config)?;
     let segments = keeper.segments(config)?;
     let unreachable = keeper.unreachable(&segments);
@@ -214,7 +220,7 @@ async fn claim(config: &Config) -> Result<(Keeper, Segments, InterfaceLock)> {
     keeper.check_privileges(config.plane != Plane::AfPacket)?;
     // Before anything is touched: what is there may be a living daemon's.
     let lock = keeper.lock().await?;
-    Ok((keeper, segments, lock))
+    Ok((keeper, lock))
 }
 
 /// Reads what is known of the world, and waits a little for back ends to answer.

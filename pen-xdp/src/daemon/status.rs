@@ -41,6 +41,7 @@ impl Daemon {
             degraded,
             dsr,
             proxy: self.proxy.as_ref().map(Proxy::status).unwrap_or_default(),
+            names: self.names.status(&state.unused().0),
         }
     }
 

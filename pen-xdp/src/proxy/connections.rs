@@ -357,6 +357,7 @@ pub(super) mod tests {
     /// A service `name` with one server.
     pub(in crate::proxy) fn service(name: &str, connections: &Arc<Connections>) -> Arc<Service> {
         let server = Server {
+            number: Some(0),
             name: "be0".into(),
             place: Place::Unix("/nonexistent/socket".into()),
             weight: 1,

@@ -90,7 +90,7 @@ fn servers(service: &Service, route: &Route) -> Vec<ProxyServerStatus> {
             .blacklisted_until_ms
             .map(|until| until.saturating_sub(now_ms));
         let mut row = row(server, point, view.tally, left_ms);
-        row.index = view.index;
+        row.index = server.number;
         if weighted && server.weight == 0 && left_ms.is_none() {
             row.state = BackendState::Drained;
         }

@@ -30,7 +30,7 @@ pub struct Route {
     pub client_acl: Acl,
     /// Key of the hash over clients.
     pub seed: u64,
-    /// Who serves it, in the order of Pen's numbers.
+    /// Who serves it, in the order of Pen's numbers, of which some may be missing.
     pub servers: Vec<Server>,
     /// Who serves when no server can.
     pub emergency: Option<Server>,
@@ -41,6 +41,8 @@ pub struct Route {
 /// One server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
+    /// Pen's number in the pool; those for emergency and abuse have none.
+    pub number: Option<usize>,
     /// Unique in its pool.
     pub name: String,
     /// Where it is.

@@ -330,17 +330,18 @@ impl Choice {
             let known = before.get(&id);
             let was = known.and_then(|point| point.blacklisted_until_ms);
             let until = server.blacklisted_until_ms;
+            // Where the one of this name was missed says nothing of where it is now.
+            let moved = known.is_some_and(|point| point.place != server.place);
             // What ended by time needs no word, and might speak of a later failure.
-            if until != was && (until.is_some() || was > Some(now_ms())) {
+            if moved || (until != was && (until.is_some() || was > Some(now_ms()))) {
                 self.balancer.blacklist(id, until);
             }
-            self.points
-                .insert(id, Point::of(server, Some(index), known));
+            self.points.insert(id, Point::of(server, known));
         }
         let last = |server: &Option<Server>, was: &Option<Arc<Point>>| {
             server
                 .as_ref()
-                .map(|server| Point::of(server, None, was.as_ref()))
+                .map(|server| Point::of(server, was.as_ref()))
         };
         self.emergency = last(&route.emergency, &self.emergency);
         self.abuse = last(&route.abuse, &self.abuse);
@@ -358,11 +359,11 @@ impl ListenerCount {
 
 impl Point {
     /// Goes on counting where it did `before`.
-    fn of(server: &Server, index: Option<usize>, before: Option<&Arc<Self>>) -> Arc<Self> {
+    fn of(server: &Server, before: Option<&Arc<Self>>) -> Arc<Self> {
         Arc::new(Self {
             name: server.name.clone(),
             place: server.place.clone(),
-            index,
+            index: server.number,
             blacklisted_until_ms: server.blacklisted_until_ms,
             counts: before
                 .map(|point| Arc::clone(&point.counts))

@@ -16,6 +16,7 @@ mod foreign;
 mod fragments;
 mod link;
 mod millions;
+mod names;
 mod neighbors;
 mod planes;
 mod protocols;

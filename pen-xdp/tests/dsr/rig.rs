@@ -70,6 +70,17 @@ impl Pen {
         top: &str,
         services: &str,
     ) -> Self {
+        Self::launch_by(lab, (index, interface), &[], &format!("{top}\n{services}"))
+    }
+
+    /// As [`Pen::start`], in a mount namespace where `file` is to be found at `place`.
+    pub(crate) fn start_with(lab: &Lab, file: &Path, place: &str, services: &str) -> Self {
+        let script = format!("mount --bind \"$0\" {place} && exec \"$@\"");
+        let by = ["sh", "-c", &script, file.to_str().unwrap()];
+        Self::launch_by(lab, (0, "eth0"), &by, services).ready()
+    }
+
+    fn launch_by(lab: &Lab, (index, interface): (usize, &str), by: &[&str], lines: &str) -> Self {
         let machine = &lab.balancers()[index];
         let folder = lab.folder().join(format!("pen{index}"));
         fs::create_dir_all(&folder).unwrap();
@@ -78,13 +89,19 @@ impl Pen {
         let config = folder.join("pen.toml");
         let text = format!(
             "interface = {interface:?}\nforeground = true\ncontrol = {control:?}\npid_file = {pid_file:?}\n\
-             bpffs = {:?}\nrun_dir = {:?}\n{top}\n{services}",
+             bpffs = {:?}\nrun_dir = {:?}\n{lines}",
             lab.bpffs(),
             folder.join("run"),
         );
         fs::write(&config, text).unwrap();
-        let words = ["--config".into(), config.into_os_string()];
-        let process = machine.spawn(env!("CARGO_BIN_EXE_pen"), words).unwrap();
+        let pen = [
+            env!("CARGO_BIN_EXE_pen"),
+            "--config",
+            config.to_str().unwrap(),
+        ];
+        let mut words = by.iter().chain(&pen);
+        let program = words.next().unwrap();
+        let process = machine.spawn(program, words).unwrap();
         Self {
             process,
             control,

@@ -18,6 +18,7 @@ mod http;
 mod live;
 mod log;
 mod log_trouble;
+mod names;
 mod proxy_protocol;
 mod python;
 mod redirect;

@@ -51,6 +51,12 @@ impl Pen {
         Self::start_by(lab, &["prlimit", &limit], words)
     }
 
+    /// As [`Pen::start`], in a mount namespace where `file` is to be found at `place`.
+    pub(crate) fn start_with(lab: &Lab, file: &Path, place: &str, words: &[&str]) -> Self {
+        let script = format!("mount --bind \"$0\" {place} && exec \"$@\"");
+        Self::start_by(lab, &["sh", "-c", &script, file.to_str().unwrap()], words)
+    }
+
     /// As [`Pen::start`], by a program that becomes the one that its last words name.
     pub(crate) fn start_by(lab: &Lab, by: &[&str], words: &[&str]) -> Self {
         let folder = lab.folder().join("pen");

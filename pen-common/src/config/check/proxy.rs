@@ -182,7 +182,7 @@ fn givens(value: &Value) -> Vec<Given<'_>> {
     }
 }
 
-fn check_target(service: &Service, backend: &Backend) -> Result<(), String> {
+pub(super) fn check_target(service: &Service, backend: &Backend) -> Result<(), String> {
     let name = &service.name;
     if let Some(path) = backend.path() {
         if service.mode == Mode::Udp {
