@@ -74,7 +74,8 @@ pub(crate) fn client(lab: &Lab, to: IpAddr, script: &str) -> String {
 
 /// Who answers each of so many flows of one datagram.
 fn answerers(lab: &Lab, flows: usize) -> Vec<String> {
-    let script = format!("print(*[name(flow()) for _ in range({flows})])");
+    // None is closed before the last one is open: its port would be another flow's.
+    let script = format!("all = [flow() for _ in range({flows})]; print(*map(name, all))");
     let said = client(lab, addresses()[0], &script);
     said.split(' ').map(str::to_owned).collect()
 }
