@@ -484,6 +484,7 @@ pub(super) mod tests {
         let stream = Stream::from(UnixStream::pair().unwrap().0);
         let session = size_of_val(&serve(stream, visitor, places));
         let sizes = (session, size_of::<Connection>());
-        assert!(sizes.0 <= 1440 && sizes.1 <= 104, "{sizes:?}");
+        // A task is allocated in steps of 128 bytes, with 112 of the runtime's.
+        assert!(sizes.0 <= 1424 && sizes.1 <= 104, "{sizes:?}");
     }
 }

@@ -3,14 +3,15 @@
 use std::{
     fmt,
     io::{self, ErrorKind},
+    mem::{replace, take},
     net::Shutdown,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
 };
 
 use super::{
     buffers::{self, Buffer},
     pipes::{self, Pipe},
-    relay::Witness,
+    relay::{Account, Counts, Witness},
     stream::Stream,
 };
 
@@ -74,6 +75,19 @@ struct Filled {
     end: usize,
 }
 
+/// What is known of what comes after the bytes that were read last.
+#[derive(Debug, Default)]
+enum After {
+    #[default]
+    Unknown,
+    /// Nothing is there at the moment.
+    Nothing,
+    /// The end of the stream: it can travel with these bytes.
+    End,
+    /// The connection is broken.
+    Broken(io::Error),
+}
+
 /// What a look at the source gave.
 enum Fetched {
     Bytes(usize),
@@ -93,9 +107,7 @@ pub(super) struct Direction<'a> {
     source: &'a Stream,
     destination: &'a Stream,
     side: Side,
-    count: &'a AtomicU64,
-    /// Of this connection alone.
-    own_count: Option<&'a AtomicU64>,
+    account: &'a Account<'a>,
     splice_after: u64,
     /// The kernel has not refused to splice.
     can_splice: bool,
@@ -103,61 +115,39 @@ pub(super) struct Direction<'a> {
     streak: u64,
     /// Bytes since the source was last found empty.
     turn: u64,
-    /// The last read took all there was.
-    drained: bool,
+    after: After,
     filled: Option<Filled>,
     pipe: Option<Pipe>,
     moved: bool,
     rest: Rest,
-    /// Where the bytes of this connection alone are counted.
-    own: Option<&'a AtomicU64>,
-    /// Who wants to see the first bytes, until then.
-    first: Option<&'a dyn Witness>,
+    /// The client's first bytes have been shown to whoever wants to see them.
+    shown: bool,
 }
 
 impl<'a> Direction<'a> {
-    /// From `side` to the other one; `count` is of bytes that the destination's kernel has taken.
+    /// From `side` to the other one; counted are bytes that the destination's kernel has taken.
     pub(super) fn new(
         side: Side,
         [source, destination]: [&'a Stream; 2],
-        count: &'a AtomicU64,
+        account: &'a Account<'a>,
         splice_after: u64,
     ) -> Self {
         Self {
             source,
             destination,
             side,
-            count,
-            own_count: None,
+            account,
             splice_after,
             can_splice: true,
             streak: 0,
             turn: 0,
-            drained: false,
+            after: After::Unknown,
             filled: None,
             pipe: None,
             moved: false,
             rest: Rest::Empty,
-            own: None,
-            first: None,
+            shown: side == Side::Server,
         }
-    }
-
-    /// Its bytes are counted there as well.
-    pub(super) fn counted_in(self, own_count: Option<&'a AtomicU64>) -> Self {
-        Self { own_count, ..self }
-    }
-
-    /// Bytes are counted for a witness, too, who is shown the client's first ones.
-    pub(super) fn before(mut self, witness: Option<&'a dyn Witness>) -> Self {
-        let Some(witness) = witness else { return self };
-        match self.side {
-            Side::Client => {
-                (self.own, self.first) = (Some(&witness.counts().up), Some(witness));
-            }
-            Side::Server => self.own = Some(&witness.counts().down),
-        }
-        self
     }
 
     /// Why it stands still.
@@ -167,12 +157,13 @@ impl<'a> Direction<'a> {
 
     /// Whether bytes were read or written since this was last asked.
     pub(super) fn has_moved(&mut self) -> bool {
-        std::mem::take(&mut self.moved)
+        take(&mut self.moved)
     }
 
     /// Nothing more is to be passed; what is held is thrown away.
     pub(super) fn end(&mut self) {
         self.rest = Rest::Ended;
+        self.after = After::Unknown;
         self.filled = None;
         self.pipe = None;
     }
@@ -185,7 +176,8 @@ impl<'a> Direction<'a> {
             if !self.deliver()? {
                 break Rest::Full;
             }
-            if std::mem::take(&mut self.drained) && !self.source.is_read_closed() {
+            if matches!(self.after, After::Nothing) {
+                self.after = After::Unknown;
                 self.pause();
                 break Rest::Empty;
             }
@@ -237,9 +229,11 @@ impl<'a> Direction<'a> {
                 && filled.start < filled.end
             {
                 let bytes = &filled.buffer[filled.start..filled.end];
-                let sent = match self.drained && self.source.is_read_closed() {
-                    true => self.destination.try_write_last(bytes),
-                    false => self.destination.try_write(bytes),
+                let sent = match self.after {
+                    After::End => self.destination.try_write_last(bytes),
+                    After::Unknown | After::Nothing | After::Broken(_) => {
+                        self.destination.try_write(bytes)
+                    }
                 };
                 filled.start += *sent.as_ref().unwrap_or(&0);
                 sent
@@ -258,16 +252,31 @@ impl<'a> Direction<'a> {
                 Ok(0) => return Err(self.destination_failed(ErrorKind::WriteZero.into())),
                 Ok(sent) => {
                     self.moved = true;
-                    self.count.fetch_add(sent as u64, Relaxed);
-                    // Nobody else counts there.
-                    for own in [self.own_count, self.own].into_iter().flatten() {
-                        own.store(own.load(Relaxed) + sent as u64, Relaxed);
-                    }
+                    self.count(sent as u64);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if self.refuses_splice(&error) => self.can_splice = false,
                 Err(error) => return Err(self.destination_failed(error)),
             }
+        }
+    }
+
+    fn count(&self, bytes: u64) {
+        let of = |counts: &'a Counts| match self.side {
+            Side::Client => &counts.up,
+            Side::Server => &counts.down,
+        };
+        let Account {
+            server,
+            own,
+            witness,
+        } = self.account;
+        of(server).fetch_add(bytes, Relaxed);
+        let own = own.map(|own| own.counts);
+        let witness = witness.map(Witness::counts);
+        // Nobody else counts there.
+        for alone in [own, witness].into_iter().flatten().map(of) {
+            alone.store(alone.load(Relaxed) + bytes, Relaxed);
         }
     }
 
@@ -307,9 +316,13 @@ impl<'a> Direction<'a> {
 
     /// Takes bytes from the source. Nothing may be held.
     fn fetch(&mut self) -> Result<Fetched, Failure> {
-        let got = match self.fetch_by_splice() {
-            Some(got) => got,
-            None => self.fetch_by_copy(),
+        let got = match take(&mut self.after) {
+            After::End => Ok(0),
+            After::Broken(error) => Err(error),
+            After::Unknown | After::Nothing => match self.fetch_by_splice() {
+                Some(got) => got,
+                None => self.fetch_by_copy(),
+            },
         };
         match got {
             Ok(0) => Ok(Fetched::End),
@@ -328,8 +341,12 @@ impl<'a> Direction<'a> {
         filled.start = 0;
         filled.end = 0;
         filled.end = self.source.try_read(&mut filled.buffer)?;
-        self.drained = filled.end > 0 && filled.end < buffers::SIZE;
-        if let Some(witness) = self.first.take() {
+        if filled.end > 0 && filled.end < buffers::SIZE {
+            self.after = look_ahead(self.source, filled);
+        }
+        if let Some(witness) = self.account.witness
+            && !replace(&mut self.shown, true)
+        {
             witness.heard(&filled.buffer[..filled.end]);
         }
         Ok(filled.end)
@@ -358,12 +375,33 @@ impl<'a> Direction<'a> {
     }
 }
 
+/// What comes after a read that took all there was: where the source has ended its stream it is read
+/// to the end, as far as there is room, so that nothing is held back for an end that never comes.
+fn look_ahead(source: &Stream, filled: &mut Filled) -> After {
+    while filled.end < buffers::SIZE {
+        if !source.is_read_closed() {
+            return After::Nothing;
+        }
+        match source.try_read(&mut filled.buffer[filled.end..]) {
+            Ok(0) => return After::End,
+            Ok(more) => filled.end += more,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return After::Nothing,
+            Err(error) => return After::Broken(error),
+        }
+    }
+    After::Unknown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use socket2::SockRef;
+    use std::time::Duration;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::UnixStream,
+        join,
+        net::{TcpListener, TcpStream, UnixStream},
+        task::yield_now,
     };
 
     fn pair() -> (UnixStream, Stream) {
@@ -375,9 +413,10 @@ mod tests {
     async fn small_messages_are_never_spliced_and_a_stream_is_until_it_pauses() {
         let (mut writer, source) = pair();
         let (mut reader, destination) = pair();
-        let count = AtomicU64::new(0);
+        let counts = Counts::default();
+        let account = Account::from(&counts);
         let ends = [&source, &destination];
-        let mut direction = Direction::new(Side::Client, ends, &count, 40_000);
+        let mut direction = Direction::new(Side::Client, ends, &account, 40_000);
         let mut bytes = vec![0; 4 * buffers::SIZE];
         destination.writable().await.unwrap();
 
@@ -402,7 +441,7 @@ mod tests {
         source.readable().await.unwrap();
         assert_eq!(direction.advance().unwrap(), Rest::Empty);
         assert_eq!(direction.streak, 0, "ten bytes in a turn are a pause");
-        assert_eq!(count.load(Relaxed), 100_000 + 4 * 16_384 + 10);
+        assert_eq!(counts.up.load(Relaxed), 100_000 + 4 * 16_384 + 10);
         assert_eq!(buffers::gauge().used(), 0);
     }
 
@@ -410,9 +449,10 @@ mod tests {
     async fn bytes_in_a_pipe_are_copied_when_the_destination_refuses_splice() {
         let (mut writer, source) = pair();
         let (mut reader, destination) = pair();
-        let count = AtomicU64::new(0);
+        let counts = Counts::default();
+        let account = Account::from(&counts);
         let ends = [&source, &destination];
-        let mut direction = Direction::new(Side::Server, ends, &count, 0);
+        let mut direction = Direction::new(Side::Server, ends, &account, 0);
         let sent: Vec<u8> = (0..50_000_u32).map(|number| number as u8).collect();
         writer.write_all(&sent).await.unwrap();
         drop(writer);
@@ -430,7 +470,46 @@ mod tests {
         let mut got = Vec::new();
         reader.read_to_end(&mut got).await.unwrap();
         assert!(got == sent);
-        assert_eq!(count.load(Relaxed), 50_000);
+        assert_eq!(counts.down.load(Relaxed), 50_000);
         assert_eq!((pipes::gauge().used(), buffers::gauge().used()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_stream_is_known_before_its_last_bytes_are_passed_and_a_break_too() {
+        for broken in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let at = listener.local_addr().unwrap();
+            let (writer, source) = join!(TcpStream::connect(at), listener.accept());
+            let (mut writer, source) = (writer.unwrap(), Stream::from(source.unwrap().0));
+            let (mut reader, destination) = pair();
+            let counts = Counts::default();
+            let account = Account::from(&counts);
+            let ends = [&source, &destination];
+            let mut direction = Direction::new(Side::Server, ends, &account, u64::MAX);
+            writer.write_all(b"last").await.unwrap();
+            source.readable().await.unwrap();
+            if broken {
+                SockRef::from(&writer)
+                    .set_linger(Some(Duration::ZERO))
+                    .unwrap();
+            }
+            drop(writer);
+            while !source.is_read_closed() {
+                yield_now().await;
+            }
+            assert!(matches!(direction.fetch().unwrap(), Fetched::Bytes(4)));
+            match direction.after {
+                After::End => assert!(!broken),
+                After::Broken(_) => assert!(broken),
+                After::Unknown | After::Nothing => panic!("{:?}", direction.after),
+            }
+            let passed = direction.advance();
+            assert_eq!(passed.is_err(), broken, "{passed:?}");
+            direction.end();
+            direction.pass_end().unwrap();
+            let mut got = Vec::new();
+            reader.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"last");
+        }
     }
 }

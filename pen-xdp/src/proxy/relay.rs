@@ -117,24 +117,14 @@ pub async fn relay<'a>(
     options: &Options,
     account: impl Into<Account<'a>>,
 ) -> End {
-    let Account {
-        server: counts,
-        own,
-        witness,
-    } = account.into();
-    let [own_up, own_down] = [
-        own.map(|own| &own.counts.up),
-        own.map(|own| &own.counts.down),
-    ];
+    let account = account.into();
     let after = options.splice_after;
-    let up = Direction::new(Side::Client, [client, server], &counts.up, after);
-    let down = Direction::new(Side::Server, [server, client], &counts.down, after);
     let mut relay = Relay {
         client,
         server,
-        up: up.counted_in(own_up).before(witness),
-        down: down.counted_in(own_down).before(witness),
-        half_closed: own.map(|own| own.half_closed),
+        up: Direction::new(Side::Client, [client, server], &account, after),
+        down: Direction::new(Side::Server, [server, client], &account, after),
+        account: &account,
         fast_close: options.fast_close,
         lost: None,
         watches: [true; 2],
@@ -180,7 +170,7 @@ struct Relay<'a> {
     server: &'a Stream,
     up: Direction<'a>,
     down: Direction<'a>,
-    half_closed: Option<&'a AtomicBool>,
+    account: &'a Account<'a>,
     fast_close: FastClose,
     /// What broke the server's connection while its bytes are still on their way to the client.
     lost: Option<io::Error>,
@@ -203,11 +193,14 @@ impl Relay<'_> {
             }
             let passed = match direction.advance() {
                 Ok(Rest::Ended) if closes_fast(self.fast_close, side) && self.lost.is_none() => {
+                    // Its last bytes may have been told to wait for it. A connection that is
+                    // broken already is over all the same.
+                    let _ = direction.pass_end();
                     return Some(End::FastClose(side));
                 }
                 Ok(Rest::Ended) => {
-                    if let Some(half_closed) = self.half_closed {
-                        half_closed.store(true, Relaxed);
+                    if let Some(own) = self.account.own {
+                        own.half_closed.store(true, Relaxed);
                     }
                     direction.pass_end()
                 }

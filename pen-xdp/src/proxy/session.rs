@@ -67,37 +67,53 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
         return Box::pin(http::serve(client, visitor, places)).await;
     }
     let _cut = places.connection.cuts(&client);
-    let mut line = service.line(&visitor);
-    let Ok(mut visit) = service.admit(visitor.client(), &mut line) else {
+    // Boxed: what it takes to arrive is given back before the connection lasts.
+    let arrived = Box::pin(arrive(&places.connection, &client, (visitor, peer, said)));
+    let Some((mut visit, server, point)) = arrived.await else {
         return;
     };
-    let how = how(&visit.settings, visitor);
-    let (server, point) = match reach(&places.connection, &mut visit, how).await {
-        Ok(reached) => reached,
-        Err(why) => return visit.refused(why),
-    };
-    let version = visit.settings.send_proxy;
-    if version != SendProxy::Off {
-        let both = ends(&client, peer, said.as_ref());
-        let header = written(version, both, said).unwrap_or_default();
-        if let Err(error) = send(&server, &header, visit.settings.timeout).await {
-            let name = &point.name;
-            tracing::debug!(
-                "service {}: server {name} took no PROXY header: {error}",
-                service.name
-            );
-            return visit.refused(Refused::ConnectFailed);
-        }
-    }
     let (options, witness) = (&visit.settings.relay, visit.witness());
     let account = places.connection.account(&point.counts, witness);
     let end = relay(&client, &server, options, account).await;
     visit.ended(ended(&end));
     tracing::trace!(
-        "service {}: {visitor:?} at {}: {end:?}",
+        "service {}: {:?} at {}: {end:?}",
         service.name,
+        places.connection,
         point.name
     );
+}
+
+/// Gets a client, who came from `peer` and is introduced by what a proxy `said`, to a server; `None`
+/// if there is none for it.
+async fn arrive(
+    connection: &Connection,
+    client: &Stream,
+    (visitor, peer, said): (Visitor, Option<SocketAddr>, Option<Header>),
+) -> Option<(Visit, Stream, Arc<Point>)> {
+    let service = &connection.service;
+    let mut line = service.line(&visitor);
+    let mut visit = service.admit(visitor.client(), &mut line).ok()?;
+    let how = how(&visit.settings, visitor);
+    let (server, point) = match reach(connection, &mut visit, how).await {
+        Ok(reached) => reached,
+        Err(why) => {
+            visit.refused(why);
+            return None;
+        }
+    };
+    let version = visit.settings.send_proxy;
+    if version != SendProxy::Off {
+        let both = ends(client, peer, said.as_ref());
+        let header = written(version, both, said).unwrap_or_default();
+        if let Err(error) = send(&server, &header, visit.settings.timeout).await {
+            let (service, name) = (&service.name, &point.name);
+            tracing::debug!("service {service}: server {name} took no PROXY header: {error}");
+            visit.refused(Refused::ConnectFailed);
+            return None;
+        }
+    }
+    Some((visit, server, point))
 }
 
 /// Who the client is: whoever came, or whom a proxy names, and what else that says; `None` if a
@@ -115,7 +131,7 @@ async fn introduced(
         return Some((Some(peer), None));
     };
     connection.reached(Stage::Header);
-    match receive(client, patience).await {
+    match Box::pin(receive(client, patience)).await {
         Ok(header) => {
             let source = header.addresses.map_or(peer, |both| both.source());
             let source = SocketAddr::new(source.ip().to_canonical(), source.port());

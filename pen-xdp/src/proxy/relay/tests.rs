@@ -306,6 +306,30 @@ async fn what_a_server_sent_before_it_broke_is_delivered() {
     }
 }
 
+/// A socket that is closed with bytes unread forgets what it was told to send later.
+#[tokio::test]
+async fn the_last_bytes_are_on_their_way_before_a_client_with_unread_bytes_is_closed() {
+    let options = Options {
+        fast_close: FastClose::Up,
+        ..COPY
+    };
+    let counts = Counts::default();
+    let ((mut client, client_near), (mut server, server_near)) = (tcp().await, tcp().await);
+    server.write_all(&[7; 1000]).await.unwrap();
+    server.shutdown().await.unwrap();
+    while !server_near.is_read_closed() {
+        sleep(MOMENT / 10).await;
+    }
+    // More than both sockets to the server hold, which reads nothing.
+    let _ = timeout(MOMENT, client.write_all(&vec![1; 16 << 20])).await;
+    let end = relay(&client_near, &server_near, &options, &counts).await;
+    assert!(matches!(end, End::FastClose(Side::Server)), "{end:?}");
+    drop(client_near);
+    let mut got = Vec::new();
+    let _ = client.read_to_end(&mut got).await;
+    assert_eq!(got.len(), 1000);
+}
+
 #[tokio::test]
 async fn the_idle_time_begins_with_the_last_byte_of_either_direction() {
     let limit = 4 * MOMENT;
