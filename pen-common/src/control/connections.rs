@@ -72,8 +72,13 @@ impl ConnectionStatus {
     /// 2 has a server, 1 has none yet. Lines that Pen has not come last.
     pub fn lines(&self) -> String {
         let state = match self.stage {
-            Stage::Header | Stage::Queue | Stage::Connecting => 1,
-            Stage::Open | Stage::HalfClosed | Stage::Kept => 2,
+            Stage::Open | Stage::HalfClosed | Stage::Kept if self.server.is_some() => 2,
+            Stage::Header
+            | Stage::Queue
+            | Stage::Connecting
+            | Stage::Open
+            | Stage::HalfClosed
+            | Stage::Kept => 1,
         };
         let index = self
             .index

@@ -118,6 +118,8 @@ words! {
         MadeRoom = "made-room",
         /// Nobody served it.
         Refused = "refused",
+        /// A command ended it (`close`).
+        Closed = "closed",
         /// Pen was stopped.
         Stopped = "stopped",
     }

@@ -180,7 +180,7 @@ impl Daemon {
     fn reopen(&self) {
         match self.proxy.as_ref().map_or(0, Proxy::reopen_logs) {
             0 => not_read_again(""),
-            count => not_read_again(&format!("{count} access logs are opened again; ")),
+            count => not_read_again(&format!("{count} access logs are to be opened again; ")),
         }
     }
 

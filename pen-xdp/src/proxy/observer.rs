@@ -12,6 +12,9 @@ use super::balance::Recent;
 use super::connections::{Connection, Connections};
 use super::service::{Service, now_ms};
 
+/// Clients that are looked at under one lock.
+const LOOK: usize = 256;
+
 /// See the module. What it shows is of one moment for each connection, not for all together.
 #[derive(Debug)]
 pub struct Observer {
@@ -130,29 +133,28 @@ impl Observer {
 /// The clients that a service has seen, and those that it has. `live` is in the order of addresses.
 fn seen(service: &Service, live: &[(IpAddr, Arc<Connection>)], within_ms: u64) -> Vec<Recent> {
     let now_ms = now_ms();
-    let mut clients = HashMap::new();
-    let choice = service.choice();
-    let recent = choice.balancer.recent(now_ms, within_ms);
-    let mut connected = Vec::new();
-    // A connection hands its bytes over to the client under the same lock: none is lost on the way,
-    // and none is there twice.
-    for group in live.chunk_by(|(one, _), (other, _)| one == other) {
-        let mine = group
-            .iter()
-            .filter(|(_, connection)| std::ptr::eq(&raw const *connection.service, service));
-        let bytes = mine
-            .map(|(_, connection)| connection.bytes())
-            .reduce(|sum, bytes| (sum.0 + bytes.0, sum.1 + bytes.1));
-        let address = group.first().map(|(address, _)| *address);
-        let client = address.and_then(|address| choice.balancer.client(address, now_ms));
-        connected.extend(client.zip(bytes));
-    }
-    drop(choice);
-    clients.extend(recent.into_iter().map(|client| (client.address, client)));
-    for (client, (sent, received)) in connected {
-        let client = clients.entry(client.address).or_insert(client);
-        client.sent += sent;
-        client.received += received;
+    let is_mine = |(_, connection): &&(IpAddr, Arc<Connection>)| {
+        std::ptr::eq(&raw const *connection.service, service)
+    };
+    let mine: Vec<_> = live.iter().filter(is_mine).collect();
+    let of_clients: Vec<_> = mine.chunk_by(|(one, _), (other, _)| one == other).collect();
+    let recent = service.choice().balancer.recent(now_ms, within_ms);
+    let recent = recent.into_iter().map(|client| (client.address, client));
+    let mut clients: HashMap<_, _> = recent.collect();
+    for some in of_clients.chunks(LOOK) {
+        // A connection hands its bytes over to the client under the same lock: none is lost on the
+        // way, and none is there twice. It is held for moments, as clients that come wait for it.
+        let choice = service.choice();
+        for connections in some {
+            let address = connections.first().map(|(address, _)| *address);
+            let client = address.and_then(|address| choice.balancer.client(address, now_ms));
+            let Some(mut client) = client else { continue };
+            for (sent, received) in connections.iter().map(|(_, one)| one.bytes()) {
+                client.sent += sent;
+                client.received += received;
+            }
+            clients.insert(client.address, client);
+        }
     }
     clients.into_values().collect()
 }

@@ -57,7 +57,11 @@ pub(super) struct Places {
 /// Finds a server for a client and passes bytes until both are done.
 pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
     let service = &places.connection.service;
-    let Some((address, said)) = introduced(&places.connection, &client, &visitor).await else {
+    let introduced = {
+        let _cut = places.connection.cuts(&client);
+        introduced(&places.connection, &client, &visitor).await
+    };
+    let Some((address, said)) = introduced else {
         return;
     };
     let peer = visitor.address;
@@ -72,6 +76,8 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
     let Some((mut visit, server, point)) = arrived.await else {
         return;
     };
+    // Nor is a server to take half of what it was sent for the whole.
+    let _cut_there = places.connection.cuts(&server);
     let (options, witness) = (&visit.settings.relay, visit.witness());
     let account = places.connection.account(&point.counts, witness);
     let end = relay(&client, &server, options, account).await;
@@ -87,12 +93,15 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
 /// Gets a client, who came from `peer` and is introduced by what a proxy `said`, to a server; `None`
 /// if there is none for it.
 async fn arrive(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     client: &Stream,
     (visitor, peer, said): (Visitor, Option<SocketAddr>, Option<Header>),
 ) -> Option<(Visit, Stream, Arc<Point>)> {
     let service = &connection.service;
     let mut line = service.line(&visitor);
+    if let Some(line) = &mut line {
+        line.belongs_to(connection);
+    }
     let mut visit = service.admit(visitor.client(), &mut line).ok()?;
     let how = how(&visit.settings, visitor);
     let (server, point) = match reach(connection, &mut visit, how).await {

@@ -379,11 +379,19 @@ fn who_ended_a_request_is_in_its_line() {
     // And one that Pen itself ends.
     drop(server_process);
     let _silent = python::serve(&lab, 0, PORT, python::Manner::Silent);
-    let asking = lab.client().spawn("curl", [url("/silent")]).unwrap();
-    wait_for("the request", || pen.service().servers[0].conn == 1);
+    let ask = || {
+        let asking = lab.client().spawn("curl", [url("/silent")]).unwrap();
+        wait_for("the request", || pen.service().servers[0].conn == 1);
+        asking
+    };
+    let closed = ask();
+    pen.change("close 0");
+    assert_eq!(last(&log, count + 1)["ended"], "closed");
+    drop(closed);
+    let asking = ask();
     pen.stop();
     drop(asking);
-    assert_eq!(last(&log, count + 1)["ended"], "stopped");
+    assert_eq!(last(&log, count + 2)["ended"], "stopped");
 }
 
 #[test]
@@ -432,6 +440,9 @@ fn a_flow_of_datagrams_leaves_a_line_at_its_end() {
     // One that is there when Pen stops.
     pen.change("log_format json");
     talk("[b'abc']");
+    pen.change("close 0");
+    assert_eq!(last(&log, 3)["ended"], "closed");
+    talk("[b'abc']");
     pen.stop();
-    assert_eq!(last(&log, 3)["ended"], "stopped");
+    assert_eq!(last(&log, 4)["ended"], "stopped");
 }

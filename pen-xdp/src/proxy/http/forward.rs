@@ -55,6 +55,9 @@ struct Answered {
 pub(super) async fn forward(client: Rc<Client>, request: Request<Incoming>) -> Response<Body> {
     let mut line = client.service.line(&client.visitor);
     if let Some(line) = &mut line {
+        line.belongs_to(&client.places.connection);
+    }
+    if let Some(line) = &mut line {
         line.asks(&request);
     }
     if request.method() == Method::CONNECT {

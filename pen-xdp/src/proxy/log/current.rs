@@ -1,5 +1,6 @@
 //! The log that a service has at the moment: it may change while clients are there.
 
+use std::mem::replace;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -44,7 +45,9 @@ impl Current {
             })
         });
         self.on.store(log.is_some(), Ordering::Relaxed);
-        *self.log() = log;
+        let before = replace(&mut *self.log(), log);
+        // Which may close its file: apart from the lock that clients go through.
+        drop(before);
     }
 
     pub(in crate::proxy) fn get(&self) -> Option<Arc<Log>> {

@@ -14,6 +14,7 @@ use pen_common::control::{ChosenBy, Ended, Refused};
 
 use super::record::{field, first_line, method, target};
 use super::{At, Entry, Http, Log, Record, ServedBy};
+use crate::proxy::connections::Connection;
 use crate::proxy::relay::{Counts, End, Side, Witness};
 use crate::proxy::routes::Place;
 use crate::proxy::service::Point;
@@ -29,6 +30,8 @@ pub(in crate::proxy) struct Line {
     record: Option<Box<Record>>,
     counts: Arc<Counts>,
     first: OnceCell<Box<[u8]>>,
+    /// Whose it is, where a command may end that.
+    connection: Option<Arc<Connection>>,
     /// Whether penlogd has it.
     told_early: Cell<bool>,
 }
@@ -65,8 +68,14 @@ impl Line {
             record: Some(record),
             counts: Arc::default(),
             first: OnceCell::new(),
+            connection: None,
             told_early: Cell::new(false),
         })
+    }
+
+    /// A command that closes this connection ends it.
+    pub(in crate::proxy) fn belongs_to(&mut self, connection: &Arc<Connection>) {
+        self.connection = Some(Arc::clone(connection));
     }
 
     /// What its client asks for. Who leaves before the answer is whole ended it.
@@ -111,7 +120,8 @@ impl Line {
 
     /// The server could not be reached.
     pub(in crate::proxy) fn missed(&mut self) {
-        self.note(|record| record.tries += 1);
+        self.told_early.set(false);
+        self.note(|record| (record.tries, record.connect) = (record.tries + 1, None));
     }
 
     /// The server is reached.
@@ -192,7 +202,11 @@ impl Drop for Line {
         let Some(mut record) = self.record.take().filter(|_| !self.log.is_early()) else {
             return;
         };
-        if record.ended == Ended::Client && self.log.ring.is_closing() {
+        let cut = [Ended::Client, Ended::Stopped].contains(&record.ended);
+        let closing = |connection: &Arc<Connection>| connection.is_closing();
+        if cut && self.connection.as_ref().is_some_and(closing) {
+            record.ended = Ended::Closed;
+        } else if record.ended == Ended::Client && self.log.ring.is_closing() {
             // Requests that are under way can't tell whether the client left or we did.
             record.ended = Ended::Stopped;
         }

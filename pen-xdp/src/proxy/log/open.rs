@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use pen_common::config::LogTarget;
@@ -13,6 +14,11 @@ use super::ring::RECORDS;
 use super::writer::{self, Orders};
 use super::{Ring, Sink};
 use crate::proxy::routes::Routes;
+
+/// How long the last lines may take.
+const LAST_LINES: Duration = Duration::from_secs(2);
+/// Between two looks whether they are written.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// All logs; when this is dropped, what is in the ring is written.
 #[derive(Debug)]
@@ -118,13 +124,25 @@ impl Logs {
 }
 
 impl Drop for Logs {
+    /// A disk that hangs does not keep Pen from stopping.
     fn drop(&mut self) {
         self.orders.stop.store(true, Ordering::Release);
         self.wake();
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
+        let Some(writer) = self.writer.take() else {
+            return;
+        };
+        let end = Instant::now() + LAST_LINES;
+        while !writer.is_finished() && Instant::now() < end {
+            thread::sleep(LOOK);
+        }
+        if !writer.is_finished() {
+            tracing::error!("the last lines of the log could not be written in time");
+        } else if writer.join().is_err() {
             tracing::error!("the log's thread has ended before its time");
+        }
+        let dropped = self.ring.dropped();
+        if dropped > 0 {
+            tracing::warn!("{dropped} lines of the log came faster than they could be written");
         }
     }
 }

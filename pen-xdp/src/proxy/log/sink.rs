@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,8 +76,10 @@ impl Sink {
         match Out::open(target) {
             Ok(out) => {
                 let mut state = self.state();
+                let same = state.out.is_at(&out);
                 state.out = out;
-                if let Some((_, counts)) = state.cut.take() {
+                // Where the name leads to the same file, its rest still belongs there.
+                if let Some((_, counts)) = state.cut.take_if(|_| !same) {
                     counts.failed();
                 }
             }
@@ -116,6 +118,14 @@ impl Sink {
         }
     }
 
+    /// Writes the rest of a line that was written in part, if there is one.
+    pub(super) fn finish(&self) {
+        let mut state = self.state();
+        if state.cut.is_some() {
+            state.flush(&self.target);
+        }
+    }
+
     /// Writes what is there.
     pub(super) fn flush(&self) {
         self.state().flush(&self.target);
@@ -127,6 +137,16 @@ impl Sink {
 }
 
 impl Out {
+    /// Whether both are one file.
+    fn is_at(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(one), Self::File(other)) => {
+                identity(one).is_some_and(|one| identity(other) == Some(one))
+            }
+            (Self::File(_) | Self::Datagrams(_), _) => false,
+        }
+    }
+
     fn open(target: &LogTarget) -> io::Result<Self> {
         match target {
             LogTarget::File(path) => open_file(path).map(Self::File),
@@ -142,6 +162,12 @@ impl Out {
             }
         }
     }
+}
+
+/// A file's device and inode.
+fn identity(file: &File) -> Option<(u64, u64)> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// A FIFO that nobody reads yet can be opened only by who could read it, too (fifo(7)); when it is
@@ -359,6 +385,10 @@ mod tests {
             }
         };
         empty(&mut text);
+        // The same FIFO: what is cut is finished there, and by itself.
+        sink.reopen();
+        sink.finish();
+        assert!(sink.state().cut.is_none());
         for number in 9000..9010 {
             add(&log, number, 50);
         }

@@ -44,6 +44,10 @@ pub(super) fn run(ring: &Ring, orders: &Orders) {
             }
         }
         let full = round(ring, ROUND);
+        if !full {
+            let sinks: Vec<_> = orders.sinks().iter().filter_map(Weak::upgrade).collect();
+            sinks.iter().for_each(|sink| sink.finish());
+        }
         match (full, stop) {
             (true, _) => {}
             (false, true) => return,

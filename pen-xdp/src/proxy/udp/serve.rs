@@ -243,6 +243,9 @@ impl Relay {
         let connection = self.service.begin(Some(client));
         connection.tries(&point, visit.chosen_by());
         connection.reached(Stage::Open);
+        if let Some(line) = &mut visit.line {
+            line.belongs_to(&connection);
+        }
         let flow = Flow {
             socket,
             point,
@@ -302,6 +305,8 @@ impl Relay {
         // Unless another server gets it.
         flow.visit.ended(Ended::Server);
         missed(&self.service, &flow.point, error, taken_out);
+        // It goes to another server, and is counted there.
+        flow.unsent(flow.first.as_deref().unwrap_or_default());
         let now_ms = now_ms();
         let again = flow.first.as_deref().into_iter().chain(in_hand);
         let mut guest = Some((flow.visit, flow.places));
@@ -394,6 +399,18 @@ impl Relay {
 }
 
 impl Flow {
+    /// Takes back what [`Flow::sent`] counted for the client; the server got it all the same.
+    fn unsent(&self, bytes: &[u8]) {
+        let length = bytes.len() as u64;
+        self.connection
+            .counts
+            .up
+            .fetch_sub(length, Ordering::Relaxed);
+        if let Some(witness) = self.visit.witness() {
+            witness.counts().up.fetch_sub(length, Ordering::Relaxed);
+        }
+    }
+
     fn sent(&self, bytes: &[u8]) {
         let add = |counts: &Counts| {
             let length = bytes.len() as u64;
