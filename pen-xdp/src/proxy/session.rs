@@ -57,11 +57,7 @@ pub(super) struct Places {
 /// Finds a server for a client and passes bytes until both are done.
 pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
     let service = &places.connection.service;
-    let introduced = {
-        let _cut = places.connection.cuts(&client);
-        introduced(&places.connection, &client, &visitor).await
-    };
-    let Some((address, said)) = introduced else {
+    let Some((address, said)) = introduced(&places.connection, &client, &visitor).await else {
         return;
     };
     let peer = visitor.address;
@@ -139,6 +135,7 @@ async fn introduced(
     let Some(patience) = service.expects_header(peer.ip()) else {
         return Some((Some(peer), None));
     };
+    let _cut = connection.cuts(client);
     connection.reached(Stage::Header);
     match Box::pin(receive(client, patience)).await {
         Ok(header) => {
