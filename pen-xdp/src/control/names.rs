@@ -63,18 +63,7 @@ pub fn at_load(config: &Config) -> Answers {
 pub fn follow(config: &mut Config, answers: &Answers) -> Unused {
     let mut unused = Unused::default();
     for pool in 0..config.pools.len() {
-        let written = config.pools[pool].backends.iter();
-        let written = written.filter(|backend| backend.of.is_none()).count();
-        for number in 0..written {
-            let name = config.pools[pool].backends[number].host_name();
-            let Some((name, answer)) = name.and_then(|name| answers.0.get_key_value(name)) else {
-                continue;
-            };
-            let why = follow_one(config, pool, number, answer);
-            if !why.is_empty() {
-                unused.0.entry(name.clone()).or_default().extend(why);
-            }
-        }
+        follow_pool(config, pool, answers, &mut unused);
     }
     for service in 0..config.services.len() {
         follow_spares(config, service, answers);
@@ -82,22 +71,64 @@ pub fn follow(config: &mut Config, answers: &Answers) -> Unused {
     unused
 }
 
-/// The back ends of back end `number` as written; gives the addresses that are not made use of.
-fn follow_one(
-    config: &mut Config,
-    pool: usize,
-    number: usize,
-    answer: &[IpAddr],
-) -> BTreeSet<String> {
+/// All names of a pool let go of what they have no more before one of them takes anything: they may
+/// hand addresses to each other, or exchange them. One that would be left with nothing keeps what
+/// it has, which the others can't take then: they are settled again.
+fn follow_pool(config: &mut Config, pool: usize, answers: &Answers, unused: &mut Unused) {
+    let before = config.pools[pool].backends.clone();
+    let written = before.iter().enumerate().filter(|(_, b)| b.of.is_none());
+    let heard = written.filter_map(|(number, backend)| {
+        let (name, answer) = answers.0.get_key_value(backend.host_name()?)?;
+        Some((number, (name, answer.as_slice())))
+    });
+    let heard: BTreeMap<usize, (&String, &[IpAddr])> = heard.collect();
+    let mut keep = BTreeSet::new();
+    let reasons = loop {
+        let backends = &mut config.pools[pool].backends;
+        backends.clone_from(&before);
+        for (at, backend) in backends.iter_mut().enumerate() {
+            let number = backend.of.unwrap_or(at);
+            let answer = heard.get(&number).filter(|_| !keep.contains(&number));
+            backend.gone |= answer.is_some_and(|(_, answer)| !answer.contains(&backend.address));
+        }
+        let moving = heard.iter().filter(|(number, _)| !keep.contains(*number));
+        let settled: Vec<_> = moving
+            .map(|(number, (_, answer))| (*number, follow_one(config, pool, *number, answer)))
+            .collect();
+        let empty = settled.iter().filter(|(_, settled)| settled.present == 0);
+        let empty: Vec<usize> = empty.map(|(number, _)| *number).collect();
+        if empty.is_empty() {
+            break settled.into_iter().map(|(number, s)| (number, s.unused));
+        }
+        keep.extend(empty);
+    };
+    let kept = keep.iter().map(|number| {
+        let (_, answer) = heard[number];
+        (*number, refused(config, pool, *number, answer))
+    });
+    let reasons: Vec<_> = reasons.chain(kept).collect();
+    for (number, why) in reasons.into_iter().filter(|(_, why)| !why.is_empty()) {
+        let (name, _) = heard[&number];
+        unused.0.entry(name.clone()).or_default().extend(why);
+    }
+}
+
+/// What became of one name.
+struct Settled {
+    /// Its back ends that are there.
+    present: usize,
+    /// Addresses that are not made use of, and why.
+    unused: BTreeSet<String>,
+}
+
+/// The back ends of back end `number` as written.
+fn follow_one(config: &mut Config, pool: usize, number: usize, answer: &[IpAddr]) -> Settled {
     let mut unused = BTreeSet::new();
     let mut coming: BTreeSet<IpAddr> = answer.iter().copied().collect();
-    let backends = &config.pools[pool].backends;
-    let ours = backends.iter().enumerate();
-    let ours = ours.filter(|(at, backend)| *at == number || backend.of == Some(number));
-    let before: Vec<(usize, Backend)> = ours.map(|(at, b)| (at, b.clone())).collect();
-    let count = backends.len();
+    let ours: Vec<usize> = ours(&config.pools[pool].backends, number).collect();
     let mut free = Vec::new();
-    for (at, was) in &before {
+    for at in &ours {
+        let was = &config.pools[pool].backends[*at];
         // One that is gone comes back as itself, if nobody else has its address now.
         let admitted = !was.gone || config.admits(&config.pools[pool], was, Some(*at)).is_ok();
         let stays = coming.contains(&was.address) && admitted;
@@ -107,7 +138,7 @@ fn follow_one(
         }
         config.pools[pool].backends[*at].gone = !stays;
     }
-    let mut present = before.len() - free.len();
+    let mut present = ours.len() - free.len();
     let mut free = free.into_iter().peekable();
     for address in coming {
         let settled = match present < ADDRESSES_MAX {
@@ -122,14 +153,33 @@ fn follow_one(
             Err(why) => drop(unused.insert(format!("{address}: {why}"))),
         }
     }
-    if present == 0 {
-        let backends = &mut config.pools[pool].backends;
-        backends.truncate(count);
-        for (at, was) in before {
-            backends[at] = was;
-        }
-    }
-    unused
+    Settled { present, unused }
+}
+
+/// The numbers of the back ends that are of back end `number` as written.
+fn ours(backends: &[Backend], number: usize) -> impl Iterator<Item = usize> + '_ {
+    let all = backends.iter().enumerate();
+    let ours = all.filter(move |(at, backend)| *at == number || backend.of == Some(number));
+    ours.map(|(at, _)| at)
+}
+
+/// Why a name that keeps what it had can't have what it stands for.
+fn refused(config: &Config, pool: usize, number: usize, answer: &[IpAddr]) -> BTreeSet<String> {
+    let pool = &config.pools[pool];
+    let has = |address: &IpAddr| {
+        let mut ours = ours(&pool.backends, number).map(|at| &pool.backends[at]);
+        ours.any(|backend| !backend.gone && backend.address == *address)
+    };
+    let refused = answer.iter().filter(|address| !has(address));
+    let refused = refused.filter_map(|address| {
+        let new = Backend {
+            address: *address,
+            ..pool.backends[number].clone()
+        };
+        let why = config.admits(pool, &new, Some(number)).err()?;
+        Some(format!("{address}: {why}"))
+    });
+    refused.collect()
 }
 
 /// Gives an address that comes a number: that of one that is gone, else one at the end.
