@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use pen_common::config::{ADDRESSES_MAX, Backend, Config, Service};
+use pen_common::config::{ADDRESSES_MAX, Backend, Config, Pool, Service};
 
 /// What host names stand for, each as it was last heard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,11 +59,13 @@ pub fn at_load(config: &Config) -> Answers {
 }
 
 /// Makes the back ends those that `answers` stand for. Names that are not in there keep what they
-/// have.
-pub fn follow(config: &mut Config, answers: &Answers) -> Unused {
+/// have. Who comes begins as `written` says, the pools of `config` before any change by command.
+pub fn follow(config: &mut Config, answers: &Answers, written: &[Pool]) -> Unused {
     let mut unused = Unused::default();
-    for pool in 0..config.pools.len() {
-        follow_pool(config, pool, answers, &mut unused);
+    for (pool, written) in written.iter().enumerate() {
+        for (name, why) in follow_pool(config, pool, &written.backends, answers) {
+            unused.0.entry(name).or_default().extend(why);
+        }
     }
     for service in 0..config.services.len() {
         follow_spares(config, service, answers);
@@ -73,11 +75,17 @@ pub fn follow(config: &mut Config, answers: &Answers) -> Unused {
 
 /// All names of a pool let go of what they have no more before one of them takes anything: they may
 /// hand addresses to each other, or exchange them. One that would be left with nothing keeps what
-/// it has, which the others can't take then: they are settled again.
-fn follow_pool(config: &mut Config, pool: usize, answers: &Answers, unused: &mut Unused) {
+/// it has, which the others can't take then: they are settled again. Gives the addresses that are
+/// not made use of, by name.
+fn follow_pool(
+    config: &mut Config,
+    pool: usize,
+    written: &[Backend],
+    answers: &Answers,
+) -> Vec<(String, BTreeSet<String>)> {
     let before = config.pools[pool].backends.clone();
-    let written = before.iter().enumerate().filter(|(_, b)| b.of.is_none());
-    let heard = written.filter_map(|(number, backend)| {
+    let named = before.iter().enumerate().filter(|(_, b)| b.of.is_none());
+    let heard = named.filter_map(|(number, backend)| {
         let (name, answer) = answers.0.get_key_value(backend.host_name()?)?;
         Some((number, (name, answer.as_slice())))
     });
@@ -93,7 +101,10 @@ fn follow_pool(config: &mut Config, pool: usize, answers: &Answers, unused: &mut
         }
         let moving = heard.iter().filter(|(number, _)| !keep.contains(*number));
         let settled: Vec<_> = moving
-            .map(|(number, (_, answer))| (*number, follow_one(config, pool, *number, answer)))
+            .map(|(number, (_, answer))| {
+                let settled = follow_one(config, (pool, *number), &written[*number], answer);
+                (*number, settled)
+            })
             .collect();
         let empty = settled.iter().filter(|(_, settled)| settled.present == 0);
         let empty: Vec<usize> = empty.map(|(number, _)| *number).collect();
@@ -106,11 +117,9 @@ fn follow_pool(config: &mut Config, pool: usize, answers: &Answers, unused: &mut
         let (_, answer) = heard[number];
         (*number, refused(config, pool, *number, answer))
     });
-    let reasons: Vec<_> = reasons.chain(kept).collect();
-    for (number, why) in reasons.into_iter().filter(|(_, why)| !why.is_empty()) {
-        let (name, _) = heard[&number];
-        unused.0.entry(name.clone()).or_default().extend(why);
-    }
+    let reasons = reasons.chain(kept).filter(|(_, why)| !why.is_empty());
+    let reasons = reasons.map(|(number, why)| (heard[&number].0.clone(), why));
+    reasons.collect()
 }
 
 /// What became of one name.
@@ -121,8 +130,13 @@ struct Settled {
     unused: BTreeSet<String>,
 }
 
-/// The back ends of back end `number` as written.
-fn follow_one(config: &mut Config, pool: usize, number: usize, answer: &[IpAddr]) -> Settled {
+/// The back ends of back end `number`, which is `written` so.
+fn follow_one(
+    config: &mut Config,
+    (pool, number): (usize, usize),
+    written: &Backend,
+    answer: &[IpAddr],
+) -> Settled {
     let mut unused = BTreeSet::new();
     let mut coming: BTreeSet<IpAddr> = answer.iter().copied().collect();
     let ours: Vec<usize> = ours(&config.pools[pool].backends, number).collect();
@@ -142,7 +156,12 @@ fn follow_one(config: &mut Config, pool: usize, number: usize, answer: &[IpAddr]
     let mut free = free.into_iter().peekable();
     for address in coming {
         let settled = match present < ADDRESSES_MAX {
-            true => settle(config, pool, number, (address, free.peek().copied())),
+            true => settle(
+                config,
+                (pool, number),
+                written,
+                (address, free.peek().copied()),
+            ),
             false => Err(format!("a name has {ADDRESSES_MAX} at most")),
         };
         match settled {
@@ -185,11 +204,10 @@ fn refused(config: &Config, pool: usize, number: usize, answer: &[IpAddr]) -> BT
 /// Gives an address that comes a number: that of one that is gone, else one at the end.
 fn settle(
     config: &mut Config,
-    pool: usize,
-    number: usize,
+    (pool, number): (usize, usize),
+    written: &Backend,
     (address, instead): (IpAddr, Option<usize>),
 ) -> Result<(), String> {
-    let written = &config.pools[pool].backends[number];
     let new = match instead {
         Some(at) if at == number => Backend {
             address,

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use pen_common::config::{Change, Listener, Mode, Pool, Protocol, ServerRef};
+use pen_common::config::{Change, Listener, Mode, Protocol, ServerRef};
 use pen_common::hash::NameKey;
 use pen_common::tables::Mac;
 
@@ -219,6 +219,34 @@ fn names_hand_addresses_over_and_exchange_them() {
 }
 
 #[test]
+fn who_comes_begins_as_configured_whatever_was_said_of_the_one_written() {
+    let mut state = State::new(config(Mode::Tcp), 0);
+    let said = |changes: &[Change]| Command::Server {
+        service: None,
+        server: ServerRef::Index(0),
+        changes: changes.to_vec(),
+    };
+    let out = [Change::Weight(0), Change::Max(3), Change::Blacklist(60)];
+    state.apply(said(&out)).unwrap();
+    // One more beside it, then one in its place.
+    state.apply(heard("alpha", &[1, 2, 3])).unwrap();
+    let backends = |state: &State| state.config().pools[0].backends.clone();
+    assert_eq!(
+        (backends(&state)[4].weight, backends(&state)[4].max),
+        (7, 0)
+    );
+    // Who stays is what was said of it.
+    let stays = backends(&state)[0].clone();
+    assert_eq!((stays.weight, stays.max), (0, 3));
+    assert_eq!(state.standing("web", &stays), Standing::Blacklisted(60));
+    state.apply(heard("alpha", &[2, 3, 4])).unwrap();
+    let new = backends(&state)[0].clone();
+    assert_eq!(rows(&state)[0], row("alpha", 4, true));
+    assert_eq!((new.weight, new.max), (7, 0));
+    assert_eq!(state.blacklisted_until_ms("web", &new), None);
+}
+
+#[test]
 fn a_name_that_would_be_left_with_nothing_keeps_its_address_from_others() {
     let mut state = two(&[1], &[2]);
     assert_eq!(state.apply(both(&[VIP], &[1])), Ok(false));
@@ -360,7 +388,7 @@ fn no_walk_of_answers_moves_what_stays() {
 fn check(before: &State, after: &State) {
     // What is once settled is settled.
     let mut again = after.config().clone();
-    follow(&mut again, after.answers());
+    follow(&mut again, after.answers(), &config(Mode::Dsr).pools);
     assert_eq!(&again, after.config());
     let (was, is) = (rows(before), rows(after));
     let at = |rows: &[(String, u8, bool)], number: usize| rows[number].0.clone();
