@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use pen_common::config::{ADDRESSES_MAX, Backend, Config, Service};
+use pen_common::config::{ADDRESSES_MAX, Backend, Config, Pool, Service};
 
 /// What host names stand for, each as it was last heard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,21 +59,12 @@ pub fn at_load(config: &Config) -> Answers {
 }
 
 /// Makes the back ends those that `answers` stand for. Names that are not in there keep what they
-/// have.
-pub fn follow(config: &mut Config, answers: &Answers) -> Unused {
+/// have. Who comes begins as `written` says, the pools of `config` before any change by command.
+pub fn follow(config: &mut Config, answers: &Answers, written: &[Pool]) -> Unused {
     let mut unused = Unused::default();
-    for pool in 0..config.pools.len() {
-        let written = config.pools[pool].backends.iter();
-        let written = written.filter(|backend| backend.of.is_none()).count();
-        for number in 0..written {
-            let name = config.pools[pool].backends[number].host_name();
-            let Some((name, answer)) = name.and_then(|name| answers.0.get_key_value(name)) else {
-                continue;
-            };
-            let why = follow_one(config, pool, number, answer);
-            if !why.is_empty() {
-                unused.0.entry(name.clone()).or_default().extend(why);
-            }
+    for (pool, written) in written.iter().enumerate() {
+        for (name, why) in follow_pool(config, pool, &written.backends, answers) {
+            unused.0.entry(name).or_default().extend(why);
         }
     }
     for service in 0..config.services.len() {
@@ -82,22 +73,76 @@ pub fn follow(config: &mut Config, answers: &Answers) -> Unused {
     unused
 }
 
-/// The back ends of back end `number` as written; gives the addresses that are not made use of.
-fn follow_one(
+/// All names of a pool let go of what they have no more before one of them takes anything: they may
+/// hand addresses to each other, or exchange them. One that would be left with nothing keeps what
+/// it has, which the others can't take then: they are settled again. Gives the addresses that are
+/// not made use of, by name.
+fn follow_pool(
     config: &mut Config,
     pool: usize,
-    number: usize,
+    written: &[Backend],
+    answers: &Answers,
+) -> Vec<(String, BTreeSet<String>)> {
+    let before = config.pools[pool].backends.clone();
+    let named = before.iter().enumerate().filter(|(_, b)| b.of.is_none());
+    let heard = named.filter_map(|(number, backend)| {
+        let (name, answer) = answers.0.get_key_value(backend.host_name()?)?;
+        Some((number, (name, answer.as_slice())))
+    });
+    let heard: BTreeMap<usize, (&String, &[IpAddr])> = heard.collect();
+    let mut keep = BTreeSet::new();
+    let reasons = loop {
+        let backends = &mut config.pools[pool].backends;
+        backends.clone_from(&before);
+        for (at, backend) in backends.iter_mut().enumerate() {
+            let number = backend.of.unwrap_or(at);
+            let answer = heard.get(&number).filter(|_| !keep.contains(&number));
+            backend.gone |= answer.is_some_and(|(_, answer)| !answer.contains(&backend.address));
+        }
+        let moving = heard.iter().filter(|(number, _)| !keep.contains(*number));
+        let settled: Vec<_> = moving
+            .map(|(number, (_, answer))| {
+                let settled = follow_one(config, (pool, *number), &written[*number], answer);
+                (*number, settled)
+            })
+            .collect();
+        let empty = settled.iter().filter(|(_, settled)| settled.present == 0);
+        let empty: Vec<usize> = empty.map(|(number, _)| *number).collect();
+        if empty.is_empty() {
+            break settled.into_iter().map(|(number, s)| (number, s.unused));
+        }
+        keep.extend(empty);
+    };
+    let kept = keep.iter().map(|number| {
+        let (_, answer) = heard[number];
+        (*number, refused(config, pool, *number, answer))
+    });
+    let reasons = reasons.chain(kept).filter(|(_, why)| !why.is_empty());
+    let reasons = reasons.map(|(number, why)| (heard[&number].0.clone(), why));
+    reasons.collect()
+}
+
+/// What became of one name.
+struct Settled {
+    /// Its back ends that are there.
+    present: usize,
+    /// Addresses that are not made use of, and why.
+    unused: BTreeSet<String>,
+}
+
+/// The back ends of back end `number`, which is `written` so.
+fn follow_one(
+    config: &mut Config,
+    (pool, number): (usize, usize),
+    written: &Backend,
     answer: &[IpAddr],
-) -> BTreeSet<String> {
+) -> Settled {
     let mut unused = BTreeSet::new();
     let mut coming: BTreeSet<IpAddr> = answer.iter().copied().collect();
-    let backends = &config.pools[pool].backends;
-    let ours = backends.iter().enumerate();
-    let ours = ours.filter(|(at, backend)| *at == number || backend.of == Some(number));
-    let before: Vec<(usize, Backend)> = ours.map(|(at, b)| (at, b.clone())).collect();
-    let count = backends.len();
+    let ours: Vec<usize> = ours(&config.pools[pool].backends, number).collect();
     let mut free = Vec::new();
-    for (at, was) in &before {
+    for at in &ours {
+        let was = &config.pools[pool].backends[*at];
         // One that is gone comes back as itself, if nobody else has its address now.
         let admitted = !was.gone || config.admits(&config.pools[pool], was, Some(*at)).is_ok();
         let stays = coming.contains(&was.address) && admitted;
@@ -107,11 +152,16 @@ fn follow_one(
         }
         config.pools[pool].backends[*at].gone = !stays;
     }
-    let mut present = before.len() - free.len();
+    let mut present = ours.len() - free.len();
     let mut free = free.into_iter().peekable();
     for address in coming {
         let settled = match present < ADDRESSES_MAX {
-            true => settle(config, pool, number, (address, free.peek().copied())),
+            true => settle(
+                config,
+                (pool, number),
+                written,
+                (address, free.peek().copied()),
+            ),
             false => Err(format!("a name has {ADDRESSES_MAX} at most")),
         };
         match settled {
@@ -122,24 +172,42 @@ fn follow_one(
             Err(why) => drop(unused.insert(format!("{address}: {why}"))),
         }
     }
-    if present == 0 {
-        let backends = &mut config.pools[pool].backends;
-        backends.truncate(count);
-        for (at, was) in before {
-            backends[at] = was;
-        }
-    }
-    unused
+    Settled { present, unused }
+}
+
+/// The numbers of the back ends that are of back end `number` as written.
+fn ours(backends: &[Backend], number: usize) -> impl Iterator<Item = usize> + '_ {
+    let all = backends.iter().enumerate();
+    let ours = all.filter(move |(at, backend)| *at == number || backend.of == Some(number));
+    ours.map(|(at, _)| at)
+}
+
+/// Why a name that keeps what it had can't have what it stands for.
+fn refused(config: &Config, pool: usize, number: usize, answer: &[IpAddr]) -> BTreeSet<String> {
+    let pool = &config.pools[pool];
+    let has = |address: &IpAddr| {
+        let mut ours = ours(&pool.backends, number).map(|at| &pool.backends[at]);
+        ours.any(|backend| !backend.gone && backend.address == *address)
+    };
+    let refused = answer.iter().filter(|address| !has(address));
+    let refused = refused.filter_map(|address| {
+        let new = Backend {
+            address: *address,
+            ..pool.backends[number].clone()
+        };
+        let why = config.admits(pool, &new, Some(number)).err()?;
+        Some(format!("{address}: {why}"))
+    });
+    refused.collect()
 }
 
 /// Gives an address that comes a number: that of one that is gone, else one at the end.
 fn settle(
     config: &mut Config,
-    pool: usize,
-    number: usize,
+    (pool, number): (usize, usize),
+    written: &Backend,
     (address, instead): (IpAddr, Option<usize>),
 ) -> Result<(), String> {
-    let written = &config.pools[pool].backends[number];
     let new = match instead {
         Some(at) if at == number => Backend {
             address,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use pen_common::{
-    config::{Config, HashBy, Pool, Protocol},
+    config::{Backend, Config, HashBy, Pool, Protocol},
     flow::Address,
     hash::{HashKey, NameKey},
     maglev::{self, Member},
@@ -72,12 +72,13 @@ impl Snapshot {
         for (number, pool) in (0..).zip(pools.clone()) {
             for backend in &pool.backends {
                 let mac = match state.standing(&pool.name, backend) {
-                    // Without weight, or without its name, it keeps the flows that it has.
-                    Standing::Serving | Standing::NoWeight | Standing::Gone => {
-                        state.mac_of(backend.address)
+                    Standing::Serving => state.mac_of(backend.address),
+                    // Without weight, or without its name, it keeps the flows that it has, and
+                    // any while it may only have been missed for a moment.
+                    Standing::NoWeight | Standing::Gone | Standing::NoMac => {
+                        let mac = state.mac_of(backend.address);
+                        mac.or_else(|| state.last_mac_of(backend.address))
                     }
-                    // So it does while it may only have been missed for a moment.
-                    Standing::NoMac => state.last_mac_of(backend.address),
                     Standing::Blacklisted(_) => None,
                 };
                 if let Some(mac) = mac {
@@ -225,10 +226,8 @@ fn place(entries: &[VipEntry], seed: u64) -> Option<BTreeMap<u32, VipEntry>> {
 }
 
 fn table(state: &State, pool: &Pool, key: NameKey, before: Option<&Snapshot>) -> PoolTable {
-    let members: Vec<_> = pool
-        .backends
-        .iter()
-        .filter(|backend| state.standing(&pool.name, backend) == Standing::Serving)
+    let members: Vec<_> = members(state, pool)
+        .into_iter()
         .map(|b| {
             (
                 state.id(&pool.name, &b.name),
@@ -261,9 +260,24 @@ fn table(state: &State, pool: &Pool, key: NameKey, before: Option<&Snapshot>) ->
     }
 }
 
+/// Who takes new flows. Where those that names stand for now are not found on the segment, or not
+/// yet, those that names stood for go on; nobody else is asked in place of who was taken out.
+fn members<'a>(state: &State, pool: &'a Pool) -> Vec<&'a Backend> {
+    let standing = |backend: &Backend| state.standing(&pool.name, backend);
+    let those = |wanted| pool.backends.iter().filter(move |b| standing(b) == wanted);
+    let serving: Vec<_> = those(Standing::Serving).collect();
+    if !serving.is_empty() || those(Standing::NoMac).next().is_none() {
+        return serving;
+    }
+    let gone = those(Standing::Gone);
+    gone.filter(|b| b.weight > 0 && state.mac_of(b.address).is_some())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::names::Answers;
     use crate::control::state::{
         Command,
         tests::{change, config},
@@ -328,6 +342,73 @@ mod tests {
         assert!(first.differs(&second));
         let third = Snapshot::compile(&state, Some(&second)).unwrap();
         assert!(!second.differs(&third));
+    }
+
+    /// `count` back ends, of which the first one is named `web0`, with its MAC address.
+    fn named(count: u8, answer: u8) -> State {
+        let mut config = config(count);
+        config.pools[0].backends[0].host = "web0".to_owned();
+        let mut state = State::new(config, 0);
+        for i in 1..=count {
+            let address = IpAddr::from([10, 0, 0, i]);
+            let mac = Some(Mac(u64::from(i)));
+            state.apply(Command::Neighbor { address, mac }).unwrap();
+        }
+        hear(&mut state, &[answer]);
+        state
+    }
+
+    fn hear(state: &mut State, lasts: &[u8]) {
+        let addresses = lasts.iter().map(|last| IpAddr::from([10, 0, 0, *last]));
+        let answers = BTreeMap::from([("web0".to_owned(), addresses.collect())]);
+        state.apply(Command::Names(Answers(answers))).unwrap();
+    }
+
+    #[test]
+    fn those_that_a_name_stood_for_go_on_while_nobody_is_found_that_it_stands_for() {
+        let mut state = named(1, 1);
+        hear(&mut state, &[1, 2]);
+        let second = IpAddr::from([10, 0, 0, 2]);
+        let mac = Some(Mac(2));
+        let found = |address| Command::Neighbor { address, mac };
+        state.apply(found(second)).unwrap();
+        // The first one is in the place of 10.0.0.1, nowhere on the segment.
+        hear(&mut state, &[3]);
+        let snapshot = Snapshot::compile(&state, None).unwrap();
+        let gone = state.id("web", "10.0.0.1/10.0.0.2");
+        assert_eq!(holders(&snapshot), BTreeSet::from([gone]));
+        state.apply(found(IpAddr::from([10, 0, 0, 3]))).unwrap();
+        let snapshot = Snapshot::compile(&state, None).unwrap();
+        let now = state.id("web", "10.0.0.1");
+        assert_eq!(holders(&snapshot), BTreeSet::from([now]));
+        // Who was taken out by command is not replaced by who is gone.
+        state.apply(change(0, Change::Weight(0))).unwrap();
+        let snapshot = Snapshot::compile(&state, None).unwrap();
+        assert!(!holders(&snapshot).contains(&gone));
+    }
+
+    #[test]
+    fn a_link_that_flaps_moves_no_flow_of_who_takes_no_new_ones() {
+        let mut state = named(3, 1);
+        hear(&mut state, &[1, 4]);
+        let fourth = IpAddr::from([10, 0, 0, 4]);
+        let mac = Some(Mac(4));
+        let found = Command::Neighbor {
+            address: fourth,
+            mac,
+        };
+        state.apply(found).unwrap();
+        hear(&mut state, &[1]);
+        state.apply(change(1, Change::Weight(0))).unwrap();
+        let before = Snapshot::compile(&state, None).unwrap();
+        assert_eq!(before.backends.len(), 4);
+        for i in 1..=4 {
+            let address = IpAddr::from([10, 0, 0, i]);
+            let lost = Command::Neighbor { address, mac: None };
+            state.apply(lost).unwrap();
+        }
+        let after = Snapshot::compile(&state, Some(&before)).unwrap();
+        assert_eq!(before.backends, after.backends);
     }
 
     #[test]

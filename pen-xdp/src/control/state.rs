@@ -10,7 +10,7 @@ use std::{
 };
 
 use pen_common::{
-    config::{AclChange, Backend, Balance, Change, Config, ServerRef},
+    config::{AclChange, Backend, Balance, Change, Config, Pool, ServerRef},
     hash::NameKey,
     tables::{BACKENDS_MAX, BackendId, Mac},
 };
@@ -122,6 +122,8 @@ pub enum Standing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     config: Config,
+    /// The pools before any change: who comes by a name begins like that.
+    written: Vec<Pool>,
     /// What the host names of `config` were last heard to stand for.
     answers: Answers,
     unused: Unused,
@@ -141,10 +143,12 @@ impl State {
     /// A state in which nothing was observed yet, at `now_ms` of the monotonic clock.
     pub fn new(mut config: Config, now_ms: u64) -> Self {
         let answers = names::at_load(&config);
-        let unused = names::follow(&mut config, &answers);
+        let written = config.pools.clone();
+        let unused = names::follow(&mut config, &answers, &written);
         let ids = identities(&config, &BTreeMap::new());
         let mut state = Self {
             config,
+            written,
             answers,
             unused,
             ids,
@@ -251,18 +255,32 @@ impl State {
     fn follow(&mut self) -> bool {
         let pools = self.config.pools.clone();
         let services = self.config.services.clone();
-        self.unused = names::follow(&mut self.config, &self.answers);
+        self.unused = names::follow(&mut self.config, &self.answers, &self.written);
         let changed = self.config.pools != pools;
         if changed {
             self.ids = identities(&self.config, &self.ids);
             let known: BTreeSet<BackendId> = self.ids.values().copied().collect();
-            self.blacklisted_until_ms.retain(|id, _| known.contains(id));
+            let moved = self.moved_since(&pools);
+            self.blacklisted_until_ms
+                .retain(|id, _| known.contains(id) && !moved.contains(id));
             // Nobody asks for the others any more, so nobody would notice that they moved.
             let asked = names::addresses(&self.config);
             self.neighbors.retain(|address, _| asked.contains(address));
             self.lost.retain(|address, _| asked.contains(address));
         }
         changed || self.config.services != services
+    }
+
+    /// Back ends that have their number still, but are at another address than in `pools`: what was
+    /// said of the machine before does not hold for this one.
+    fn moved_since(&self, pools: &[Pool]) -> BTreeSet<BackendId> {
+        let both = self.config.pools.iter().zip(pools);
+        let moved = both.flat_map(|(pool, was)| {
+            let both = pool.backends.iter().zip(&was.backends);
+            let moved = both.filter(|(now, was)| now.address != was.address);
+            moved.map(|(now, _)| self.id(&pool.name, &now.name))
+        });
+        moved.collect()
     }
 
     fn neighbor(&mut self, address: IpAddr, mac: Option<Mac>) -> bool {

@@ -31,7 +31,7 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
     }
     // With all addresses that names stand for now.
     let mut whole = config.clone();
-    names::follow(&mut whole, &names::at_load(config));
+    names::follow(&mut whole, &names::at_load(config), &config.pools);
     for service in whole.proxy_services().filter(|s| s.proxy.transparent) {
         sentences.extend(transparent_routes(&whole, service));
     }

@@ -5,20 +5,27 @@
 //! all the sources in `/etc/nsswitch.conf`. Both files and `/etc/resolv.conf` are read each time:
 //! they change while Pen runs.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::config::ResolveHosts;
 use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Hosts, TokioResolver};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout_at;
 
 use super::pace::Answer;
 
 /// How long an answer holds that does not say so.
 const HOLDS: Duration = Duration::from_secs(30);
+
+/// How long name servers are waited for, all of them and all names of the search list together.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What name servers say of one family.
 enum Family {
@@ -36,21 +43,66 @@ enum Family {
 /// # Errors
 /// Why there is no answer, in a few words.
 pub(super) async fn look_up(name: &str, before: &[IpAddr]) -> Result<Answer, String> {
-    let Some(resolver) = resolver(name).await else {
+    let Some((resolver, names)) = resolver(name).await else {
         return by_host(name).await;
     };
-    let (v4, v6) = tokio::join!(
-        family(&resolver, name, RecordType::A),
-        family(&resolver, name, RecordType::AAAA)
-    );
-    if let (Family::Nothing, Family::Nothing) = (&v4, &v6) {
-        return by_host(name).await;
+    let end = Instant::now() + PATIENCE;
+    let resolver = &resolver;
+    let ask = |name: Name| async move {
+        let of = |kind| in_time(end, kind, family(resolver, name.clone(), kind));
+        tokio::join!(of(RecordType::A), of(RecordType::AAAA))
+    };
+    match first(names, ask).await {
+        Some((v4, v6)) => join(v4, v6, before),
+        None => by_host(name).await,
     }
-    join(v4, v6, before)
 }
 
-/// A resolver by `/etc/resolv.conf`; `None` if name servers are not to be asked for this name.
-async fn resolver(name: &str) -> Option<TokioResolver> {
+/// What is said of the first of these names of which there is anything; `None` if there is nothing
+/// of any. Where name servers fail it may be that one: the next is another name.
+async fn first<A>(names: Vec<Name>, ask: impl Fn(Name) -> A) -> Option<(Family, Family)>
+where
+    A: Future<Output = (Family, Family)>,
+{
+    for name in names {
+        match ask(name).await {
+            (Family::Nothing, Family::Nothing) => {}
+            said => return Some(said),
+        }
+    }
+    None
+}
+
+async fn in_time(end: Instant, kind: RecordType, said: impl Future<Output = Family>) -> Family {
+    timeout_at(end.into(), said).await.unwrap_or_else(|_| {
+        let seconds = PATIENCE.as_secs();
+        Family::Failed(format!("{kind}: no answer within {seconds} s"))
+    })
+}
+
+/// The whole names that `name` may stand for, in the order in which they are asked for
+/// (resolv.conf(5), `search` and `ndots`). The resolver is given one after the other: by itself it
+/// would go on to the next one after any failure.
+fn whole_names(name: &Name, domains: &[Name], ndots: usize) -> Vec<Name> {
+    let mut whole = name.clone();
+    whole.set_fqdn(true);
+    if name.is_fqdn() {
+        return vec![whole];
+    }
+    let longer = domains.iter();
+    let longer = longer.filter_map(|domain| name.clone().append_domain(domain).ok());
+    let mut names: Vec<Name> = match usize::from(name.num_labels()) > ndots {
+        true => std::iter::once(whole).chain(longer).collect(),
+        false => longer.chain(std::iter::once(whole)).collect(),
+    };
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
+}
+
+/// A resolver by `/etc/resolv.conf`, and the names to ask it for; `None` if name servers are not to
+/// be asked for this name.
+async fn resolver(name: &str) -> Option<(TokioResolver, Vec<Name>)> {
     let name = Name::from_utf8(name).ok()?;
     let read = spawn_blocking(move || {
         let hosts = Hosts::from_system().unwrap_or_default();
@@ -58,17 +110,27 @@ async fn resolver(name: &str) -> Option<TokioResolver> {
             let query = Query::query(name.clone(), family);
             hosts.lookup_static_host(&query).is_some()
         });
-        let mut builder = TokioResolver::builder_tokio().ok().filter(|_| !known)?;
-        let options = builder.options_mut();
+        let (config, mut options) = read_system_conf().ok().filter(|_| !known)?;
+        let domains: Vec<Name> = config
+            .domain()
+            .into_iter()
+            .chain(config.search())
+            .cloned()
+            .collect();
+        let names = whole_names(&name, &domains, options.ndots);
         // An answer is asked for when the last one holds no more.
         options.cache_size = 0;
         options.use_hosts_file = ResolveHosts::Never;
-        Some(builder)
+        let provider = TokioRuntimeProvider::default();
+        let mut builder = TokioResolver::builder_with_config(config, provider);
+        *builder.options_mut() = options;
+        Some((builder, names))
     });
-    read.await.ok().flatten()?.build().ok()
+    let (builder, names) = read.await.ok().flatten()?;
+    Some((builder.build().ok()?, names))
 }
 
-async fn family(resolver: &TokioResolver, name: &str, kind: RecordType) -> Family {
+async fn family(resolver: &TokioResolver, name: Name, kind: RecordType) -> Family {
     match resolver.lookup(name, kind).await {
         Ok(found) => {
             let holds = found
@@ -160,6 +222,59 @@ mod tests {
         assert_eq!(answer.lacks.unwrap(), "A: no answer");
         // That the name has none of the other family is no answer to go by.
         assert!(join(lost(), Family::Nothing, &before).is_err());
+    }
+
+    fn whole(name: &str, ndots: usize) -> Vec<String> {
+        let domains = ["a.test", "b.test.", "a.test."].map(|text| Name::from_utf8(text).unwrap());
+        let names = whole_names(&Name::from_utf8(name).unwrap(), &domains, ndots);
+        names.iter().map(Name::to_string).collect()
+    }
+
+    #[test]
+    fn names_are_completed_in_the_order_of_the_search_list() {
+        assert_eq!(whole("web.", 1), ["web."]);
+        assert_eq!(whole("web", 1), ["web.a.test.", "web.b.test.", "web."]);
+        let dotted = ["web.x.", "web.x.a.test.", "web.x.b.test."];
+        assert_eq!(whole("web.x", 1), dotted);
+        let asked_last = ["web.x.a.test.", "web.x.b.test.", "web.x."];
+        assert_eq!(whole("web.x", 2), asked_last);
+    }
+
+    #[tokio::test]
+    async fn only_where_there_is_nothing_the_next_name_is_asked_for() {
+        let names = || ["a.", "b.", "c."].map(|text| Name::from_utf8(text).unwrap());
+        let ask = |second: fn() -> Family| {
+            move |name: Name| async move {
+                match name.to_string().as_str() {
+                    "a." => (Family::Nothing, Family::Nothing),
+                    "b." => (second(), Family::Nothing),
+                    _ => (has("10.0.0.3", 9), has("2001:db8::3", 9)),
+                }
+            }
+        };
+        // Some other machine must not take the place of one that can't be looked up now.
+        let failed = first(names().into(), ask(|| Family::Failed("late".to_owned()))).await;
+        let failed = failed.map(|(v4, v6)| join(v4, v6, &[]).unwrap_err());
+        assert_eq!(failed.as_deref(), Some("late"));
+        let third = first(names().into(), ask(|| Family::Nothing))
+            .await
+            .unwrap();
+        let third = join(third.0, third.1, &[]).unwrap();
+        assert_eq!(third.addresses.len(), 2);
+        assert!(
+            first(names()[..1].into(), ask(|| Family::Nothing))
+                .await
+                .is_none()
+        );
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_name_servers_without_end() {
+        let never = in_time(Instant::now(), RecordType::A, std::future::pending());
+        let Family::Failed(why) = never.await else {
+            panic!("there is an answer");
+        };
+        assert_eq!(why, "A: no answer within 10 s");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ mod pace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use lookup::look_up;
-use pace::Pace;
+use pace::{Answer, Pace};
 
 /// Names that are asked for at the same time; the others wait their turn.
 const AT_ONCE: usize = 16;
@@ -55,7 +56,9 @@ impl Names {
         };
         let mut tasks = JoinSet::new();
         for name in all {
-            tasks.spawn(follow(name, shared.clone()));
+            let look =
+                |name: String, before: Vec<IpAddr>| async move { look_up(&name, &before).await };
+            tasks.spawn(follow(name, shared.clone(), look));
         }
         Self {
             heard,
@@ -95,17 +98,23 @@ impl Names {
     }
 }
 
-async fn follow(name: String, shared: Shared) {
+/// Asks by `look`, which is given the name and what it stood for so far.
+async fn follow<A>(name: String, shared: Shared, look: impl Fn(String, Vec<IpAddr>) -> A)
+where
+    A: Future<Output = Result<Answer, String>>,
+{
     loop {
         let before = {
             let heard = shared.heard.borrow();
             heard.get(&name).map(|pace| pace.addresses().to_vec())
         };
-        let answer = {
-            // Nobody closes it.
-            let _turn = shared.room.acquire().await;
-            look_up(&name, &before.unwrap_or_default()).await
-        };
+        // Nobody closes it.
+        let turn = shared.room.acquire().await;
+        // Who wants it looked up from now on may want to hear of what this answer knows nothing of.
+        let mut again = pin!(shared.again.notified());
+        again.as_mut().enable();
+        let answer = look(name.clone(), before.unwrap_or_default()).await;
+        drop(turn);
         let mut wait = None;
         shared.heard.send_if_modified(|heard| {
             let Some(pace) = heard.get_mut(&name) else {
@@ -120,7 +129,7 @@ async fn follow(name: String, shared: Shared) {
         let Some(wait) = wait else { return };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = shared.again.notified() => {}
+            () = again => {}
         }
     }
 }
@@ -136,5 +145,47 @@ fn tell(name: &str, told: &pace::Told) {
             tracing::warn!("{name} can't be looked up and stays what it was: {why}");
         }
         pace::Told::Works => tracing::info!("{name} is looked up again"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_up_that_is_asked_for_during_another_one_follows_it() {
+        let pace = Pace::new(Vec::new(), Instant::now());
+        let (heard, _seen) = watch::channel(BTreeMap::from([("web".to_owned(), pace)]));
+        let shared = Shared {
+            heard,
+            again: Arc::new(Notify::new()),
+            room: Arc::new(Semaphore::new(1)),
+        };
+        let again = Arc::clone(&shared.again);
+        let asked = Arc::new(AtomicU32::new(0));
+        let second = Arc::new(Notify::new());
+        let signal = Arc::clone(&second);
+        let look = move |_: String, _: Vec<IpAddr>| {
+            match asked.fetch_add(1, Ordering::Relaxed) {
+                0 => again.notify_waiters(),
+                _ => signal.notify_one(),
+            }
+            async {
+                Ok(Answer {
+                    addresses: vec![IpAddr::from([10, 0, 0, 1])],
+                    holds: Duration::from_secs(3600),
+                    lacks: None,
+                })
+            }
+        };
+        let following = tokio::spawn(follow("web".to_owned(), shared, look));
+        let limit = Duration::from_secs(5);
+        let seen = tokio::time::timeout(limit, second.notified()).await;
+        following.abort();
+        assert!(seen.is_ok(), "it was not looked up again");
     }
 }

@@ -113,6 +113,21 @@ fn bind(socket: &TcpSocket, from: IpAddr) -> io::Result<()> {
     socket.bind(SocketAddr::new(from, 0))
 }
 
+/// Whether a connection failed as there is no way from this host to just this place: no address of
+/// its own goes with it, as where there is no IPv6, or all ports are taken that could. Other servers
+/// may well be reached. An address to come from that was given is lacking for all of them.
+pub(super) fn has_no_way(error: &io::Error, place: &Place, from: From) -> bool {
+    let Place::Tcp(to) = place else { return false };
+    let given = match from {
+        From::Own(from) | From::Client(from) => from.is_ipv4() == to.is_ipv4(),
+        From::Any => false,
+    };
+    match error.raw_os_error() {
+        Some(libc::EADDRNOTAVAIL) => !given,
+        code => code == Some(libc::EAFNOSUPPORT),
+    }
+}
+
 /// Whether a connection failed for what this host lacks, which is not the server's fault:
 /// descriptors, memory, ports, the address to come from, or leave to use it. EACCES is not among
 /// them: that is what an ICMPv6 refusal of the server's firewall becomes.
@@ -130,4 +145,28 @@ pub(super) fn is_ours(error: &io::Error) -> bool {
     error
         .raw_os_error()
         .is_some_and(|code| ours.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_way_to_one_place_is_no_lack_for_all() {
+        let v4 = Place::Tcp(([192, 0, 2, 1], 80).into());
+        let v6 = Place::Tcp((std::net::Ipv6Addr::LOCALHOST, 80).into());
+        let own = From::Own([192, 0, 2, 9].into());
+        let lack = |code| io::Error::from_raw_os_error(code);
+        for (code, place, from, expected) in [
+            (libc::EADDRNOTAVAIL, &v6, From::Any, true),
+            (libc::EADDRNOTAVAIL, &v6, own, true),
+            (libc::EADDRNOTAVAIL, &v4, own, false),
+            (libc::EAFNOSUPPORT, &v6, From::Any, true),
+            (libc::EMFILE, &v6, From::Any, false),
+            (libc::ECONNREFUSED, &v6, From::Any, false),
+        ] {
+            let error = lack(code);
+            assert_eq!(has_no_way(&error, place, from), expected, "{error} {place}");
+        }
+    }
 }

@@ -358,6 +358,12 @@ pub(super) mod tests {
 
     /// A service `name` with one server.
     pub(in crate::proxy) fn service(name: &str, connections: &Arc<Connections>) -> Arc<Service> {
+        let log = Current::none(name, Logs::new().ring());
+        Arc::new(Service::new(&route(name), Arc::clone(connections), log))
+    }
+
+    /// What it goes by.
+    pub(in crate::proxy) fn route(name: &str) -> Route {
         let server = Server {
             number: Some(0),
             name: "be0".into(),
@@ -369,7 +375,7 @@ pub(super) mod tests {
             acl: Acl::default(),
             blacklisted_until_ms: None,
         };
-        let route = Route {
+        Route {
             service: name.into(),
             mode: Mode::Tcp,
             listeners: Vec::new(),
@@ -381,9 +387,7 @@ pub(super) mod tests {
             servers: vec![server],
             emergency: None,
             abuse: None,
-        };
-        let log = Current::none(name, Logs::new().ring());
-        Arc::new(Service::new(&route, Arc::clone(connections), log))
+        }
     }
 
     fn numbers(connections: &Connections) -> Vec<u32> {

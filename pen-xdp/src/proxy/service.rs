@@ -320,6 +320,15 @@ impl Choice {
         self.points.get(&id)
     }
 
+    /// Where this target is now.
+    fn at(&self, target: Target) -> Option<&Arc<Point>> {
+        match target {
+            Target::Server(id) => self.points.get(&id),
+            Target::Emergency => self.emergency.as_ref(),
+            Target::Abuse => self.abuse.as_ref(),
+        }
+    }
+
     /// Goes by the servers of `route`, which the balancer has already.
     fn follow(&mut self, route: &Route) {
         let before = std::mem::take(&mut self.points);
@@ -383,11 +392,7 @@ impl Visit {
         let point = target
             .map_err(|why| explained(why, &self.attempt))
             .and_then(|target| {
-                let point = match target {
-                    Target::Server(id) => choice.points.get(&id).cloned(),
-                    Target::Emergency => choice.emergency.clone(),
-                    Target::Abuse => choice.abuse.clone(),
-                };
+                let point = choice.at(target).cloned();
                 point.ok_or(Refused::NoServer)
             });
         drop(choice);
@@ -446,13 +451,29 @@ impl Visit {
         }
     }
 
-    /// It could not be made; whether a server is taken out for that which was not before.
-    pub(super) fn failed(&mut self) -> bool {
+    /// It could not be made to `tried`, which [`Visit::next`] gave; whether a server is taken out
+    /// for that which was not before.
+    pub(super) fn failed(&mut self, tried: &Point) -> bool {
         if let Some(line) = &mut self.line {
             line.missed();
         }
         let mut choice = self.service.choice();
+        // Where it was missed there may be nobody any more, and somebody where it is now.
+        let now = self.attempt.target().and_then(|target| choice.at(target));
+        if now.is_none_or(|now| now.place != tried.place) {
+            choice.balancer.passed_by(&mut self.attempt);
+            return false;
+        }
         choice.balancer.failed(&mut self.attempt, now_ms())
+    }
+
+    /// It could not be made for what this host lacks for this server alone: the next one is tried.
+    pub(super) fn passed_by(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.missed();
+        }
+        let mut choice = self.service.choice();
+        choice.balancer.passed_by(&mut self.attempt);
     }
 }
 
@@ -533,3 +554,7 @@ fn settings(options: &ProxyOptions) -> Settings {
         redirect: options.redirect,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+mod tests;

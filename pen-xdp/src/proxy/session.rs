@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::accept::{EXHAUSTED_PAUSE, is_exhaustion};
 use super::balance::{Client, Refused};
-use super::connect::{How, connect, is_ours};
+use super::connect::{From, How, connect, has_no_way, is_ours};
 use super::connections::{Connection, Presence};
 use super::gate::Pass;
 use super::header::{Missing, ends, receive, send, written};
@@ -168,8 +168,10 @@ async fn reach(
     let service = &connection.service;
     let end = Instant::now() + visit.settings.queue;
     let mut pending = Some(service.pending.enter().await);
+    let mut lacks = false;
     loop {
-        let point = choose(connection, visit, end, &mut pending).await?;
+        let chosen = choose(connection, visit, end, &mut pending).await;
+        let point = chosen.map_err(|why| if lacks { Refused::HostLacks } else { why })?;
         connection.tries(&point, visit.chosen_by());
         match connect_patiently(&point.place, how).await {
             Ok(server) => {
@@ -177,19 +179,33 @@ async fn reach(
                 connection.reached(Stage::Open);
                 return Ok((server, point));
             }
-            Err(error) if is_ours(&error) => {
-                let (name, place) = (&point.name, &point.place);
-                service.tell(format_args!(
-                    "no connection to server {name} ({place}): {error}"
-                ));
-                return Err(Refused::HostLacks);
-            }
-            Err(error) => {
-                let taken_out = visit.failed();
-                missed(service, &point, &error, taken_out);
-            }
+            Err(error) => lacks |= unreached(service, visit, &point, (&error, how.from))?,
         }
     }
+}
+
+/// Whether a server could not be reached for what this host lacks for this one.
+///
+/// # Errors
+/// This host lacks what it takes, for any server.
+fn unreached(
+    service: &Service,
+    visit: &mut Visit,
+    point: &Point,
+    (error, from): (&io::Error, From),
+) -> Result<bool, Refused> {
+    if has_no_way(error, &point.place, from) {
+        no_way(service, point, error);
+        visit.passed_by();
+        return Ok(true);
+    }
+    if is_ours(error) {
+        no_way(service, point, error);
+        return Err(Refused::HostLacks);
+    }
+    let taken_out = visit.failed(point);
+    missed(service, point, error, taken_out);
+    Ok(false)
 }
 
 /// The server to try next; waited for where all are full. Who waits does not keep others from being
@@ -235,6 +251,14 @@ pub(super) async fn connect_patiently(place: &Place, how: How) -> io::Result<Str
             result => return result,
         }
     }
+}
+
+/// Says what this host lacks for a connection to this server.
+pub(super) fn no_way(service: &Service, point: &Point, error: &io::Error) {
+    let (name, place) = (&point.name, &point.place);
+    service.tell(format_args!(
+        "no connection to server {name} ({place}): {error}"
+    ));
 }
 
 /// Says so once for each time that the server is taken out for a while.

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use pen_common::config::{Change, Listener, Mode, Pool, Protocol, ServerRef};
+use pen_common::config::{Change, Listener, Mode, Protocol, ServerRef};
 use pen_common::hash::NameKey;
 use pen_common::tables::Mac;
 
@@ -165,6 +165,99 @@ fn an_answer_of_no_use_changes_nothing_and_says_why() {
     assert_eq!(rows(&state)[0], row("alpha", 1, false));
 }
 
+/// `alpha` and `beta` of one pool, at these addresses.
+fn two(alpha: &[u8], beta: &[u8]) -> State {
+    let mut config = config(Mode::Dsr);
+    for (at, lasts) in [(0, alpha), (2, beta)] {
+        let backend = &mut config.pools[0].backends[at];
+        backend.address = address(lasts[0]);
+        backend.further = addresses(&lasts[1..]);
+    }
+    State::new(config, 0)
+}
+
+fn both(alpha: &[u8], beta: &[u8]) -> Command {
+    let answers = [("alpha", alpha), ("beta", beta)];
+    let answers = answers.map(|(name, lasts)| (name.to_owned(), addresses(lasts)));
+    Command::Names(Answers(answers.into()))
+}
+
+/// The addresses that are made use of, of either name.
+fn used(state: &State) -> [BTreeSet<u8>; 2] {
+    let backends = &state.config().pools[0].backends;
+    let rows = rows(state);
+    [0, 2].map(|number| {
+        let ours = ours(backends, number).map(|at| &rows[at]);
+        ours.filter(|row| row.2).map(|row| row.1).collect()
+    })
+}
+
+#[test]
+fn names_hand_addresses_over_and_exchange_them() {
+    for [alpha, beta, alpha_now, beta_now] in [
+        [vec![1], vec![2], vec![2], vec![3]],
+        [vec![2], vec![1], vec![3], vec![2]],
+        [vec![1], vec![2], vec![2], vec![1]],
+        [vec![1, 2], vec![3], vec![1, 3], vec![2]],
+        [vec![1, 2], vec![3, 4], vec![3, 4], vec![1, 2]],
+    ] {
+        let expected = [&alpha_now, &beta_now].map(|lasts| lasts.iter().copied().collect());
+        // Both at once, and one after the other.
+        for commands in [
+            vec![both(&alpha_now, &beta_now)],
+            vec![heard("alpha", &alpha_now), heard("beta", &beta_now)],
+            vec![heard("beta", &beta_now), heard("alpha", &alpha_now)],
+        ] {
+            let mut state = two(&alpha, &beta);
+            for command in commands {
+                state.apply(command).unwrap();
+            }
+            assert_eq!(used(&state), expected, "{:?}", rows(&state));
+            assert!(state.unused().0.is_empty(), "{:?}", state.unused());
+        }
+    }
+}
+
+#[test]
+fn who_comes_begins_as_configured_whatever_was_said_of_the_one_written() {
+    let mut state = State::new(config(Mode::Tcp), 0);
+    let said = |changes: &[Change]| Command::Server {
+        service: None,
+        server: ServerRef::Index(0),
+        changes: changes.to_vec(),
+    };
+    let out = [Change::Weight(0), Change::Max(3), Change::Blacklist(60)];
+    state.apply(said(&out)).unwrap();
+    // One more beside it, then one in its place.
+    state.apply(heard("alpha", &[1, 2, 3])).unwrap();
+    let backends = |state: &State| state.config().pools[0].backends.clone();
+    assert_eq!(
+        (backends(&state)[4].weight, backends(&state)[4].max),
+        (7, 0)
+    );
+    // Who stays is what was said of it.
+    let stays = backends(&state)[0].clone();
+    assert_eq!((stays.weight, stays.max), (0, 3));
+    assert_eq!(state.standing("web", &stays), Standing::Blacklisted(60));
+    state.apply(heard("alpha", &[2, 3, 4])).unwrap();
+    let new = backends(&state)[0].clone();
+    assert_eq!(rows(&state)[0], row("alpha", 4, true));
+    assert_eq!((new.weight, new.max), (7, 0));
+    assert_eq!(state.blacklisted_until_ms("web", &new), None);
+}
+
+#[test]
+fn a_name_that_would_be_left_with_nothing_keeps_its_address_from_others() {
+    let mut state = two(&[1], &[2]);
+    assert_eq!(state.apply(both(&[VIP], &[1])), Ok(false));
+    assert_eq!(used(&state), [[1].into(), [2].into()]);
+    let unused = &state.unused().0;
+    assert!(unused["alpha"].contains("10.0.0.100: it is a VIP"));
+    assert!(unused["beta"].contains("10.0.0.1: back end \"alpha\" has it"));
+    state.apply(heard("alpha", &[5])).unwrap();
+    assert_eq!(used(&state), [[5].into(), [1].into()]);
+}
+
 #[test]
 fn another_order_moves_no_flow_and_one_that_goes_keeps_its_flows() {
     let mut state = State::new(config(Mode::Dsr), 0);
@@ -293,6 +386,10 @@ fn no_walk_of_answers_moves_what_stays() {
 }
 
 fn check(before: &State, after: &State) {
+    // What is once settled is settled.
+    let mut again = after.config().clone();
+    follow(&mut again, after.answers(), &config(Mode::Dsr).pools);
+    assert_eq!(&again, after.config());
     let (was, is) = (rows(before), rows(after));
     let at = |rows: &[(String, u8, bool)], number: usize| rows[number].0.clone();
     for number in 0..3 {

@@ -245,9 +245,18 @@ impl Balancer {
             // A command may have said longer.
             standing.blacklisted_until_ms = before.max(Some(until));
         }
+        self.passed_by(attempt);
+        fresh
+    }
+
+    /// The target could not be reached from here, which says nothing of it: others are tried.
+    /// Without a target nothing happens.
+    pub fn passed_by(&mut self, attempt: &mut Attempt) {
+        let Some(target) = attempt.target() else {
+            return;
+        };
         attempt.pass_over(target, Refused::ConnectFailed);
         self.leave(attempt);
-        fresh
     }
 
     /// The client is served, was refused or has left: everything is given back that the attempt

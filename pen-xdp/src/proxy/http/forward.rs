@@ -22,12 +22,12 @@ use super::pool::{self, Key, Link};
 use super::redirect;
 use super::upgrade::{self, Switch};
 use crate::proxy::accept::is_exhaustion;
-use crate::proxy::connect::{connect, is_ours};
+use crate::proxy::connect::{connect, has_no_way, is_ours};
 use crate::proxy::connections::Underway;
 use crate::proxy::log::Line;
 use crate::proxy::routes::Place;
 use crate::proxy::service::{Point, Service, Visit};
-use crate::proxy::session::{Places, Visitor, connect_patiently, how, missed};
+use crate::proxy::session::{Places, Visitor, connect_patiently, how, missed, no_way};
 
 /// Who sends requests.
 pub(super) struct Client {
@@ -254,7 +254,7 @@ async fn reach(
     }
 }
 
-/// Why a server could not be reached, if that is its fault.
+/// Why a server could not be reached, if another one may be.
 ///
 /// # Errors
 /// This host lacks what it takes, for any server.
@@ -264,13 +264,17 @@ fn unreached(
     point: &Point,
     error: &io::Error,
 ) -> Result<Refused, Refused> {
+    let from = how(&visit.settings, client.visitor).from;
+    if has_no_way(error, &point.place, from) {
+        no_way(&client.service, point, error);
+        visit.passed_by();
+        return Ok(Refused::HostLacks);
+    }
     if is_ours(error) {
-        let (name, place) = (&point.name, &point.place);
-        let what = format_args!("no connection to server {name} ({place}): {error}");
-        client.service.tell(what);
+        no_way(&client.service, point, error);
         return Err(Refused::HostLacks);
     }
-    let taken_out = visit.failed();
+    let taken_out = visit.failed(point);
     missed(&client.service, point, error, taken_out);
     Ok(match error.kind() == io::ErrorKind::TimedOut {
         true => Refused::TooLate,

@@ -20,11 +20,12 @@ use super::batch::{BATCH, Buffers, Datagram, Headers};
 use super::flows::{Flows, Key, Slot};
 use super::server::{connect, is_own_fault, send};
 use crate::proxy::balance::Refused;
+use crate::proxy::connect::{From, has_no_way};
 use crate::proxy::connections::Presence;
 use crate::proxy::gate::{Gate, Pass};
 use crate::proxy::relay::Counts;
 use crate::proxy::service::{Point, Service, Visit, now_ms};
-use crate::proxy::session::{Visitor, missed};
+use crate::proxy::session::{Visitor, missed, no_way};
 use crate::proxy::threads::Entrance;
 
 /// How late a flow's end may be noticed.
@@ -271,6 +272,8 @@ impl Relay {
 
     /// A socket to the first server that does not refuse a datagram at once.
     fn reach(&self, visit: &mut Visit, bytes: &[u8]) -> Option<(UdpSocket, Arc<Point>)> {
+        // As `connect` takes it.
+        let from = visit.settings.source.map_or(From::Any, From::Own);
         loop {
             let point = match visit.next() {
                 Ok(point) => point,
@@ -283,12 +286,16 @@ impl Relay {
                 .and_then(|socket| send(&socket, bytes).map(|()| socket));
             match sent {
                 Ok(socket) => return Some((socket, point)),
+                Err(error) if has_no_way(&error, &point.place, from) => {
+                    no_way(&self.service, &point, &error);
+                    visit.passed_by();
+                }
                 Err(error) if is_own_fault(&error) => {
                     visit.refused(Refused::Dropped);
                     return None;
                 }
                 Err(error) => {
-                    let taken_out = visit.failed();
+                    let taken_out = visit.failed(&point);
                     missed(&self.service, &point, &error, taken_out);
                 }
             }
@@ -301,7 +308,7 @@ impl Relay {
         let Some((key, mut flow)) = self.flows.remove(slot) else {
             return;
         };
-        let taken_out = flow.visit.failed();
+        let taken_out = flow.visit.failed(&flow.point);
         // Unless another server gets it.
         flow.visit.ended(Ended::Server);
         missed(&self.service, &flow.point, error, taken_out);
