@@ -92,3 +92,76 @@ pub(in crate::proxy) async fn serve(stream: Stream, visitor: Visitor, places: Pl
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::task::LocalSet;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::proxy::connections::{Connections, tests::service};
+    use crate::proxy::gate::Gate;
+
+    const SOON: Duration = Duration::from_millis(20);
+
+    /// Serves a client, whose word is given back; and how many requests were refused as bad ones.
+    /// The service's only server can't be reached: who would go there is answered 502, or 503.
+    async fn served(client: impl AsyncFnOnce(UnixStream) -> String) -> (String, u64) {
+        let service = service("web", &Arc::new(Connections::default()));
+        let places = Places {
+            _service: service.connections.enter().await,
+            _everyone: Arc::new(Gate::new(1)).enter().await,
+            connection: service.begin(None),
+        };
+        let visitor = Visitor {
+            address: None,
+            port: 0,
+            listener: 0,
+        };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let serving = serve(Stream::from(theirs), visitor, places);
+        let both = async { tokio::join!(client(ours), serving) };
+        let (word, ()) = LocalSet::new().run_until(both).await;
+        (word, service.refused(Refused::BadRequest))
+    }
+
+    /// All that comes until the end; who is refused may be cut off.
+    async fn rest(mut stream: UnixStream) -> String {
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_head_that_ends_behind_the_longest_is_not_taken() {
+        let begin = "GET / HTTP/1.1\r\nHost: a\r\nX: ";
+        let ends = "\r\nHost: b\r\n\r\n";
+        let next = "GET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let told = async |first: usize, then: usize| {
+            let first = format!("{begin}{}", "x".repeat(first - begin.len()));
+            let then = format!("{}{ends}{next}", "x".repeat(then - ends.len()));
+            served(async |mut client| {
+                client.write_all(first.as_bytes()).await.unwrap();
+                sleep(SOON).await;
+                client.write_all(then.as_bytes()).await.unwrap();
+                rest(client).await
+            })
+            .await
+        };
+        for (first, then) in [
+            (65_000, 10_000),
+            (60_000, 6000),
+            (65_000, HEAD_MAX - 65_000 + 1),
+        ] {
+            let (answer, refused) = told(first, then).await;
+            assert!(answer.starts_with("HTTP/1.1 431 "), "{then}: {answer}");
+            assert_eq!((answer.matches("HTTP/").count(), refused), (1, 1), "{then}");
+        }
+        // The longest is looked at: it names two hosts.
+        let (answer, _) = told(65_000, HEAD_MAX - 65_000).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+}
