@@ -25,7 +25,8 @@ pub(super) enum Step {
     Pass(usize),
     /// It takes more of them to know; they are to be shown again.
     Hold,
-    /// The head is longer than any may be.
+    /// The head is longer than any may be: there are [`HEAD_MAX`] bytes of it without an end. More
+    /// must not go on.
     TooLong,
     /// They are no request, or not a clear one.
     Refuse(Fault),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hyper::rt::{Read, ReadBufCursor, Sleep, Timer, Write};
 use tokio::time::sleep;
 
-use super::guard::{Guard, Step};
+use super::guard::{Guard, HEAD_MAX, Step};
 use crate::proxy::buffers::Buffer;
 use crate::proxy::connections::Connection;
 use crate::proxy::relay::Counts;
@@ -112,7 +112,9 @@ impl ClientIo {
                 Step::Pass(count) => self.cleared += count,
                 Step::Hold => break,
                 Step::TooLong => {
-                    // hyper says so itself when it has as much as it may have.
+                    // hyper says so itself when it has as much as it may have and no end. It would
+                    // take more at once, and with the end in it a head that nobody looked at.
+                    self.held.truncate(self.cleared + HEAD_MAX);
                     self.cleared = self.held.len();
                     self.over = true;
                 }

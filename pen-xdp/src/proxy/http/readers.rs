@@ -3,7 +3,7 @@
 //!
 //! For tests and the fuzz target, which takes this file and those of the guard as they are.
 
-use super::guard::{Guard, Step};
+use super::guard::{Guard, HEAD_MAX, Step};
 use super::head::without_return;
 
 /// As many as hyper takes.
@@ -55,6 +55,11 @@ pub(super) fn agree(bytes: &[u8], sizes: &[usize]) {
         at = end.saturating_add(length);
     }
     assert!(at >= through.len(), "something follows the last body");
+    if whole.end == Step::TooLong {
+        // So much of the head goes on, for hyper to refuse.
+        let head = &bytes[whole.count..][..HEAD_MAX];
+        assert!(is_no_head(head), "a head passes that nobody looked at");
+    }
 }
 
 /// What the guard lets through if the bytes come in pieces of these sizes.
@@ -87,6 +92,13 @@ fn watch(bytes: &[u8], sizes: &[usize]) -> Passed {
         }
     }
     passed
+}
+
+/// Whether hyper finds no whole head in this.
+fn is_no_head(bytes: &[u8]) -> bool {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut fields);
+    !matches!(request.parse(bytes), Ok(httparse::Status::Complete(_)))
 }
 
 /// How hyper would go on after this head; `None` if it refuses it.
@@ -203,7 +215,6 @@ fn next_line<'a>(bytes: &'a [u8], at: &mut usize) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::guard::HEAD_MAX;
     use super::*;
 
     /// Streams to begin with; `|` ends a line.
@@ -274,7 +285,10 @@ mod tests {
         let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         let line = format!("{chunked}1;{}\r\na\r\n0\r\n\r\n", "x".repeat(2000));
         let trailers = format!("{chunked}0\r\n{}\r\n", "X: y\r\n".repeat(4000));
-        for bytes in [head, line, trailers] {
+        // What follows is none of it, and the head may end anywhere behind its longest.
+        let just = format!("{}\r\n\r\n", &head[..HEAD_MAX]);
+        let lines = "\r\n".repeat(HEAD_MAX / 2) + "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for bytes in [head, just, lines, line, trailers] {
             for size in [1, 7, 1000, bytes.len()] {
                 agree(bytes.as_bytes(), &[size]);
             }
