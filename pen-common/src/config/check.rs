@@ -60,7 +60,8 @@ impl Config {
     }
 
     /// As [`Config::check`], naming places where they are known.
-    pub(crate) fn check_at(self, places: &Places) -> Result<Checked, ConfigErrors> {
+    pub(crate) fn check_at(mut self, places: &Places) -> Result<Checked, ConfigErrors> {
+        self.begin_with_admitted();
         let mut check = Check {
             config: &self,
             places,
