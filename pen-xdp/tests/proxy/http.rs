@@ -92,7 +92,7 @@ s.serve_forever()
 /// Helpers for clients: requests as they are written, answers as the standard library reads them.
 const CLIENT: &str = r#"
 import hashlib, http.client
-def raw(text, end=True):
+def raw(text):
     c = connect(); got = b''
     # Who refuses what is sent may answer and be gone before all of it is.
     try: c.sendall(text.encode('latin1'))

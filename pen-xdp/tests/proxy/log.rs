@@ -302,7 +302,7 @@ fn requests_that_no_server_answers_leave_a_line_too() {
         (&line["refused"], &line["status"]),
         (&"bad-request".into(), &400.into())
     );
-    let line = ask("raw('CONNECT a:1 HTTP/1.1\\r\\nHost: a:1\\r\\n\\r\\n', False)");
+    let line = ask("raw('CONNECT a:1 HTTP/1.1\\r\\nHost: a:1\\r\\nConnection: close\\r\\n\\r\\n')");
     assert_eq!(
         (&line["status"], line.get("server")),
         (&501.into(), None),

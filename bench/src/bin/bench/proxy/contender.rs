@@ -1,6 +1,6 @@
 //! The proxies that are measured, configured alike: one thread for each core, one server, taken in
-//! turn, TCP_NODELAY, no log; for HTTP servers are told the client (X-Forwarded-For), and connections
-//! to them are kept.
+//! turn, TCP_NODELAY, no log; for HTTP servers are told the client (X-Forwarded-For) with each request,
+//! but for Debian's pen, and connections to them are kept.
 
 use std::ffi::OsString;
 use std::fs;
@@ -52,6 +52,24 @@ impl Contender {
             Self::Nginx | Self::NginxHttp => format!("nginx {version}"),
             Self::Haproxy | Self::HaproxyHttp => format!("HAProxy {version}"),
             Self::Pen | Self::PenHttp | Self::DebianPen | Self::DebianPenHttp => version,
+        }
+    }
+
+    /// What it does otherwise than the others of its row; empty if nothing.
+    pub(crate) const fn note(self) -> &'static str {
+        match self {
+            // It looks at nothing but what a connection begins with.
+            Self::DebianPenHttp => {
+                "Debian's pen adds X-Forwarded-For to the first request of a connection only"
+            }
+            Self::Pen
+            | Self::Haproxy
+            | Self::HaproxySplice
+            | Self::Nginx
+            | Self::DebianPen
+            | Self::PenHttp
+            | Self::HaproxyHttp
+            | Self::NginxHttp => "",
         }
     }
 

@@ -231,7 +231,7 @@ impl Bench {
             .map(|((other, works), (_, target))| {
                 let samples = ratios(&ours.1, works).map(|samples| Measured {
                     samples,
-                    note: String::new(),
+                    note: other.note().into(),
                 });
                 figure(named(row.what, row.ours, *other), *target, samples)
             });
