@@ -1,13 +1,17 @@
 //! Any bytes as what a client sends over HTTP: no panic, nothing depends on the pieces in which they
-//! come, and hyper's parser and a server that takes almost anything read of what goes on the same
-//! messages as the guard, one after the other.
+//! come, and a server that takes almost anything reads of what is taken the same messages, one after
+//! the other.
 //!
-//! The first two bytes are sizes of pieces. The guard is taken as it stands: it is nobody's business
-//! but the proxy's, and the proxy with all that it needs does not belong into a fuzz target.
+//! The first two bytes are sizes of pieces. What reads heads and chunks is taken as it stands: it is
+//! nobody's business but the proxy's, and the proxy with all that it needs does not belong into a
+//! fuzz target.
 #![no_main]
+#![allow(dead_code, reason = "what is not for reading requests is not wanted here")]
 
-#[path = "../../../pen-xdp/src/proxy/http/guard.rs"]
-mod guard;
+#[path = "../../../pen-xdp/src/proxy/http/chunks.rs"]
+mod chunks;
+#[path = "../../../pen-xdp/src/proxy/http/fields.rs"]
+mod fields;
 #[path = "../../../pen-xdp/src/proxy/http/head.rs"]
 mod head;
 #[path = "../../../pen-xdp/src/proxy/http/readers.rs"]

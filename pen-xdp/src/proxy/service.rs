@@ -109,6 +109,8 @@ pub(super) struct Point {
 pub(super) struct Visit {
     service: Arc<Service>,
     attempt: Attempt,
+    /// Whether its places are given back.
+    left: bool,
     pub(super) settings: Arc<Settings>,
     /// Where the service has a log.
     pub(super) line: Option<Box<Line>>,
@@ -269,6 +271,7 @@ impl Service {
         Ok(Visit {
             service: Arc::clone(self),
             attempt,
+            left: false,
             settings,
             line: line.take(),
         })
@@ -451,6 +454,17 @@ impl Visit {
         }
     }
 
+    /// Its places are free from now on, and it tries no other server.
+    pub(super) fn leave(&mut self) {
+        if std::mem::replace(&mut self.left, true) {
+            return;
+        }
+        let mut choice = self.service.choice();
+        choice.balancer.ended(&mut self.attempt);
+        drop(choice);
+        self.service.queue.room();
+    }
+
     /// It could not be made to `tried`, which [`Visit::next`] gave; whether a server is taken out
     /// for that which was not before.
     pub(super) fn failed(&mut self, tried: &Point) -> bool {
@@ -479,10 +493,7 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let mut choice = self.service.choice();
-        choice.balancer.ended(&mut self.attempt);
-        drop(choice);
-        self.service.queue.room();
+        self.leave();
     }
 }
 

@@ -15,6 +15,7 @@ mod connections;
 mod crowd;
 mod failover;
 mod http;
+mod http_ends;
 mod live;
 mod log;
 mod log_trouble;

@@ -1,225 +1,338 @@
-//! One request, from its head to the head of its answer.
+//! One request, from its head to the end of its answer.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hyper::body::{Body as HttpBody, Incoming};
-use hyper::client::conn::TrySendError;
-use hyper::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{StatusCode, Uri};
 use pen_common::control::{Ended, Refused, Stage};
-use tokio::task::spawn_local;
-use tokio::time::timeout;
 
-use super::answers;
-use super::body::{Body, Held};
-use super::headers;
-use super::io::{Last, Signs};
+use super::answers::Words;
+use super::chunks::Sender;
+use super::client::Client;
+use super::exchange::{Exchange, Facts, Outcome};
+use super::fields::Field;
+use super::head::{self, Fault, Framing, Request};
+use super::headers::{self, Given, Told};
+use super::kept::{Busy, Kept};
+use super::pending::Pending;
 use super::pool::{self, Key, Link};
-use super::redirect;
-use super::upgrade::{self, Switch};
+use super::redirect::{self, Wanted};
+use super::transfer::{Body, Coding, Taken, Trailing, Transfer};
+use super::upgrade;
 use crate::proxy::accept::is_exhaustion;
 use crate::proxy::connect::{connect, has_no_way, is_ours};
 use crate::proxy::connections::Underway;
-use crate::proxy::log::Line;
+use crate::proxy::log::{Line, Requested};
 use crate::proxy::routes::Place;
-use crate::proxy::service::{Point, Service, Visit};
-use crate::proxy::session::{Places, Visitor, connect_patiently, how, missed, no_way};
+use crate::proxy::service::{Point, Visit};
+use crate::proxy::session::{connect_patiently, how, missed, no_way};
 
-/// Who sends requests.
-pub(super) struct Client {
-    pub(super) service: Arc<Service>,
-    pub(super) visitor: Visitor,
-    pub(super) signs: Arc<Signs>,
-    pub(super) places: Places,
+/// A request whose head is read.
+#[derive(Debug)]
+pub(super) struct Asked {
+    facts: Facts,
+    task: Task,
+    /// While it is here the client's connection is not idle.
+    _busy: Busy,
 }
 
-/// A connection to a server that a request can go over.
-struct Reached {
-    link: Link,
-    point: Arc<Point>,
-    /// Whether it has carried others: then the server may be closing it just now.
-    used: bool,
+/// What is to be done for it.
+#[derive(Debug)]
+enum Task {
+    /// To be sent to a server.
+    Send(Send),
+    /// To be answered here.
+    Say(Words, Option<Box<Line>>, Ended),
 }
 
-/// An answer has begun.
-struct Answered {
-    response: Response<Incoming>,
-    reached: Reached,
+#[derive(Debug)]
+struct Send {
+    visit: Visit,
+    /// As the server gets it, without the empty line at its end.
+    head: Vec<u8>,
+    has_host: bool,
+    _underway: Underway,
 }
 
-/// Answers a request by a server's answer, or says why there is none.
-pub(super) async fn forward(client: Rc<Client>, request: Request<Incoming>) -> Response<Body> {
-    let mut line = client.service.line(&client.visitor);
-    if let Some(line) = &mut line {
-        line.belongs_to(&client.places.connection);
-    }
-    if let Some(line) = &mut line {
-        line.asks(&request);
-    }
-    if request.method() == Method::CONNECT {
-        let answer = answers::plain(StatusCode::NOT_IMPLEMENTED, "there are no tunnels here");
-        return logged(answer, line.as_deref_mut(), Ended::Whole);
-    }
-    let mut visit = match client.service.admit(client.visitor.client(), &mut line) {
-        Ok(visit) => visit,
-        Err(why) => {
-            let told = client.service.settings().reason_header;
-            let answer = answers::refusal(why, told);
-            return logged(answer, line.as_deref_mut(), Ended::Refused);
-        }
-    };
-    let underway = client.places.connection.request();
-    if let Some(to) = visit.redirect() {
-        return match redirect::answer(to, &request) {
-            Some(answer) => logged(answer, visit.line.as_deref_mut(), Ended::Whole),
-            None => refused(&mut visit, Refused::BadRequest),
-        };
-    }
-    match exchange(&client, &mut visit, request).await {
-        Ok((answered, asked)) => pass_on(client, (visit, underway), answered, asked),
-        Err(why) => refused(&mut visit, why),
-    }
+/// What becomes of the client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It waits for the next request.
+    Keep,
+    /// It ends.
+    Close,
+    /// It ends, and the client may still be sending.
+    Drain,
+    /// It ends so that nobody takes what was sent for the whole.
+    Reset,
 }
 
-/// The answer to a request that no server answers; it is counted why.
-fn refused(visit: &mut Visit, why: Refused) -> Response<Body> {
-    visit.refused(why);
-    let answer = answers::refusal(why, visit.settings.reason_header);
-    logged(answer, visit.line.as_deref_mut(), Ended::Refused)
-}
-
-/// Notes an answer of our own in the log, which is short enough to be taken for sent.
-fn logged(answer: Response<Body>, line: Option<&mut Line>, how: Ended) -> Response<Body> {
-    if let Some(line) = line {
-        line.answered(answer.status());
-        line.ended(how);
-        let length = answer.body().size_hint().exact().unwrap_or(0);
-        if !line.asks_for_head() {
-            line.counts().down.store(length, Ordering::Relaxed);
-        }
-    }
-    answer
-}
-
-/// What is kept of a request that asks for another protocol.
-struct Asked(Option<hyper::upgrade::OnUpgrade>);
-
-/// Sends a request to a server that can be reached, and waits for its answer.
+/// Takes a request if its head is whole.
 ///
 /// # Errors
-/// Why there is none.
-async fn exchange(
-    client: &Client,
-    visit: &mut Visit,
-    mut request: Request<Incoming>,
-) -> Result<(Answered, Asked), Refused> {
-    let on_upgrade =
-        (request.headers().contains_key(UPGRADE)).then(|| hyper::upgrade::on(&mut request));
+/// Why it is none.
+pub(super) fn take(client: &mut Client<'_>, kept: &Kept) -> Result<Option<Asked>, Fault> {
+    let mut room = head::room();
+    let Some(request) = head::request(client.inbox.bytes(), &mut room)? else {
+        return Ok(None);
+    };
+    let busy = kept.begin();
+    let service = client.service();
+    let mut line = service.line(&client.visitor);
+    if let Some(line) = &mut line {
+        line.belongs_to(client.connection);
+        line.asks(&requested(&request));
+    }
+    let mut facts = facts(&request);
+    let task = if request.method == "CONNECT" {
+        let status = StatusCode::NOT_IMPLEMENTED;
+        let words = Words::plain(status, "there are no tunnels here");
+        Task::Say(words, line, Ended::Whole)
+    } else {
+        match service.admit(client.visitor.client(), &mut line) {
+            Ok(visit) => prepare(client, visit, &request, &mut facts),
+            Err(why) => {
+                let told = service.settings().reason_header;
+                Task::Say(Words::refusal(why, told), line, Ended::Refused)
+            }
+        }
+    };
+    let length = request.length;
+    client.inbox.consume(length);
+    Ok(Some(Asked {
+        facts,
+        task,
+        _busy: busy,
+    }))
+}
+
+/// What the log wants to know.
+fn requested<'a>(request: &'a Request<'_, 'a>) -> Requested<'a> {
+    let named = |name: &str| {
+        let mut fields = request.fields.iter();
+        let field = fields.find(|field| field.name.eq_ignore_ascii_case(name));
+        field.map(|field| field.value)
+    };
+    Requested {
+        method: request.method,
+        target: request.target,
+        minor: request.minor,
+        host: named("host"),
+        referer: named("referer"),
+        user_agent: named("user-agent"),
+    }
+}
+
+fn facts(request: &Request<'_, '_>) -> Facts {
+    let idempotent = matches!(
+        request.method,
+        "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE"
+    );
+    Facts {
+        minor: request.minor,
+        head_alone: request.method == "HEAD",
+        keep: request.wish.keeps(request.minor),
+        framing: request.framing,
+        waits: headers::waits(request),
+        trailers: headers::takes_trailers(request),
+        switches: false,
+        repeatable: idempotent && request.framing == Framing::Length(0),
+        trusted: false,
+    }
+}
+
+/// What is to be done for a request that was let in.
+fn prepare(
+    client: &Client<'_>,
+    mut visit: Visit,
+    request: &Request<'_, '_>,
+    facts: &mut Facts,
+) -> Task {
+    let underway = client.connection.request();
     let address = client.visitor.address.map(|address| address.ip());
-    let trusted = headers::trusts(address, &visit.settings.trusted);
-    let line = visit.line.as_deref();
-    let counts = line.map(|line| Arc::clone(line.counts()));
-    let mut request = request.map(|body| Body::of_request(body, trusted, counts));
-    let protocol = headers::prepare(request.headers_mut());
-    let asked = Asked(on_upgrade.filter(|_| protocol.is_some()));
-    let Ok(()) = to_origin(&mut request) else {
-        return Err(Refused::BadRequest);
+    facts.trusted = headers::trusts(address, &visit.settings.trusted);
+    if let Some(to) = visit.redirect() {
+        let uri = request.target.parse::<Uri>();
+        let words = uri.ok().and_then(|uri| {
+            let wanted = Wanted {
+                method: request.method,
+                target: &uri,
+                host: headers::of(request.fields, Field::Host).next(),
+            };
+            redirect::answer(to, wanted)
+        });
+        return match words {
+            Some(words) => Task::Say(words, visit.line.take(), Ended::Whole),
+            None => unclear(visit, facts),
+        };
+    }
+    let Some((target, host)) = origin(request) else {
+        return unclear(visit, facts);
     };
-    headers::tell_client(request.headers_mut(), address, trusted);
-    let mut reached = reach(client, visit, None).await?;
-    client.places.connection.reached(Stage::Open);
-    if let Some(line) = &visit.line {
-        line.asked();
-    }
-    name_host(request.headers_mut(), &reached.point.place);
-    loop {
-        // A copy, for the case that the server closes the connection while it comes.
-        let again = (reached.used && is_repeatable(&request)).then(|| copy(&request));
-        let sent = reached.link.sender.try_send_request(request);
-        match in_time(sent, visit, reached.link.last()).await {
-            Ok(response) => return Ok((Answered { response, reached }, asked)),
-            Err(Failure::TooLate) => return Err(Refused::TooLate),
-            Err(Failure::Broken(mut error)) => {
-                let unsent = error.take_message();
-                match unsent.or(again).filter(|_| reached.used) {
-                    Some(whole) => request = whole,
-                    None => return Err(broken(client, &reached.point, &error)),
-                }
-            }
-        }
-        let point = Arc::clone(&reached.point);
-        reached = match open(client, visit, &point).await {
-            Ok(reached) => reached,
-            Err(error) => {
-                let why = unreached(client, visit, &point, &error)?;
-                reach(client, visit, Some(why)).await?
-            }
-        };
-        client.places.connection.reached(Stage::Open);
-    }
-}
-
-/// Gives a server's answer to the client.
-fn pass_on(
-    client: Rc<Client>,
-    (mut visit, underway): (Visit, Underway),
-    answered: Answered,
-    asked: Asked,
-) -> Response<Body> {
-    let Answered {
-        mut response,
-        reached,
-    } = answered;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Asked(Some(on_client)) = asked else {
-            return refused(&mut visit, Refused::BadAnswer);
-        };
-        note_status(&mut visit, &response);
-        let server = hyper::upgrade::on(&mut response);
-        client.signs.switched.store(true, Ordering::Relaxed);
-        let switch = Switch {
-            client: on_client,
-            server,
-            point: reached.point,
-            visit,
-            _underway: underway,
-        };
-        let connection = Arc::clone(&client.places.connection);
-        let task = spawn_local(upgrade::pass(switch, client));
-        connection.served_by(task.abort_handle());
-        let mut response = response.map(|_| Body::empty());
-        let protocol = headers::take_hop_by_hop(response.headers_mut());
-        if let Some(protocol) = protocol {
-            response.headers_mut().insert(UPGRADE, protocol);
-        }
-        let upgrade = HeaderValue::from_static("upgrade");
-        response.headers_mut().insert(CONNECTION, upgrade);
-        return response;
-    }
-    if !is_clear(response.headers()) {
-        return refused(&mut visit, Refused::BadAnswer);
-    }
-    note_status(&mut visit, &response);
-    headers::take_hop_by_hop(response.headers_mut());
-    *response.version_mut() = Version::HTTP_11;
-    let idle = visit.settings.relay.idle;
-    let held = Held {
+    let protocols = headers::protocols(request);
+    facts.switches = protocols.is_some();
+    let told = Told {
+        target: &target,
+        host: host.as_deref(),
+        client: address,
+        trusted: facts.trusted,
+    };
+    let (head, has_host) = headers::write_request(request, protocols.as_deref(), told);
+    Task::Send(Send {
         visit,
-        underway,
-        link: reached.link,
-        signs: Arc::clone(&client.signs),
-    };
-    response.map(|incoming| Body::of_answer(incoming, idle, held))
+        head,
+        has_host,
+        _underway: underway,
+    })
 }
 
-fn note_status(visit: &mut Visit, response: &Response<Incoming>) {
-    if let Some(line) = &mut visit.line {
-        line.answered(response.status());
+/// What is asked for is nowhere.
+fn unclear(mut visit: Visit, facts: &mut Facts) -> Task {
+    let why = Refused::BadRequest;
+    visit.refused(why);
+    facts.keep = false;
+    let words = Words::refusal(why, visit.settings.reason_header);
+    Task::Say(words, visit.line.take(), Ended::Refused)
+}
+
+/// The path alone, as servers are asked for it, and a host that the target names.
+fn origin<'a>(request: &Request<'_, 'a>) -> Option<(Cow<'a, str>, Option<String>)> {
+    let target = request.target;
+    if target.starts_with('/') && !target.contains('#') {
+        return Some((Cow::Borrowed(target), None));
     }
+    let uri = target.parse::<Uri>().ok()?;
+    let host = uri.authority().map(|authority| {
+        let host = authority.as_str().rsplit('@').next();
+        host.unwrap_or_default().to_owned()
+    });
+    let path = uri.path_and_query()?.as_str();
+    let sound = path.starts_with('/') || (path == "*" && request.method == "OPTIONS");
+    sound.then(|| (Cow::Owned(path.to_owned()), host))
+}
+
+/// Does what a request asks for.
+pub(super) async fn serve(client: &mut Client<'_>, asked: Asked) -> Next {
+    let Asked { facts, task, _busy } = asked;
+    match task {
+        Task::Say(words, mut line, how) => {
+            let read = skip(client, &facts);
+            say(client, &facts, (&words, line.as_deref_mut(), how), read).await
+        }
+        Task::Send(send) => forward(client, facts, send).await,
+    }
+}
+
+/// Sends a request to a server that can be reached, and passes its answer.
+async fn forward(client: &mut Client<'_>, facts: Facts, mut send: Send) -> Next {
+    let visit = &mut send.visit;
+    let repeatable = facts.repeatable;
+    let mut reached = reach(client, visit, repeatable, None).await;
+    loop {
+        let link = match reached {
+            Ok(link) => link,
+            Err(why) => {
+                let read = skip(client, &facts);
+                return refuse(client, &facts, visit, (why, read)).await;
+            }
+        };
+        client.connection.reached(Stage::Open);
+        if let Some(line) = &visit.line {
+            line.asked();
+        }
+        let point = Arc::clone(link.point());
+        if !std::mem::replace(&mut send.has_host, true) {
+            headers::put(&mut send.head, "Host", host(&point.place).as_bytes());
+        }
+        let exchange = Exchange::new(client, visit, (facts, &send.head), link);
+        match exchange.run().await {
+            Outcome::Given { keep } => {
+                visit.ended(Ended::Whole);
+                return match keep {
+                    true => Next::Keep,
+                    false if facts.framing == Framing::Length(0) => Next::Close,
+                    false => Next::Drain,
+                };
+            }
+            Outcome::Unanswered { again: true, .. } => {
+                reached = match open(client, visit, &point).await {
+                    Ok(link) => Ok(link),
+                    Err(error) => match unreached(client, visit, &point, &error) {
+                        Ok(why) => reach(client, visit, repeatable, Some(why)).await,
+                        Err(why) => Err(why),
+                    },
+                };
+            }
+            Outcome::Unanswered { why, read, .. } => {
+                return refuse(client, &facts, visit, (why, read)).await;
+            }
+            Outcome::Broken(how) => {
+                visit.ended(how);
+                return Next::Reset;
+            }
+            Outcome::Left => return Next::Close,
+            Outcome::Switched(link) => {
+                upgrade::pass(client, visit, link).await;
+                return Next::Close;
+            }
+        }
+    }
+}
+
+/// Answers a request that no server answers; it is counted why. Whether all of it was `read`.
+async fn refuse(
+    client: &mut Client<'_>,
+    facts: &Facts,
+    visit: &mut Visit,
+    (why, read): (Refused, bool),
+) -> Next {
+    visit.refused(why);
+    let read = read && why != Refused::BadRequest;
+    let words = Words::refusal(why, visit.settings.reason_header);
+    let line = visit.line.as_deref_mut();
+    say(client, facts, (&words, line, Ended::Refused), read).await
+}
+
+/// Gives an answer of our own, and notes it in the log.
+async fn say(
+    client: &mut Client<'_>,
+    facts: &Facts,
+    (words, line, how): (&Words, Option<&mut Line>, Ended),
+    read: bool,
+) -> Next {
+    let given = Given {
+        minor: facts.minor,
+        coding: Coding::Plain,
+        keep: facts.keep && read,
+        switches: false,
+    };
+    if let Some(line) = line {
+        line.answered(words.status.as_u16());
+        line.ended(how);
+        if !facts.head_alone {
+            let down = &line.counts().down;
+            down.store(words.length() as u64, Ordering::Relaxed);
+        }
+    }
+    client.outbox.push(&words.written(given, facts.head_alone));
+    let idle = client.service().settings().relay.idle;
+    match client.write_all(idle).await {
+        Ok(()) if given.keep => Next::Keep,
+        Ok(()) if read => Next::Close,
+        Ok(()) => Next::Drain,
+        Err(_) => Next::Close,
+    }
+}
+
+/// Reads over the body of a request that goes nowhere, if it is here; whether it was.
+fn skip(client: &mut Client<'_>, facts: &Facts) -> bool {
+    let body = Body::of(facts.framing, Sender::Client);
+    let mut body = Transfer::new(body, Coding::Discarded, Trailing::Nothing);
+    let taken = body.take(&mut client.inbox, &mut Pending::default());
+    matches!(taken, Ok(Taken::Whole))
 }
 
 /// The first server that can be reached, over a connection that waits or a new one. `failed` is why
@@ -228,26 +341,26 @@ fn note_status(visit: &mut Visit, response: &Response<Incoming>) {
 /// # Errors
 /// Why there is none.
 async fn reach(
-    client: &Client,
+    client: &Client<'_>,
     visit: &mut Visit,
+    repeatable: bool,
     mut failed: Option<Refused>,
-) -> Result<Reached, Refused> {
+) -> Result<Link, Refused> {
     loop {
         let point = match visit.next() {
             Ok(point) => point,
             // Servers that can't be reached say more than that none is left.
             Err(why) => return Err(failed.unwrap_or(why)),
         };
-        client.places.connection.tries(&point, visit.chosen_by());
-        if let Some(link) = pool::take(&key(client, visit, &point)) {
+        client.connection.tries(&point, visit.chosen_by());
+        if let Some(link) = pool::take(&key(client, visit, &point), repeatable) {
             visit.connected();
-            let used = true;
-            return Ok(Reached { link, point, used });
+            return Ok(link);
         }
         match open(client, visit, &point).await {
-            Ok(reached) => {
+            Ok(link) => {
                 visit.connected();
-                return Ok(reached);
+                return Ok(link);
             }
             Err(error) => failed = Some(unreached(client, visit, &point, &error)?),
         }
@@ -259,23 +372,24 @@ async fn reach(
 /// # Errors
 /// This host lacks what it takes, for any server.
 fn unreached(
-    client: &Client,
+    client: &Client<'_>,
     visit: &mut Visit,
     point: &Point,
     error: &io::Error,
 ) -> Result<Refused, Refused> {
+    let service = client.service();
     let from = how(&visit.settings, client.visitor).from;
     if has_no_way(error, &point.place, from) {
-        no_way(&client.service, point, error);
+        no_way(service, point, error);
         visit.passed_by();
         return Ok(Refused::HostLacks);
     }
     if is_ours(error) {
-        no_way(&client.service, point, error);
+        no_way(service, point, error);
         return Err(Refused::HostLacks);
     }
     let taken_out = visit.failed(point);
-    missed(&client.service, point, error, taken_out);
+    missed(service, point, error, taken_out);
     Ok(match error.kind() == io::ErrorKind::TimedOut {
         true => Refused::TooLate,
         false => Refused::ConnectFailed,
@@ -283,8 +397,8 @@ fn unreached(
 }
 
 /// A new connection.
-async fn open(client: &Client, visit: &Visit, point: &Arc<Point>) -> io::Result<Reached> {
-    let _pending = client.service.pending.enter().await;
+async fn open(client: &Client<'_>, visit: &Visit, point: &Arc<Point>) -> io::Result<Link> {
+    let _pending = client.service().pending.enter().await;
     let how = how(&visit.settings, client.visitor);
     let stream = match connect(&point.place, how).await {
         Err(error) if is_exhaustion(&error) => {
@@ -294,130 +408,30 @@ async fn open(client: &Client, visit: &Visit, point: &Arc<Point>) -> io::Result<
         }
         result => result?,
     };
-    let link = Link::new(stream, key(client, visit, point)).await?;
-    Ok(Reached {
-        link,
-        point: Arc::clone(point),
-        used: false,
-    })
+    Ok(Link::new(stream, key(client, visit, point)))
 }
 
-fn key(client: &Client, visit: &Visit, point: &Point) -> Key {
-    Key {
-        counts: Arc::clone(&point.counts),
-        place: point.place.clone(),
-        port: match point.place {
-            Place::Tcp(address) if address.port() == 0 => client.visitor.port,
-            Place::Tcp(_) | Place::Unix(_) => 0,
-        },
-        source: visit.settings.source,
-    }
-}
-
-/// Why no answer has begun.
-enum Failure {
-    TooLate,
-    Broken(Box<TrySendError<Request<Body>>>),
-}
-
-impl Failure {
-    fn broken(error: TrySendError<Request<Body>>) -> Self {
-        Self::Broken(Box::new(error))
-    }
-}
-
-/// Waits for an answer as long as bytes go over the connection.
-async fn in_time(
-    sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>,
-    visit: &Visit,
-    last: &Last,
-) -> Result<Response<Incoming>, Failure> {
-    let Some(limit) = visit.settings.relay.idle else {
-        return sent.await.map_err(Failure::broken);
-    };
-    last.touch();
-    let mut sent = std::pin::pin!(sent);
-    while let Some(left) = last.left(limit) {
-        if let Ok(result) = timeout(left, &mut sent).await {
-            return result.map_err(Failure::broken);
-        }
-    }
-    Err(Failure::TooLate)
-}
-
-/// Whose fault it is that a request was sent and not answered.
-fn broken(client: &Client, point: &Point, error: &TrySendError<Request<Body>>) -> Refused {
-    let (service, name, why) = (&client.service.name, &point.name, error.error());
-    tracing::debug!("service {service}: no answer from server {name}: {why}");
-    match client.signs.refused.load(Ordering::Relaxed) {
-        true => Refused::BadRequest,
-        false => Refused::BadAnswer,
-    }
-}
-
-/// Whether an answer says in one way how long it is.
-fn is_clear(headers: &HeaderMap) -> bool {
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    let first = encodings.next();
-    let chunked = first.is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    chunked && encodings.next().is_none()
-}
-
-/// Whether doing it twice is as good as once, and it can be said twice.
-fn is_repeatable(request: &Request<Body>) -> bool {
-    request.method().is_idempotent() && request.body().is_end_stream()
-}
-
-/// The same request; it has no body.
-fn copy(request: &Request<Body>) -> Request<Body> {
-    let mut copy = Request::new(Body::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    copy
-}
-
-/// Asks for the path alone. A host in the target counts, and not that in the header (RFC 9112,
-/// 3.2.2); hyper takes targets of every form.
-fn to_origin(request: &mut Request<Body>) -> Result<(), ()> {
-    *request.version_mut() = Version::HTTP_11;
-    if let Some(authority) = request.uri().authority() {
-        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
-        let host = HeaderValue::from_str(host).map_err(drop)?;
-        request.headers_mut().insert(HOST, host);
-        let path = request.uri().path_and_query().ok_or(())?;
-        let origin = Uri::try_from(path.as_str()).map_err(drop)?;
-        *request.uri_mut() = origin;
-    }
-    let path = request.uri().path();
-    match path.starts_with('/') || (path == "*" && request.method() == Method::OPTIONS) {
-        true => Ok(()),
-        false => Err(()),
-    }
+fn key(client: &Client<'_>, visit: &Visit, point: &Arc<Point>) -> Key {
+    Key::new(point, client.visitor.port, visit.settings.source)
 }
 
 /// Clients of HTTP/1.0 may name no host; servers of HTTP/1.1 want one.
-fn name_host(headers: &mut HeaderMap, place: &Place) {
-    if !headers.contains_key(HOST) {
-        let host = match place {
-            Place::Tcp(SocketAddr::V4(address)) => Some(address.ip().to_string()),
-            Place::Tcp(SocketAddr::V6(address)) => Some(format!("[{}]", address.ip())),
-            Place::Unix(_) => None,
-        };
-        let host = host.and_then(|host| HeaderValue::from_str(&host).ok());
-        let host = host.unwrap_or(HeaderValue::from_static("localhost"));
-        headers.insert(HOST, host);
+fn host(place: &Place) -> String {
+    match place {
+        Place::Tcp(SocketAddr::V4(address)) => address.ip().to_string(),
+        Place::Tcp(SocketAddr::V6(address)) => format!("[{}]", address.ip()),
+        Place::Unix(_) => "localhost".to_owned(),
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 mod tests {
     use super::*;
 
     #[test]
     fn servers_are_named_to_those_who_were_not_named_by_their_clients() {
-        for (place, host) in [
+        for (place, name) in [
             (Place::Tcp(([10, 0, 0, 1], 81).into()), "10.0.0.1"),
             (
                 Place::Tcp(([0xfd77, 0, 0, 0, 0, 0, 0, 1], 81).into()),
@@ -425,9 +439,33 @@ mod tests {
             ),
             (Place::Unix("/run/s".into()), "localhost"),
         ] {
-            let mut headers = HeaderMap::new();
-            name_host(&mut headers, &place);
-            assert_eq!(headers[HOST], host);
+            assert_eq!(host(&place), name);
         }
+    }
+
+    #[test]
+    fn servers_are_asked_for_the_path_alone() {
+        let asked = |method: &str, target: &str| {
+            let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let mut room = head::room();
+            let request = head::request(head.as_bytes(), &mut room).unwrap().unwrap();
+            origin(&request).map(|(target, host)| (target.into_owned(), host))
+        };
+        let path = |path: &str| Some((path.to_owned(), None));
+        let at = |path: &str, host: &str| Some((path.to_owned(), Some(host.to_owned())));
+        for (target, expected) in [
+            ("/a?b", path("/a?b")),
+            ("/a#b", path("/a")),
+            ("//a/b", path("//a/b")),
+            ("http://b/c?d", at("/c?d", "b")),
+            ("http://user@b:81/c", at("/c", "b:81")),
+            ("http://b", at("/", "b")),
+            ("a:80", None),
+            ("*", None),
+            ("a", None),
+        ] {
+            assert_eq!(asked("GET", target), expected, "{target}");
+        }
+        assert_eq!(asked("OPTIONS", "*"), path("*"));
     }
 }

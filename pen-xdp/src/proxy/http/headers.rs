@@ -1,87 +1,41 @@
-//! Headers on their way through: what is meant for the next hop alone stays here, and servers are
-//! told who the client is.
+//! Heads as they go on: what is meant for the next hop alone stays here, and servers are told who
+//! the client is.
 
+use std::io::Write;
 use std::net::IpAddr;
 
-use hyper::HeaderMap;
-use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use httparse::Status;
 use pen_common::config::Acl;
 
-const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+use super::fields::Field;
+use super::head::{Answer, Fault, Framing, Request};
+use super::transfer::{Coding, Trailing};
 
-/// What begins the names of headers in which proxies say where a request comes from.
-const PREFIX: &str = "x-forwarded-";
+/// Most trailers.
+const TRAILERS_MAX: usize = 100;
 
-/// Takes away what is meant for the next hop alone (RFC 9110, 7.6.1), and gives back the protocol
-/// that is to be switched to, if both headers ask for it.
-pub(super) fn take_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
-    let mut named = Vec::new();
-    let mut switches = false;
-    for value in headers.get_all(CONNECTION) {
-        let words = value.to_str().unwrap_or_default().split(',').map(str::trim);
-        for word in words {
-            switches |= word.eq_ignore_ascii_case("upgrade");
-            named.extend(HeaderName::from_bytes(word.as_bytes()).ok());
-        }
-    }
-    let upgrade = headers.remove(UPGRADE).filter(|_| switches);
-    // Without them the message would be another one: nobody can mean that.
-    for name in named
-        .iter()
-        .filter(|name| **name != HOST && **name != CONTENT_LENGTH)
-    {
-        if *name != TRAILER {
-            headers.remove(name);
-        }
-    }
-    // A length beside an encoding means nothing, and must not come to mean something.
-    if headers.remove(TRANSFER_ENCODING).is_some() {
-        headers.remove(CONTENT_LENGTH);
-    }
-    for name in [&CONNECTION, &KEEP_ALIVE, &PROXY_CONNECTION, &TE] {
-        headers.remove(name);
-    }
-    upgrade
+/// What a server is told of a request beside what the client says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told<'a> {
+    /// Path and query, or `*`.
+    pub(super) target: &'a str,
+    /// A host in the target, which counts, and not that in the header (RFC 9112, 3.2.2).
+    pub(super) host: Option<&'a str>,
+    /// Unknown over a Unix socket.
+    pub(super) client: Option<IpAddr>,
+    /// Whether it counts what the client says of where the request comes from.
+    pub(super) trusted: bool,
 }
 
-/// Makes the headers of a client's request those of the request to a server.
-pub(super) fn prepare(headers: &mut HeaderMap) -> Option<HeaderValue> {
-    let trailers = headers
-        .get_all(TE)
-        .iter()
-        .any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    let upgrade = take_hop_by_hop(headers).and_then(without_h2c);
-    headers.remove(HTTP2_SETTINGS);
-    // hyper says `100 Continue` itself as soon as the body is wanted.
-    headers.remove(EXPECT);
-    if let Some(protocol) = &upgrade {
-        headers.insert(UPGRADE, protocol.clone());
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
-    }
-    upgrade
-}
-
-/// The protocols that can be switched to: with HTTP/2 many requests would pass as one.
-fn without_h2c(upgrade: HeaderValue) -> Option<HeaderValue> {
-    let words = upgrade.to_str().ok()?.split(',').map(str::trim);
-    let others: Vec<&str> = words
-        .filter(|word| !word.is_empty() && !word.eq_ignore_ascii_case("h2c"))
-        .collect();
-    match others.is_empty() {
-        true => None,
-        false => HeaderValue::from_str(&others.join(", ")).ok(),
-    }
+/// What a client is told of an answer beside what the server says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Given {
+    /// Of HTTP/1, the client's own.
+    pub(super) minor: u8,
+    pub(super) coding: Coding,
+    /// Whether the connection lasts, if it does not switch.
+    pub(super) keep: bool,
+    pub(super) switches: bool,
 }
 
 /// Whether a client is believed what it says of where a request comes from.
@@ -89,159 +43,388 @@ pub(super) fn trusts(client: Option<IpAddr>, trusted: &Acl) -> bool {
     client.is_some_and(|client| trusted.names(client))
 }
 
-/// Takes away what is said of where a request comes from. Servers that hand headers on as variables
-/// of a program take `_` for `-`.
-pub(super) fn take_claims(headers: &mut HeaderMap) {
-    let claims = |name: &&HeaderName| {
-        let name = name.as_str().replace('_', "-");
-        name.starts_with(PREFIX) || name == FORWARDED.as_str()
+/// The protocols that a request asks to switch to; with HTTP/2 many requests would pass as one.
+pub(super) fn protocols(request: &Request<'_, '_>) -> Option<String> {
+    if !request.wish.upgrade {
+        return None;
+    }
+    let mut named = String::new();
+    for field in of(request.fields, Field::Upgrade) {
+        let words = str::from_utf8(field).unwrap_or_default().split(',');
+        for word in words.map(str::trim) {
+            if !word.is_empty() && !word.eq_ignore_ascii_case("h2c") {
+                if !named.is_empty() {
+                    named.push_str(", ");
+                }
+                named.push_str(word);
+            }
+        }
+    }
+    Some(named).filter(|named| !named.is_empty())
+}
+
+/// Whether whoever sends this takes trailers.
+pub(super) fn takes_trailers(request: &Request<'_, '_>) -> bool {
+    of(request.fields, Field::Te).any(|value| value.eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Whether a client waits to be told that its body is wanted.
+pub(super) fn waits(request: &Request<'_, '_>) -> bool {
+    let mut said = of(request.fields, Field::Expect);
+    request.minor == 1 && said.any(|value| value.eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// The values of a header.
+pub(super) fn of<'a>(
+    fields: &'a [httparse::Header<'a>],
+    which: Field,
+) -> impl Iterator<Item = &'a [u8]> {
+    let named = fields
+        .iter()
+        .filter(move |field| Field::of(field.name) == which);
+    named.map(|field| field.value)
+}
+
+/// The head of a request as the server gets it, without the empty line at its end, and whether it
+/// names a host.
+pub(super) fn write_request(
+    request: &Request<'_, '_>,
+    protocols: Option<&str>,
+    told: Told<'_>,
+) -> (Vec<u8>, bool) {
+    let mut out = Vec::with_capacity(request.length + 256);
+    for word in [request.method, " ", told.target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(word.as_bytes());
+    }
+    let mut host = told.host.map(str::as_bytes);
+    if let Some(host) = host {
+        put(&mut out, "Host", host);
+    }
+    let (mut proto, mut forwarded_host) = (false, false);
+    for field in request.fields {
+        let passes = match Field::of(field.name) {
+            Field::Host if told.host.is_some() => false,
+            Field::Host => {
+                host = Some(field.value);
+                true
+            }
+            Field::ContentLength | Field::Trailer | Field::Date => true,
+            Field::Connection
+            | Field::Expect
+            | Field::Hop
+            | Field::Te
+            | Field::TransferEncoding
+            | Field::Upgrade
+            | Field::For => false,
+            Field::Proto => {
+                proto |= told.trusted;
+                told.trusted
+            }
+            Field::ForwardedHost => {
+                forwarded_host |= told.trusted;
+                told.trusted
+            }
+            Field::Claim => told.trusted && !is_named(&request.wish.others, field.name),
+            Field::Other => !is_named(&request.wish.others, field.name),
+        };
+        if passes {
+            put(&mut out, field.name, field.value);
+        }
+    }
+    if request.framing == Framing::Chunked {
+        put(&mut out, "Transfer-Encoding", b"chunked");
+    }
+    if let Some(protocols) = protocols {
+        put(&mut out, "Upgrade", protocols.as_bytes());
+        put(&mut out, "Connection", b"upgrade");
+    } else if takes_trailers(request) {
+        put(&mut out, "TE", b"trailers");
+        put(&mut out, "Connection", b"te");
+    }
+    write_way(&mut out, request, told);
+    if !proto {
+        put(&mut out, "X-Forwarded-Proto", b"http");
+    }
+    if let Some(host) = host.filter(|_| !forwarded_host) {
+        put(&mut out, "X-Forwarded-Host", host);
+    }
+    (out, host.is_some())
+}
+
+/// Whom the request has come through. What a client says itself counts only if it is trusted.
+fn write_way(out: &mut Vec<u8>, request: &Request<'_, '_>, told: Told<'_>) {
+    let said = of(request.fields, Field::For).filter(|_| told.trusted);
+    let mut begun = false;
+    let mut begin = |out: &mut Vec<u8>| {
+        let before: &[u8] = match std::mem::replace(&mut begun, true) {
+            true => b", ",
+            false => b"X-Forwarded-For: ",
+        };
+        out.extend_from_slice(before);
     };
-    let said: Vec<HeaderName> = headers.keys().filter(claims).cloned().collect();
-    for name in said {
-        headers.remove(name);
+    for value in said {
+        begin(out);
+        out.extend_from_slice(value);
+    }
+    if let Some(client) = told.client {
+        begin(out);
+        // Writing to memory does not fail.
+        let _ = write!(out, "{client}");
+    }
+    if begun {
+        out.extend_from_slice(b"\r\n");
     }
 }
 
-/// Says who the client is. What it says itself of where the request comes from counts only if it
-/// is trusted: else it is replaced, and what nobody replaces taken away.
-pub(super) fn tell_client(headers: &mut HeaderMap, client: Option<IpAddr>, trusted: bool) {
-    if !trusted {
-        take_claims(headers);
-    }
-    if let Some(client) = client {
-        let mut way: Vec<u8> = Vec::new();
-        for value in headers.get_all(FOR) {
-            way.extend_from_slice(value.as_bytes());
-            way.extend_from_slice(b", ");
+/// The head of an answer as the client gets it.
+pub(super) fn write_answer(answer: &Answer<'_, '_>, given: Given) -> Vec<u8> {
+    let mut out = Vec::with_capacity(answer.length + 128);
+    // Writing to memory does not fail.
+    let _ = write!(out, "HTTP/1.{} {:03} ", given.minor, answer.status);
+    out.extend_from_slice(answer.reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    let (mut dated, mut measured) = (false, answer.framing == Some(Framing::Chunked));
+    for field in answer.fields {
+        let passes = match Field::of(field.name) {
+            // Said twice it is said once.
+            Field::ContentLength => !std::mem::replace(&mut measured, true),
+            Field::Upgrade => given.switches,
+            Field::Date => {
+                dated = true;
+                true
+            }
+            Field::Connection | Field::Hop | Field::Te | Field::TransferEncoding => false,
+            Field::Trailer => true,
+            Field::Expect
+            | Field::Host
+            | Field::For
+            | Field::Proto
+            | Field::ForwardedHost
+            | Field::Claim
+            | Field::Other => !is_named(&answer.wish.others, field.name),
+        };
+        if passes {
+            put(&mut out, field.name, field.value);
         }
-        way.extend_from_slice(client.to_string().as_bytes());
-        // Values that were values make one together.
-        if let Ok(way) = HeaderValue::from_bytes(&way) {
-            headers.insert(FOR, way);
+    }
+    if !dated {
+        put(&mut out, "Date", &super::date::now());
+    }
+    if given.coding == Coding::Chunked {
+        put(&mut out, "Transfer-Encoding", b"chunked");
+    }
+    write_connection(&mut out, given);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// What becomes of the connection, where that does not go without saying (RFC 9112, 9.3).
+pub(super) fn write_connection(out: &mut Vec<u8>, given: Given) {
+    match (given.switches, given.keep, given.minor) {
+        (true, _, _) => put(out, "Connection", b"upgrade"),
+        (_, false, 1) => put(out, "Connection", b"close"),
+        (_, true, 0) => put(out, "Connection", b"keep-alive"),
+        (_, _, _) => {}
+    }
+}
+
+/// The trailers that go along, without the empty line at their end.
+///
+/// # Errors
+/// They are none.
+pub(super) fn trailers(bytes: &[u8], which: Trailing) -> Result<Vec<u8>, Fault> {
+    if matches!(bytes, b"\r\n" | b"\n") {
+        return Ok(Vec::new());
+    }
+    let mut room = [httparse::EMPTY_HEADER; TRAILERS_MAX];
+    let fields = match httparse::parse_headers(bytes, &mut room) {
+        Ok(Status::Complete((length, fields))) if length == bytes.len() => fields,
+        Ok(_) | Err(_) => return Err(Fault::Trailers),
+    };
+    let mut out = Vec::new();
+    for field in fields {
+        let known = Field::of(field.name);
+        let passes = match which {
+            Trailing::All => true,
+            Trailing::Unclaimed => !known.claims(),
+            Trailing::Nothing => false,
+        };
+        if passes && known.may_trail(field.name) {
+            put(&mut out, field.name, field.value);
         }
     }
-    headers
-        .entry(PROTO)
-        .or_insert(HeaderValue::from_static("http"));
-    if let Some(host) = headers.get(HOST).cloned() {
-        headers.entry(FORWARDED_HOST).or_insert(host);
-    }
+    Ok(out)
+}
+
+/// Writes one line.
+pub(super) fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn is_named(names: &[&str], name: &str) -> bool {
+    names.iter().any(|other| other.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 mod tests {
     use pen_common::config::ProxyOptions;
 
+    use super::super::head::{answer, request, room};
     use super::*;
 
-    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            headers.append(name, value.parse().unwrap());
-        }
-        headers
-    }
-
-    fn trusted(network: &str) -> Acl {
+    fn acl(network: &str) -> Acl {
         let mut service = pen_common::config::Service::new("s");
         service.mode = pen_common::config::Mode::Http;
         service.set("trusted", network).unwrap();
         service.proxy.trusted
     }
 
+    /// The lines that a server gets for a request with these, and what it is asked to switch to.
+    fn sent(lines: &[&str], client: Option<&str>, trusted: bool) -> (Vec<String>, Option<String>) {
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n",
+            lines.join("\r\n")
+        );
+        let mut room = room();
+        let request = request(head.as_bytes(), &mut room).unwrap().unwrap();
+        let told = Told {
+            target: "/x",
+            host: None,
+            client: client.map(|client| client.parse().unwrap()),
+            trusted,
+        };
+        let protocols = protocols(&request);
+        let (out, has_host) = write_request(&request, protocols.as_deref(), told);
+        assert!(has_host);
+        let text = String::from_utf8(out).unwrap();
+        let mut lines = text.split_terminator("\r\n").map(str::to_owned);
+        assert_eq!(lines.next().unwrap(), "GET /x HTTP/1.1");
+        assert_eq!(lines.next().unwrap(), "Host: a");
+        (lines.collect(), protocols)
+    }
+
+    const OURS: [&str; 2] = ["X-Forwarded-Proto: http", "X-Forwarded-Host: a"];
+
+    fn with_ours(lines: &[&str]) -> Vec<String> {
+        let all = lines.iter().chain(&OURS);
+        all.map(|line| (*line).to_owned()).collect()
+    }
+
     #[test]
     fn what_is_for_the_next_hop_stays_here() {
-        let mut all = headers(&[
-            ("connection", "close, X-Secret"),
-            ("connection", "Host, content-length, trailer"),
-            ("x-secret", "1"),
-            ("keep-alive", "timeout=5"),
-            ("proxy-connection", "close"),
-            ("te", "trailers"),
-            ("upgrade", "h2c"),
-            ("expect", "100-continue"),
-            ("host", "a"),
-            ("content-length", "3"),
-            ("trailer", "x-sum"),
-            ("x-kept", "2"),
-        ]);
-        assert_eq!(prepare(&mut all), None);
-        let expected = [
-            ("host", "a"),
-            ("content-length", "3"),
-            ("trailer", "x-sum"),
-            ("x-kept", "2"),
-            ("te", "trailers"),
-            ("connection", "te"),
+        let lines = [
+            "Connection: close, X-Secret",
+            "connection: Host, content-length, trailer",
+            "X-SECRET: 1",
+            "Keep-Alive: timeout=5",
+            "Proxy-Connection: close",
+            "TE: trailers",
+            "Upgrade: ws",
+            "HTTP2-Settings: AAMA",
+            "Expect: 100-continue",
+            "Content-Length: 3",
+            "Trailer: x-sum",
+            "x-Kept: 2",
         ];
-        assert_eq!(all, headers(&expected));
+        let expected = [
+            "Content-Length: 3",
+            "Trailer: x-sum",
+            "x-Kept: 2",
+            "TE: trailers",
+            "Connection: te",
+        ];
+        assert_eq!(sent(&lines, None, false), (with_ours(&expected), None));
     }
 
     #[test]
-    fn an_upgrade_is_asked_for_in_two_headers() {
-        let mut asked = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "ws")]);
-        assert_eq!(prepare(&mut asked).unwrap(), "ws");
-        let expected = [("upgrade", "ws"), ("connection", "upgrade")];
-        assert_eq!(asked, headers(&expected));
-    }
-
-    #[test]
-    fn nobody_switches_to_http_2() {
-        let ask = |protocols| {
-            let mut asked = headers(&[
-                ("connection", "Upgrade, HTTP2-Settings"),
-                ("upgrade", protocols),
-            ]);
-            asked.insert(HTTP2_SETTINGS, HeaderValue::from_static("AAMA"));
-            (prepare(&mut asked), asked)
+    fn an_upgrade_is_asked_for_in_two_headers_and_never_to_http_2() {
+        let ask = |protocols: &str| {
+            let upgrade = format!("Upgrade: {protocols}");
+            sent(&["Connection: keep-alive, Upgrade", &upgrade], None, false)
         };
-        assert_eq!(ask("H2C"), (None, HeaderMap::new()));
-        let (protocol, rest) = ask("h2c, ws");
-        assert_eq!(protocol.unwrap(), "ws");
-        let expected = [("upgrade", "ws"), ("connection", "upgrade")];
-        assert_eq!(rest, headers(&expected));
-    }
-
-    #[test]
-    fn a_length_beside_an_encoding_is_dropped() {
-        let mut both = headers(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
-        take_hop_by_hop(&mut both);
-        assert!(both.is_empty());
+        let expected = with_ours(&["Upgrade: ws", "Connection: upgrade"]);
+        assert_eq!(ask("ws"), (expected.clone(), Some("ws".to_owned())));
+        assert_eq!(ask("h2c, ws"), (expected, Some("ws".to_owned())));
+        assert_eq!(ask("H2C"), (with_ours(&[]), None));
     }
 
     #[test]
     fn strangers_say_nothing_of_where_they_come_from() {
         let said = [
-            ("host", "a"),
-            ("x-forwarded-for", "1.1.1.1"),
-            ("x-forwarded-for", "2.2.2.2"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-port", "443"),
-            ("x_forwarded_for", "3.3.3.3"),
-            ("x-forwarded_host", "b"),
-            ("forwarded", "for=1.1.1.1"),
+            "X-Forwarded-For: 1.1.1.1",
+            "x-forwarded-for: 2.2.2.2",
+            "X-Forwarded-Proto: https",
+            "X-Forwarded-Port: 443",
+            "X_Forwarded_For: 3.3.3.3",
+            "X-Forwarded_Host: b",
+            "Forwarded: for=1.1.1.1",
         ];
-        let client = Some("10.0.0.9".parse().unwrap());
-        let mut stranger = headers(&said);
+        let client: IpAddr = "10.0.0.9".parse().unwrap();
         let nobody = ProxyOptions::default().trusted;
-        tell_client(&mut stranger, client, trusts(client, &nobody));
+        assert!(!trusts(Some(client), &nobody) && !trusts(None, &acl("10.0.0.0/8")));
+        let expected = with_ours(&["X-Forwarded-For: 10.0.0.9"]);
+        assert_eq!(sent(&said, Some("10.0.0.9"), false).0, expected);
+        assert!(trusts(Some(client), &acl("10.0.0.0/8")));
         let expected = [
-            ("host", "a"),
-            ("x-forwarded-for", "10.0.0.9"),
-            ("x-forwarded-proto", "http"),
-            ("x-forwarded-host", "a"),
+            "X-Forwarded-Proto: https",
+            "X-Forwarded-Port: 443",
+            "X_Forwarded_For: 3.3.3.3",
+            "X-Forwarded_Host: b",
+            "Forwarded: for=1.1.1.1",
+            "X-Forwarded-For: 1.1.1.1, 2.2.2.2, 10.0.0.9",
+            "X-Forwarded-Host: a",
         ];
-        assert_eq!(stranger, headers(&expected));
-        let mut friend = headers(&said);
-        let friends = trusted("10.0.0.0/8");
-        tell_client(&mut friend, client, trusts(client, &friends));
-        assert_eq!(friend["x-forwarded-for"], "1.1.1.1, 2.2.2.2, 10.0.0.9");
-        assert_eq!(friend["x-forwarded-proto"], "https");
-        assert_eq!(friend["forwarded"], "for=1.1.1.1");
+        assert_eq!(sent(&said, Some("10.0.0.9"), true).0, expected);
         // Nobody knows who is behind a Unix socket.
-        let mut unix = headers(&said);
-        tell_client(&mut unix, None, trusts(None, &friends));
-        assert!(unix.get("x-forwarded-for").is_none());
+        assert_eq!(sent(&said, None, false).0, OURS);
+    }
+
+    fn answered(lines: &[&str], given: Given) -> Vec<String> {
+        let head = format!("HTTP/1.0 200 Fine\r\n{}\r\n\r\n", lines.join("\r\n"));
+        let mut room = room();
+        let answer = answer(head.as_bytes(), &mut room).unwrap().unwrap();
+        let text = String::from_utf8(write_answer(&answer, given)).unwrap();
+        let lines = text.strip_suffix("\r\n\r\n").unwrap().split("\r\n");
+        lines.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn answers_say_once_how_long_they_are_and_what_becomes_of_the_connection() {
+        let given = Given {
+            minor: 1,
+            coding: Coding::Plain,
+            keep: true,
+            switches: false,
+        };
+        let lines = [
+            "Connection: X-Hop",
+            "X-Hop: 1",
+            "Content-Length: 3",
+            "content-length: 3",
+            "date: then",
+            "Upgrade: h2c",
+        ];
+        let expected = ["HTTP/1.1 200 Fine", "Content-Length: 3", "date: then"];
+        assert_eq!(answered(&lines, given), expected);
+        let close = Given {
+            keep: false,
+            ..given
+        };
+        assert_eq!(answered(&lines, close)[3..], ["Connection: close"]);
+        let old = Given { minor: 0, ..given };
+        let expected = ["Connection: keep-alive"];
+        assert_eq!(answered(&lines, old)[3..], expected);
+        let both = ["Transfer-Encoding: chunked", "Content-Length: 9"];
+        let chunked = Given {
+            coding: Coding::Chunked,
+            ..given
+        };
+        let lines = answered(&both, chunked);
+        assert!(lines[1].starts_with("Date: ") && lines[1].ends_with(" GMT"));
+        assert_eq!(lines[2..], ["Transfer-Encoding: chunked"]);
     }
 }

@@ -7,19 +7,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::http1::{Builder, SendRequest};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use super::body::Body;
-use super::guard::HEAD_MAX;
-use super::io::{Last, ServerIo};
+use super::pending::{Got, Pending};
 use crate::proxy::relay::Counts;
 use crate::proxy::routes::Place;
+use crate::proxy::service::{Point, now_ms};
 use crate::proxy::stream::Stream;
 
 /// How long a connection waits; many servers wait longer, and those that don't are noticed.
 const WAITS: Duration = Duration::from_secs(30);
+/// How often those are looked for that have waited long enough, or that the server has closed.
+const SWEEP: Duration = Duration::from_secs(2);
 /// How many wait for each server.
 const WAITING_MAX: usize = 128;
 
@@ -30,20 +30,25 @@ thread_local! {
 /// Whom a connection leads to: one to another place, or from another address, is no use.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
-    /// Those of the server, which it keeps whatever else changes.
-    pub(super) counts: Arc<Counts>,
-    pub(super) place: Place,
+    point: Arc<Point>,
     /// The port where the place names none; else 0.
-    pub(super) port: u16,
-    pub(super) source: Option<IpAddr>,
+    port: u16,
+    source: Option<IpAddr>,
 }
 
 /// A connection to a server.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) sender: SendRequest<Body>,
-    last: Arc<Last>,
+    pub(super) stream: Stream,
+    /// What it sent and nobody took yet.
+    pub(super) inbox: Pending,
+    /// What it is to get first.
+    pub(super) outbox: Pending,
+    /// Whether it has carried requests: then the server may be closing it just now.
+    pub(super) used: bool,
     key: Key,
+    /// Since when it waits, on the clock of [`now_ms`].
+    waits_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -55,62 +60,92 @@ struct Pool {
 }
 
 impl Key {
+    /// `port` is the one that the client came to.
+    pub(super) fn new(point: &Arc<Point>, port: u16, source: Option<IpAddr>) -> Self {
+        Self {
+            point: Arc::clone(point),
+            port: match point.place {
+                Place::Tcp(address) if address.port() == 0 => port,
+                Place::Tcp(_) | Place::Unix(_) => 0,
+            },
+            source,
+        }
+    }
+
+    /// The server keeps its counts whatever else changes.
     fn number(&self) -> usize {
-        Arc::as_ptr(&self.counts).addr()
+        Arc::as_ptr(&self.point.counts).addr()
     }
 
     fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.counts, &other.counts)
+        self.number() == other.number()
             && (self.port, self.source) == (other.port, other.source)
-            && self.place == other.place
+            && self.point.place == other.point.place
     }
 }
 
 impl Link {
-    /// Speaks HTTP over a connection that stands. A task reads and writes it until it is over.
-    ///
-    /// # Errors
-    /// hyper's; there are none.
-    pub(super) async fn new(stream: Stream, key: Key) -> io::Result<Self> {
-        let last = Arc::new(Last::new());
-        let io = ServerIo::new(stream, Arc::clone(&key.counts), Arc::clone(&last));
-        let mut builder = Builder::new();
-        builder.title_case_headers(true).max_buf_size(HEAD_MAX);
-        let made = builder.handshake(io).await;
-        let (sender, connection) = made.map_err(io::Error::other)?;
-        spawn_local(async move {
-            // Whoever waits for an answer is told.
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!("a connection to a server ended: {error}");
-            }
-        });
-        Ok(Self { sender, last, key })
+    pub(super) fn new(stream: Stream, key: Key) -> Self {
+        Self {
+            stream,
+            inbox: Pending::default(),
+            outbox: Pending::default(),
+            used: false,
+            key,
+            waits_ms: 0,
+        }
     }
 
-    /// When a byte last went over it.
-    pub(super) fn last(&self) -> &Arc<Last> {
-        &self.last
+    /// The server that it leads to.
+    pub(super) fn point(&self) -> &Arc<Point> {
+        &self.key.point
+    }
+
+    /// Those of the server.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.key.point.counts
+    }
+
+    /// Whether the server neither ended it nor said anything that nobody asked for. What the event
+    /// loop was not told of yet is not seen; it costs no call of the kernel where there is nothing.
+    fn is_alive(&mut self) -> bool {
+        matches!(self.inbox.read(&self.stream, 1), Ok(Got::Nothing))
+    }
+
+    /// As [`Link::is_alive`], and the kernel is asked.
+    fn is_alive_now(&mut self) -> bool {
+        let nothing = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        self.is_alive() && self.stream.peek(&mut [0]).is_err_and(nothing)
     }
 }
 
-/// A connection that waits for a request to this server, the one used last.
-pub(super) fn take(key: &Key) -> Option<Link> {
+/// A connection that waits for a request to this server, the one used last. One that can't be sent
+/// again, because it is not `repeatable`, goes over none that the kernel knows to be over.
+pub(super) fn take(key: &Key, repeatable: bool) -> Option<Link> {
     POOL.with_borrow_mut(|pool| {
         let links = pool.waiting.get_mut(&key.number())?;
-        links.retain(|link| !link.sender.is_closed());
         // Those that lead elsewhere may be wanted by others; if not, their time ends.
-        let fits = |link: &Link| link.key.is(key) && link.sender.is_ready();
-        let at = links.iter().rposition(fits)?;
-        Some(links.remove(at))
+        while let Some(at) = links.iter().rposition(|link| link.key.is(key)) {
+            let mut link = links.remove(at);
+            let alive = match repeatable {
+                true => link.is_alive(),
+                false => link.is_alive_now(),
+            };
+            if alive {
+                return Some(link);
+            }
+        }
+        None
     })
 }
 
-/// Keeps a connection whose last answer was read to its end.
-pub(super) fn keep(link: Link) {
-    if link.sender.is_closed() {
+/// Keeps a connection whose last answer was read to its end, and which has nothing to write.
+pub(super) fn keep(mut link: Link) {
+    if !link.inbox.is_empty() || !link.outbox.is_empty() {
         return;
     }
-    link.last.touch();
+    link.used = true;
+    link.waits_ms = now_ms();
     // A thread that ends may have dropped its pool before its connections.
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
@@ -133,10 +168,13 @@ pub(in crate::proxy) fn close_all() -> bool {
 /// Closes what has waited long enough, until nothing waits.
 async fn sweep() {
     loop {
-        sleep(WAITS / 4).await;
+        sleep(SWEEP).await;
+        let (now, waits) = (now_ms(), WAITS.as_millis());
         let done = POOL.with_borrow_mut(|pool| {
             pool.waiting.retain(|_, links| {
-                links.retain(|link| link.last.left(WAITS).is_some() && !link.sender.is_closed());
+                links.retain_mut(|link| {
+                    u128::from(now.saturating_sub(link.waits_ms)) < waits && link.is_alive()
+                });
                 !links.is_empty()
             });
             pool.swept = !pool.waiting.is_empty();

@@ -1,23 +1,27 @@
-//! Reads what the guard lets through as others would: hyper's parser, and a server that takes
-//! whatever looks like a message. Both must find the messages where the guard says they are.
+//! Reads the messages of a client as somebody would who takes almost anything for one, and must
+//! find them where we do.
 //!
-//! For tests and the fuzz target, which takes this file and those of the guard as they are.
+//! For tests and the fuzz target, which takes this file and those that read as they are.
 
-use super::guard::{Guard, HEAD_MAX, Step};
-use super::head::without_return;
+use super::chunks::{Chunks, Sender, Step};
+use super::head::{self, Fault, Framing, Search};
 
-/// As many as hyper takes.
-const FIELDS_MAX: usize = 100;
-
-/// What the guard made of a stream.
+/// What we make of a stream.
 #[derive(Debug, PartialEq, Eq)]
-struct Passed {
-    /// How much of it went on.
+struct Read {
+    /// How much of it belongs to requests that are clear.
     count: usize,
     /// Where heads begin and end.
     heads: Vec<(usize, usize)>,
-    /// What ended it; `Hold` if it only waits for more.
-    end: Step,
+    /// What ended it; `None` if it only waits for more.
+    fault: Option<Fault>,
+}
+
+/// What comes next of a request.
+enum Part {
+    Head(Search, bool),
+    Length(u64),
+    Chunked(Chunks),
 }
 
 /// How a reader finds the end of a body.
@@ -27,27 +31,24 @@ enum Delimited {
     InChunks,
 }
 
-/// Shows the guard the bytes whole, and in pieces of these sizes one after the other, over and
-/// over; then has others read what it let through.
+/// Reads the bytes whole, and in pieces of these sizes one after the other, over and over; then has
+/// somebody else read what was taken.
 ///
 /// # Panics
-/// The guard depends on the pieces, or somebody reads something else than it did.
+/// Something depends on the pieces, or somebody reads something else than we do.
 pub(super) fn agree(bytes: &[u8], sizes: &[usize]) {
-    let whole = watch(bytes, &[bytes.len().max(1)]);
-    let pieces = watch(bytes, sizes);
-    assert_eq!(whole, pieces, "pieces of {sizes:?}");
+    let whole = read(bytes, &[bytes.len().max(1)]);
+    let pieces = read(bytes, sizes);
+    assert_eq!(whole.heads, pieces.heads, "pieces of {sizes:?}");
+    // A head that begins wrong is refused at once if that comes in one piece, else at its end.
+    let refused = whole.fault.is_some() || pieces.fault.is_none();
+    assert!(refused, "{:?} in pieces of {sizes:?}", pieces.fault);
     let through = &bytes[..whole.count];
     let mut at = 0;
     for (begin, end) in whole.heads {
-        assert_eq!(at, begin, "a body ends elsewhere than the guard says");
-        let head = &through[begin..end];
-        let Some(strict) = by_hyper(head) else {
-            // hyper answers 400 to it and reads no more.
-            return;
-        };
-        assert_eq!(strict, leniently(head));
+        assert_eq!(at, begin, "a body ends elsewhere than we say");
         let body = &through[end..];
-        let length = match strict {
+        let length = match leniently(&through[begin..end]) {
             Delimited::By(length) => usize::try_from(length).unwrap_or(usize::MAX),
             Delimited::InChunks => chunks(body),
         };
@@ -55,84 +56,100 @@ pub(super) fn agree(bytes: &[u8], sizes: &[usize]) {
         at = end.saturating_add(length);
     }
     assert!(at >= through.len(), "something follows the last body");
-    if whole.end == Step::TooLong {
-        // So much of the head goes on, for hyper to refuse.
-        let head = &bytes[whole.count..][..HEAD_MAX];
-        assert!(is_no_head(head), "a head passes that nobody looked at");
-    }
 }
 
-/// What the guard lets through if the bytes come in pieces of these sizes.
-fn watch(bytes: &[u8], sizes: &[usize]) -> Passed {
-    let mut guard = Guard::new();
-    let mut passed = Passed {
+/// What we make of the bytes if they come in pieces of these sizes.
+fn read(bytes: &[u8], sizes: &[usize]) -> Read {
+    let mut read = Read {
         count: 0,
         heads: Vec::new(),
-        end: Step::Hold,
+        fault: None,
     };
+    let mut part = Part::Head(Search::default(), false);
     let mut sizes = sizes.iter().cycle();
     let mut shown = 0;
     while shown < bytes.len() {
         let size = sizes.next().map_or(1, |size| *size.max(&1));
         shown = shown.saturating_add(size).min(bytes.len());
-        while passed.count < shown {
-            let is_head = guard.expects_head();
-            match guard.look(&bytes[passed.count..shown]) {
-                Step::Pass(count) => {
-                    let begin = passed.count;
-                    passed.count += count;
-                    assert!(count > 0 && passed.count <= shown, "{count} of {shown}");
-                    if is_head {
-                        passed.heads.push((begin, passed.count));
-                    }
+        while read.count < shown {
+            match step(&mut part, &bytes[read.count..shown]) {
+                Ok(None) => break,
+                Ok(Some(count)) => {
+                    let begin = read.count;
+                    read.count += count;
+                    assert!(count > 0 && read.count <= shown, "{count} of {shown}");
+                    part = next(part, &mut read.heads, (begin, read.count), bytes);
                 }
-                Step::Hold => break,
-                end @ (Step::TooLong | Step::Refuse(_)) => return Passed { end, ..passed },
+                Err(fault) => {
+                    read.fault = Some(fault);
+                    return read;
+                }
             }
         }
     }
-    passed
+    read
 }
 
-/// Whether hyper finds no whole head in this.
-fn is_no_head(bytes: &[u8]) -> bool {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut request = httparse::Request::new(&mut fields);
-    !matches!(request.parse(bytes), Ok(httparse::Status::Complete(_)))
-}
-
-/// How hyper would go on after this head; `None` if it refuses it.
-fn by_hyper(head: &[u8]) -> Option<Delimited> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(head) {
-        Ok(httparse::Status::Complete(length)) => assert_eq!(length, head.len()),
-        Ok(httparse::Status::Partial) => panic!("hyper would take the body for the head's rest"),
-        Err(_) => return None,
+/// How many of these bytes are taken; `None` if it takes more of them to know.
+fn step(part: &mut Part, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+    match part {
+        Part::Head(search, partial) => {
+            if *partial && !search.finds_end(bytes) {
+                return match bytes.len() < head::HEAD_MAX {
+                    true => Ok(None),
+                    false => Err(Fault::TooLong),
+                };
+            }
+            let mut room = head::room();
+            let read = head::request(bytes, &mut room)?.map(|read| read.length);
+            if read.is_none() && !std::mem::replace(partial, true) {
+                assert!(
+                    !search.finds_end(bytes),
+                    "a head has an end and is not whole"
+                );
+            }
+            Ok(read)
+        }
+        Part::Length(left) => {
+            let now = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+            *left -= now as u64;
+            Ok(Some(now))
+        }
+        Part::Chunked(chunks) => Ok(match chunks.look(bytes)? {
+            Step::Hold => None,
+            Step::Frame(count) | Step::Data(count) => Some(count),
+            Step::Trailers(count) => {
+                *part = Part::Length(0);
+                Some(count)
+            }
+        }),
     }
-    let of = |name: &str| {
-        let named = request.headers.iter();
-        let named = named.filter(|field| field.name.eq_ignore_ascii_case(name));
-        named
-            .map(|field| field.value.trim_ascii())
-            .collect::<Vec<_>>()
-    };
-    let (encodings, lengths) = (of("transfer-encoding"), of("content-length"));
-    assert!(encodings.len() + lengths.len() <= 1, "two framings");
-    Some(match (encodings.first(), lengths.first()) {
-        (Some(encoding), _) => {
-            assert!(encoding.eq_ignore_ascii_case(b"chunked"));
-            assert_eq!(request.version, Some(1), "chunks in HTTP/1.0");
-            Delimited::InChunks
+}
+
+/// What comes behind what was taken.
+fn next(
+    part: Part,
+    heads: &mut Vec<(usize, usize)>,
+    (begin, end): (usize, usize),
+    bytes: &[u8],
+) -> Part {
+    let head = || Part::Head(Search::default(), false);
+    match part {
+        Part::Head(..) => {
+            heads.push((begin, end));
+            let mut room = head::room();
+            match head::request(&bytes[begin..end], &mut room) {
+                Ok(Some(request)) => match request.framing {
+                    Framing::Length(0) => head(),
+                    Framing::Length(length) => Part::Length(length),
+                    Framing::Chunked => Part::Chunked(Chunks::by(Sender::Client)),
+                },
+                other => panic!("a head that was read is not read again: {other:?}"),
+            }
         }
-        (None, Some(length)) => {
-            let length = std::str::from_utf8(length)
-                .ok()
-                .and_then(|l| l.parse().ok());
-            Delimited::By(length.expect("a length is a number"))
-        }
-        (None, None) => Delimited::By(0),
-    })
+        Part::Length(0) => head(),
+        Part::Length(_) | Part::Chunked(_) => part,
+    }
 }
 
 /// How somebody would go on who ends lines at every return, joins those that are folded, takes
@@ -210,7 +227,8 @@ fn next_line<'a>(bytes: &'a [u8], at: &mut usize) -> Option<&'a [u8]> {
     let rest = bytes.get(*at..)?;
     let length = rest.iter().position(|byte| *byte == b'\n')?;
     *at += length + 1;
-    Some(without_return(&rest[..length]))
+    let line = &rest[..length];
+    Some(line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 #[cfg(test)]
@@ -278,16 +296,14 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_so_in_one_piece_as_well() {
-        let head = format!(
-            "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
-            "x".repeat(HEAD_MAX)
-        );
+        let long = "x".repeat(head::HEAD_MAX);
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n");
         let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         let line = format!("{chunked}1;{}\r\na\r\n0\r\n\r\n", "x".repeat(2000));
         let trailers = format!("{chunked}0\r\n{}\r\n", "X: y\r\n".repeat(4000));
         // What follows is none of it, and the head may end anywhere behind its longest.
-        let just = format!("{}\r\n\r\n", &head[..HEAD_MAX]);
-        let lines = "\r\n".repeat(HEAD_MAX / 2) + "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let just = format!("{}\r\n\r\n", &head[..head::HEAD_MAX]);
+        let lines = "\r\n".repeat(head::HEAD_MAX / 2) + "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         for bytes in [head, just, lines, line, trailers] {
             for size in [1, 7, 1000, bytes.len()] {
                 agree(bytes.as_bytes(), &[size]);

@@ -7,44 +7,48 @@
 use std::fmt::Write;
 use std::net::Ipv6Addr;
 
-use hyper::header::{CACHE_CONTROL, HOST, HeaderValue, LOCATION};
-use hyper::{Method, Request, Response, StatusCode};
+use http::{StatusCode, Uri};
 use pen_common::config::Redirect;
 
-use super::answers;
-use super::body::Body;
+use super::answers::Words;
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) method: &'a str,
+    pub(super) target: &'a Uri,
+    /// As its header says it.
+    pub(super) host: Option<&'a [u8]>,
+}
 
 /// Longest name of a host (RFC 1035, 2.3.4).
 const NAME_MAX: usize = 253;
 
 /// The answer that sends a client where it should have asked; `None` if what it asked for is nowhere.
-pub(super) fn answer<B>(to: Redirect, request: &Request<B>) -> Option<Response<Body>> {
-    let location = HeaderValue::from_str(&location(to, request)?).ok()?;
+pub(super) fn answer(to: Redirect, wanted: Wanted<'_>) -> Option<Words> {
+    let location = location(to, wanted)?;
     // Others than these two must not become a GET on the way (RFC 9110, 15.4.2).
-    let status = match *request.method() {
-        Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
+    let status = match wanted.method {
+        "GET" | "HEAD" => StatusCode::MOVED_PERMANENTLY,
         _ => StatusCode::PERMANENT_REDIRECT,
     };
-    let mut answer = answers::plain(status, "this is served over HTTPS");
-    // Where it is does not change: browsers may remember it.
-    answer.headers_mut().remove(CACHE_CONTROL);
-    answer.headers_mut().insert(LOCATION, location);
-    Some(answer)
+    let why = "this is served over HTTPS";
+    Some(Words::elsewhere(status, why, location))
 }
 
-fn location<B>(to: Redirect, request: &Request<B>) -> Option<String> {
-    let uri = request.uri();
+fn location(to: Redirect, wanted: Wanted<'_>) -> Option<String> {
+    let uri = wanted.target;
     // A host in the target counts, and not that in the header (RFC 9112, 3.2.2).
     let said = match uri.authority() {
         Some(authority) => authority.as_str(),
-        None => request.headers().get(HOST)?.to_str().ok()?,
+        None => str::from_utf8(wanted.host?).ok()?,
     };
     let path = uri.path_and_query().map_or("", |path| path.as_str());
     let is_absolute = uri.scheme().is_some();
     let target = match path {
         // It is the host itself that is asked about, as a target without a path does elsewhere
         // (RFC 9112, 3.2.4).
-        "*" if *request.method() == Method::OPTIONS => "",
+        "*" if wanted.method == "OPTIONS" => "",
         _ if path.starts_with('/') || is_absolute => path,
         _ => return None,
     };
@@ -85,23 +89,30 @@ fn host(said: &str) -> Option<&str> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 mod tests {
+    use super::super::headers::Given;
+    use super::super::transfer::Coding;
     use super::*;
 
     const HTTPS: Redirect = Redirect { port: 443 };
 
-    fn request(method: &str, target: &str, host: Option<&str>) -> Request<()> {
-        let mut request = Request::builder().method(method).uri(target);
-        if let Some(host) = host {
-            request = request.header(HOST, host);
-        }
-        request.body(()).unwrap()
-    }
-
-    fn sent(to: Redirect, request: &Request<()>) -> Option<(u16, String)> {
-        let answer = answer(to, request)?;
-        let location = answer.headers().get(LOCATION).unwrap().to_str().unwrap();
-        assert!(!answer.headers().contains_key("strict-transport-security"));
-        Some((answer.status().as_u16(), location.to_owned()))
+    fn sent(to: Redirect, method: &str, target: &str, host: Option<&str>) -> Option<(u16, String)> {
+        let wanted = Wanted {
+            method,
+            target: &target.parse().unwrap(),
+            host: host.map(str::as_bytes),
+        };
+        let given = Given {
+            minor: 1,
+            coding: Coding::Plain,
+            keep: true,
+            switches: false,
+        };
+        let answer = answer(to, wanted)?;
+        let text = String::from_utf8(answer.written(given, false)).unwrap();
+        assert!(!text.to_lowercase().contains("strict-transport-security"));
+        let mut lines = text.split("\r\n");
+        let location = lines.find_map(|line| line.strip_prefix("Location: "));
+        Some((answer.status.as_u16(), location.unwrap().to_owned()))
     }
 
     #[test]
@@ -123,13 +134,10 @@ mod tests {
             ("http://other", "a", "https://other/"),
             ("http://other?x", "a", "https://other/?x"),
         ] {
-            let get = sent(HTTPS, &request("GET", target, Some(host)));
+            let get = sent(HTTPS, "GET", target, Some(host));
             assert_eq!(get, Some((301, expected.to_owned())));
         }
-        let elsewhere = sent(
-            Redirect { port: 8443 },
-            &request("GET", "/x", Some("[::1]:80")),
-        );
+        let elsewhere = sent(Redirect { port: 8443 }, "GET", "/x", Some("[::1]:80"));
         assert_eq!(elsewhere, Some((301, "https://[::1]:8443/x".to_owned())));
     }
 
@@ -142,12 +150,12 @@ mod tests {
             ("OPTIONS", 308),
             ("BREW", 308),
         ] {
-            let (said, _) = sent(HTTPS, &request(method, "/x", Some("a"))).unwrap();
+            let (said, _) = sent(HTTPS, method, "/x", Some("a")).unwrap();
             assert_eq!(said, status, "{method}");
         }
-        let all = sent(HTTPS, &request("OPTIONS", "*", Some("a:80")));
+        let all = sent(HTTPS, "OPTIONS", "*", Some("a:80"));
         assert_eq!(all, Some((308, "https://a".to_owned())));
-        assert_eq!(sent(HTTPS, &request("GET", "*", Some("a"))), None);
+        assert_eq!(sent(HTTPS, "GET", "*", Some("a")), None);
     }
 
     #[test]
@@ -180,18 +188,11 @@ mod tests {
             "[127.0.0.1]",
             &long,
         ] {
-            assert_eq!(
-                sent(HTTPS, &request("GET", "/", Some(host))),
-                None,
-                "{host:?}"
-            );
+            assert_eq!(sent(HTTPS, "GET", "/", Some(host)), None, "{host:?}");
         }
-        assert_eq!(sent(HTTPS, &request("GET", "/", None)), None);
-        assert_eq!(
-            sent(HTTPS, &request("GET", "http://user@a/", Some("a"))),
-            None
-        );
+        assert_eq!(sent(HTTPS, "GET", "/", None), None);
+        assert_eq!(sent(HTTPS, "GET", "http://user@a/", Some("a")), None);
         // A target that is a host alone is that of CONNECT.
-        assert_eq!(sent(HTTPS, &request("GET", "a:80", Some("a"))), None);
+        assert_eq!(sent(HTTPS, "GET", "a:80", Some("a")), None);
     }
 }

@@ -1,117 +1,215 @@
 //! One client's connection.
 
-use std::convert::Infallible;
+use std::future::poll_fn;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::pin::pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
-use hyper::StatusCode;
-use hyper::server::conn::http1::Builder;
-use hyper::service::service_fn;
+use http::StatusCode;
 use pen_common::control::{Refused, Stage};
 use socket2::SockRef;
+use tokio::task::yield_now;
+use tokio::time::Instant;
 
-use super::forward::{Client, forward};
-use super::guard::HEAD_MAX;
-use super::io::{ClientIo, Clock, Signs};
+use super::answers::Words;
+use super::client::Client;
+use super::forward::{self, Asked, Next};
+use super::head::{Fault, HEAD_MAX, Search};
+use super::headers::Given;
 use super::kept::Kept;
-use crate::proxy::service::Service;
+use super::pending::Got;
+use super::transfer::Coding;
+use crate::proxy::buffers::SIZE;
 use crate::proxy::session::{Places, Visitor};
 use crate::proxy::stream::Stream;
+
+/// How long a client may go on sending that is told to stop.
+const DRAINED_FOR: Duration = Duration::from_secs(2);
+/// Requests that a client may have answered before the other connections of the thread get their
+/// turn.
+const TURN: u32 = 16;
+
+/// What came instead of a request, or with it.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are requests, and none is kept"
+)]
+enum Came {
+    Request(Asked),
+    /// None, and it is over.
+    End,
+    /// A head that is not whole in time.
+    Slow,
+    Fault(Fault),
+}
 
 /// Answers a client's requests, one after the other, until one of both sides has enough.
 pub(in crate::proxy) async fn serve(stream: Stream, visitor: Visitor, places: Places) {
     let connection = Arc::clone(&places.connection);
-    let service = &connection.service;
     connection.reached(Stage::Kept);
-    let signs = Arc::new(Signs::default());
-    let stream = Arc::new(stream);
-    let settings = service.settings();
-    let idle = settings.relay.idle;
     let _cut = connection.cuts(&stream);
-    let at = Arc::clone(&connection);
-    let io = ClientIo::new(at, Arc::clone(&stream), Arc::clone(&signs), idle);
-    let client = Rc::new(Client {
-        service: Arc::clone(service),
-        visitor,
-        signs: Arc::clone(&signs),
-        places,
-    });
+    let mut client = Client::new(&stream, visitor, &connection);
     let kept = Kept::new();
-    let answer = service_fn(|request| {
-        let (client, busy) = (Rc::clone(&client), kept.begin());
-        async move {
-            let answer = forward(client, request).await;
-            Ok::<_, Infallible>(answer.map(|body| body.with(busy)))
+    for count in 1_u32.. {
+        if count % TURN == 0 {
+            // Who sends many at once never waits, and others do.
+            yield_now().await;
         }
-    });
-    let mut connection = pin!(
-        Builder::new()
-            .timer(Clock)
-            .header_read_timeout(settings.head_timeout)
-            .max_buf_size(HEAD_MAX)
-            .title_case_headers(true)
-            .serve_connection(io, answer)
-            .with_upgrades()
-    );
-    let ended = loop {
-        tokio::select! {
-            // First what has come, so that nobody who asked is sent away.
-            biased;
-            ended = &mut connection => break ended,
-            () = kept.is_to_end() => {
-                if is_asked(&stream, &signs) {
-                    continue;
-                }
-                connection.as_mut().graceful_shutdown();
-                break connection.await;
+        let next = match next(&mut client, &kept).await {
+            Came::Request(asked) => forward::serve(&mut client, asked).await,
+            Came::End => return,
+            Came::Slow => return refused(&client, Refused::SlowHead, None),
+            Came::Fault(fault) => answer_fault(&mut client, fault).await,
+        };
+        match next {
+            Next::Keep => {}
+            Next::Close => return,
+            Next::Drain => return drain(&mut client).await,
+            Next::Reset => {
+                // A client that takes the end of the connection for the end of the answer is told by
+                // a reset that it is none. If the kernel can't, the answer is just short.
+                let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                return;
             }
         }
-    };
-    let Err(error) = ended else {
-        return;
-    };
-    tracing::debug!("service {}: {visitor:?}: {error}", service.name);
-    if signs.broken.load(Ordering::Relaxed) {
-        // A client that takes the end of the connection for the end of the answer is told by a
-        // reset that it is none. If the kernel can't, the answer is just short.
-        let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
     }
-    note(service, &visitor, &error, &signs);
 }
 
-/// Whether more of a request has come than hyper has seen: a part of its head, or bytes that the
-/// event loop did not tell of yet.
-fn is_asked(stream: &Stream, signs: &Signs) -> bool {
+/// Waits for a request.
+async fn next(client: &mut Client<'_>, kept: &Kept) -> Came {
+    let patience = client.service().settings().head_timeout;
+    let mut due = Instant::now() + patience;
+    let mut search = Search::default();
+    let (mut begun, mut partial, mut room_wanted) = (false, false, false);
+    let mut is_to_end = pin!(kept.is_to_end());
+    loop {
+        skip_lines(client);
+        if !client.inbox.is_empty() && (!partial || search.finds_end(client.inbox.bytes())) {
+            match forward::take(client, kept) {
+                Ok(Some(asked)) => return Came::Request(asked),
+                Ok(None) if !partial => {
+                    partial = true;
+                    continue;
+                }
+                // Its end is there, and it has none: there is more than one way to read it.
+                Ok(None) => return Came::Fault(Fault::TooLong),
+                Err(fault) => return Came::Fault(fault),
+            }
+        }
+        if client.inbox.len() >= HEAD_MAX {
+            return Came::Fault(Fault::TooLong);
+        }
+        if !client.inbox.is_empty() && !std::mem::replace(&mut begun, true) {
+            due = Instant::now() + patience;
+        }
+        match client.read(HEAD_MAX) {
+            Ok(Got::Bytes(_)) => continue,
+            Ok(Got::Nothing) => {}
+            Ok(Got::End) | Err(_) => return Came::End,
+        }
+        if std::mem::take(&mut room_wanted) && !begun && !is_asked(client.stream) {
+            return Came::End;
+        }
+        let (stream, alarm) = (client.stream, &mut client.alarm);
+        let late = poll_fn(|context| {
+            if stream.poll_readable(context).is_ready() {
+                return Poll::Ready(false);
+            }
+            if !begun && is_to_end.as_mut().poll(context).is_ready() {
+                room_wanted = true;
+                return Poll::Ready(false);
+            }
+            alarm.poll(Some(due), context).map(|()| true)
+        })
+        .await;
+        if room_wanted {
+            is_to_end.set(kept.is_to_end());
+        }
+        match late {
+            true if begun => return Came::Slow,
+            true => return Came::End,
+            false => {}
+        }
+    }
+}
+
+/// Empty lines before a request are ignored (RFC 9112, 2.2).
+fn skip_lines(client: &mut Client<'_>) {
+    let empty = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+    let count = client.inbox.bytes().iter().take_while(empty).count();
+    client.inbox.consume(count);
+}
+
+/// Whether something has come that the event loop did not tell of yet.
+fn is_asked(stream: &Stream) -> bool {
     let mut byte = [MaybeUninit::uninit()];
     let waiting = SockRef::from(stream).peek(&mut byte);
-    signs.in_head.load(Ordering::Relaxed) || waiting.is_ok_and(|count| count > 0)
+    waiting.is_ok_and(|count| count > 0)
 }
 
-/// Counts a client whom hyper refused.
-fn note(service: &Service, visitor: &Visitor, error: &hyper::Error, signs: &Signs) {
-    let (why, status) = if error.is_timeout() && signs.in_head.load(Ordering::Relaxed) {
-        (Refused::SlowHead, None)
-    } else if error.is_parse_too_large() {
-        (
-            Refused::BadRequest,
-            Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
-        )
-    } else if error.is_parse() {
-        (Refused::BadRequest, Some(StatusCode::BAD_REQUEST))
+/// Answers what is no clear request. Where the next one begins is not known.
+async fn answer_fault(client: &mut Client<'_>, fault: Fault) -> Next {
+    tracing::debug!("a request is refused: {fault:?}");
+    let settings = client.service().settings();
+    let words = if fault == Fault::TooLong {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Words::plain(status, Refused::BadRequest.text())
     } else {
-        return;
+        Words::refusal(Refused::BadRequest, settings.reason_header)
     };
+    let given = Given {
+        minor: 1,
+        coding: Coding::Plain,
+        keep: false,
+        switches: false,
+    };
+    client.outbox.push(&words.written(given, false));
+    refused(client, Refused::BadRequest, Some(words.status));
+    match client.write_all(settings.relay.idle).await {
+        Ok(()) => Next::Drain,
+        Err(_) => Next::Close,
+    }
+}
+
+/// Counts a client who was not understood.
+fn refused(client: &Client<'_>, why: Refused, status: Option<StatusCode>) {
+    let service = client.service();
     service.count(why);
-    if let Some(mut line) = service.line(visitor) {
+    if let Some(mut line) = service.line(&client.visitor) {
         line.refused(why);
-        // hyper answered that by itself.
         if let Some(status) = status {
-            line.answered(status);
+            line.answered(status.as_u16());
         }
+    }
+}
+
+/// Lets a client know that no more is read, and waits until it knows: what it still sends would
+/// throw away what it was answered.
+async fn drain(client: &mut Client<'_>) {
+    client.inbox.clear();
+    if client.stream.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let due = Instant::now() + DRAINED_FOR;
+    while Instant::now() < due {
+        match client.read(SIZE) {
+            Ok(Got::Bytes(_)) => {
+                client.inbox.clear();
+                yield_now().await;
+                continue;
+            }
+            Ok(Got::Nothing) => {}
+            Ok(Got::End) | Err(_) => return,
+        }
+        let (stream, alarm) = (client.stream, &mut client.alarm);
+        poll_fn(|context| match stream.poll_readable(context) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => alarm.poll(Some(due), context),
+        })
+        .await;
     }
 }
 
@@ -181,7 +279,11 @@ mod tests {
         ] {
             let (answer, refused) = told(first, then).await;
             assert!(answer.starts_with("HTTP/1.1 431 "), "{then}: {answer}");
-            assert_eq!((answer.matches("HTTP/").count(), refused), (1, 1), "{then}");
+            assert_eq!(
+                (answer.matches("HTTP/1.1 ").count(), refused),
+                (1, 1),
+                "{then}"
+            );
         }
         // The longest is looked at: it names two hosts.
         let (answer, _) = told(65_000, HEAD_MAX - 65_000).await;

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use hyper::header::{HOST, HeaderName, REFERER, USER_AGENT};
-use hyper::{Request, StatusCode, Version};
 use pen_common::config::LogFormat;
 use pen_common::control::{ChosenBy, Ended, Refused};
 
@@ -34,6 +32,18 @@ pub(in crate::proxy) struct Line {
     connection: Option<Arc<Connection>>,
     /// Whether penlogd has it.
     told_early: Cell<bool>,
+}
+
+/// What the log wants to know of a request.
+#[derive(Debug)]
+pub(in crate::proxy) struct Requested<'a> {
+    pub(in crate::proxy) method: &'a str,
+    pub(in crate::proxy) target: &'a str,
+    /// Of HTTP/1.
+    pub(in crate::proxy) minor: u8,
+    pub(in crate::proxy) host: Option<&'a [u8]>,
+    pub(in crate::proxy) referer: Option<&'a [u8]>,
+    pub(in crate::proxy) user_agent: Option<&'a [u8]>,
 }
 
 impl Line {
@@ -79,22 +89,18 @@ impl Line {
     }
 
     /// What its client asks for. Who leaves before the answer is whole ended it.
-    pub(in crate::proxy) fn asks<B>(&mut self, request: &Request<B>) {
-        let header = |name: HeaderName| {
-            let value = request.headers().get(name);
-            value.map(|value| field(value.as_bytes()))
-        };
+    pub(in crate::proxy) fn asks(&mut self, request: &Requested<'_>) {
         let http = Http {
-            method: Some(method(request.method().as_str())),
-            target: target(request.uri().to_string().as_bytes()),
-            version: match request.version() {
-                Version::HTTP_10 => "HTTP/1.0",
+            method: Some(method(request.method)),
+            target: target(request.target.as_bytes()),
+            version: match request.minor {
+                0 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             },
             status: 0,
-            host: header(HOST),
-            referer: header(REFERER),
-            user_agent: header(USER_AGENT),
+            host: request.host.map(field),
+            referer: request.referer.map(field),
+            user_agent: request.user_agent.map(field),
         };
         self.note(|record| (record.ended, record.http) = (Ended::Client, Some(http)));
     }
@@ -141,14 +147,8 @@ impl Line {
     }
 
     /// What the client is answered; of requests that nobody could read, too.
-    pub(in crate::proxy) fn answered(&mut self, status: StatusCode) {
-        self.note(|record| record.http.get_or_insert_default().status = status.as_u16());
-    }
-
-    /// Whether the answer has no body, whatever its head says.
-    pub(in crate::proxy) fn asks_for_head(&self) -> bool {
-        let http = (self.record.as_ref()).and_then(|record| record.http.as_ref());
-        http.is_some_and(|http| http.method.as_deref() == Some("HEAD"))
+    pub(in crate::proxy) fn answered(&mut self, status: u16) {
+        self.note(|record| record.http.get_or_insert_default().status = status);
     }
 
     /// Where its bytes are counted.

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pen_common::config::{LogFormat, LogTarget};
 
 pub(super) use current::Current;
-pub(super) use line::{Line, ended};
+pub(super) use line::{Line, Requested, ended};
 pub(super) use open::Logs;
 pub use open::Opened;
 use record::{At, Http, Record, ServedBy};

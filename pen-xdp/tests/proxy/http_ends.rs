@@ -1,0 +1,177 @@
+//! Requests and answers of which one side ends before the other expects it.
+
+use lab::{Lab, Process};
+
+use crate::{
+    http::client,
+    log::logging,
+    python,
+    rig::{Pen, lab, server, wait_for},
+};
+
+/// A server on back end 0 that does this with each connection `c`, once the head of a request is in
+/// `head`.
+fn serve(lab: &Lab, body: &str) -> Process {
+    let script = format!(
+        "import socket as s, struct, threading, time\n\
+         l = s.create_server(('::', 80), family=s.AF_INET6, dualstack_ipv6=True, backlog=100)\n\
+         def one(c):\n\
+         \x20try:\n\
+         \x20 head = b''\n\
+         \x20 while b'\\r\\n\\r\\n' not in head:\n\
+         \x20  b = c.recv(1)\n\
+         \x20  if not b: return\n\
+         \x20  head += b\n\
+         \x20 print('REQ', flush=True)\n\
+         \x20 {}\n\
+         \x20except OSError as e: print('ERROR', flush=True)\n\
+         print('ready', flush=True)\n\
+         while True:\n\
+         \x20threading.Thread(target=one, args=(l.accept()[0],), daemon=True).start()\n",
+        body.replace('\n', "\n  ")
+    );
+    python::start(lab.backend(0), &script)
+}
+
+#[test]
+fn an_answer_that_comes_before_the_whole_request_gets_through() {
+    if !lab::ready("an_answer_that_comes_before_the_whole_request_gets_through") {
+        return;
+    }
+    let lab = lab(1);
+    // One that takes no more, one that resets, and one that goes on reading.
+    let _web = serve(
+        &lab,
+        "say = b'HTTP/1.1 413 Too Much\\r\\nContent-Length: 3\\r\\n\\r\\nabc'\n\
+         c.sendall(say)\n\
+         if b'/shut' in head: c.shutdown(s.SHUT_RD); time.sleep(1)\n\
+         elif b'/read' in head:\n\
+         \x20while c.recv(65536): pass\n\
+         else: time.sleep(0.3)\n\
+         c.close()",
+    );
+    let pen = Pen::start(&lab, &["-H", "80", &server(0)]);
+    let script = r#"
+for path in ['/shut', '/read', '/reset']:
+    c = connect(); c.settimeout(5)
+    c.sendall(b'POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n' % path.encode())
+    got, sent, part = b'', 0, b'x' * 65536
+    try:
+        while sent < 10 << 20: sent += c.send(part)
+    except OSError: pass
+    try:
+        while data := c.recv(1000): got += data
+    except OSError as e: got += b'(cut)'
+    print(got.split(b'\r\n')[0], got.split(b'\r\n\r\n')[-1])
+"#;
+    let expected = "b'HTTP/1.1 413 Too Much' b'abc'\n".repeat(3);
+    assert_eq!(client(&lab, script), expected.trim_end());
+    pen.wait_until_idle();
+    assert_eq!(pen.refused("bad-answer"), 0);
+    pen.stop();
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_server() {
+    if !lab::ready("a_client_that_leaves_frees_its_server") {
+        return;
+    }
+    let lab = lab(1);
+    let web = serve(
+        &lab,
+        "print('END', len(c.recv(100)), flush=True); c.recv(9); print('OVER', flush=True)",
+    );
+    let file = lab.folder().join("log");
+    let more = ["-H", "80", &server(0)];
+    let words = [&logging(&file, "log_format json")[..], &more].concat();
+    let pen = Pen::start(&lab, &words);
+    let script = "a, b = connect(), connect()\n\
+                  a.sendall(b'GET /long HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n')\n\
+                  b.sendall(b'POST /half HTTP/1.1\\r\\nHost: a\\r\\nContent-Length: 9\\r\\n\\r\\nhalf')\n\
+                  time.sleep(0.5)\n";
+    client(&lab, script);
+    // Both are seen to leave while the server says nothing.
+    pen.wait_until_idle();
+    wait_for("the ends", || {
+        let said = web.output();
+        said.contains("END 0") && said.contains("END 4") && said.matches("OVER").count() == 2
+    });
+    let said = || std::fs::read_to_string(&file).unwrap_or_default();
+    wait_for("two lines", || said().lines().count() == 2);
+    assert_eq!(
+        said().matches("\"ended\":\"client\"").count(),
+        2,
+        "{}",
+        said()
+    );
+    assert_eq!(said().matches("\"bytes_in\":4").count(), 1, "{}", said());
+    pen.stop();
+}
+
+#[test]
+fn who_is_refused_hears_it_whatever_it_still_sends() {
+    if !lab::ready("who_is_refused_hears_it_whatever_it_still_sends") {
+        return;
+    }
+    let lab = lab(1);
+    let pen = Pen::start(&lab, &["-H", "-b", "9", "80", &server(0)]);
+    let script = r#"
+for head in ['POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n', 'GET / HTTP/1.1\r\nHost : a\r\n\r\n']:
+    for n in range(20):
+        c = connect(); c.settimeout(5)
+        c.sendall(head.encode() + b'x' * 500000); got = b''
+        while data := c.recv(1000): got += data
+        status = got.split(b' ')[1]
+    print(status, b'onnection: close' in got)
+c = connect(); c.settimeout(5); got = b''
+c.sendall(b'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
+while data := c.recv(1000): got += data
+print(got.count(b'HTTP/1.1 503'))
+"#;
+    let expected = "b'503' True\nb'400' True\n2";
+    assert_eq!(client(&lab, script), expected);
+    pen.stop();
+}
+
+#[test]
+fn what_servers_say_on_the_way_to_an_answer_is_none() {
+    if !lab::ready("what_servers_say_on_the_way_to_an_answer_is_none") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = serve(
+        &lab,
+        "for b in b'HTTP/1.1 103 Early Hints\\r\\nLink: </a>\\r\\n\\r\\nHTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok':\n\
+         \x20c.sendall(bytes([b])); time.sleep(0.001)\n\
+         c.recv(1)",
+    );
+    let pen = Pen::start(&lab, &["-H", "80", &server(0)]);
+    let script = "r, b = ask(over()); print(r.status, b, r.getheader('Link'), r.getheader('Date') is not None)\n";
+    assert_eq!(client(&lab, script), "200 b'ok' None True");
+    pen.wait_until_idle();
+    pen.stop();
+}
+
+#[test]
+fn requests_in_one_piece_are_answered_in_order() {
+    if !lab::ready("requests_in_one_piece_are_answered_in_order") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = crate::http::serve(&lab, 0, 0);
+    let pen = Pen::start(&lab, &["-H", "80", &server(0)]);
+    let script = r#"
+c = connect(); c.settimeout(9)
+each = b'POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nGET / HTT'
+chunked = b'POST /%d HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nGET\r\n0\r\n\r\n'
+c.sendall(b''.join((chunked if n % 2 else each) % n for n in range(100)) + b'GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
+got = b''
+while data := c.recv(65536): got += data
+bodies = [part.split(b'\r\n\r\n')[1] for part in got.split(b'HTTP/1.1 200 OK\r\n')[1:]]
+digests = [hashlib.sha256(b).hexdigest().encode() for b in (b'GET / HTT', b'GET')]
+print(len(bodies), all(b.split()[:2] == [b'93'[n % 2:][:1], digests[n % 2]] for n, b in enumerate(bodies[:-1])), b'/last' in bodies[-1])
+"#;
+    assert_eq!(client(&lab, script), "101 True True");
+    pen.wait_until_idle();
+    pen.stop();
+}
