@@ -516,9 +516,10 @@ fn write_networks(list: &Acl) -> Option<Value> {
 /// One option more; by a command also none at all.
 fn read_ssl_option(service: &mut Service, given: Given<'_>) -> Result<(), String> {
     let tls = &mut service.proxy.tls;
-    match given {
-        Given::Word(NONE) => tls.options.clear(),
-        _ => tls.set(given.word("ssl_option")?),
+    if matches!(given, Given::Word(NONE)) {
+        tls.options.clear();
+    } else {
+        tls.set(given.word("ssl_option")?);
     }
     Ok(())
 }

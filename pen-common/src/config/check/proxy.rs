@@ -12,7 +12,7 @@ use crate::config::address::{
 use crate::config::error::Item;
 use crate::config::given::Given;
 use crate::config::service_keys::SERVICE;
-use crate::config::{ACLS_MAX, Backend, Listener, Mode, Pool, Protocol, Service, SslOption};
+use crate::config::{ACLS_MAX, Backend, Listener, Mode, Pool, Protocol, Service};
 
 impl<'a> Check<'a> {
     /// Access lists are counted, and their lines can match somebody.
@@ -126,52 +126,14 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// What is asked of TLS goes together.
+    /// What is asked of TLS goes together, and can be had.
     pub(super) fn tls(&mut self, item: Item, service: &Service) {
         let tls = &service.proxy.tls;
-        if tls.certificate.is_none() {
-            if tls.key.is_some() {
-                let why = "`key` is the key of a certificate, and there is none: add `certificate`, \
-                           or leave it out";
-                self.wrong(item, "key", why);
-            }
-            if !tls.options.is_empty() || tls.ciphers.is_some() {
-                let why = "ssl_option and ssl_ciphers have no effect without a certificate";
-                self.note(item, why);
-            }
-            return;
+        if let Err((key, why)) = tls.check() {
+            self.wrong(item, key, why);
         }
-        let no_tls12 = tls.has(SslOption::NoTlsv1_2);
-        if no_tls12 && tls.has(SslOption::NoTlsv1_3) {
-            let why =
-                "no_tlsv1.2 and no_tlsv1.3 leave nothing that is spoken: leave out one of them";
-            self.wrong(item, "ssl_option", why);
-        }
-        if tls.has(SslOption::NoTlsv1_3) {
-            let why = "without TLS 1.3 (no_tlsv1.3) it can't be graded A+";
-            self.note(item, why);
-        }
-        let idle = tls
-            .options
-            .iter()
-            .filter(|option| !option.changes_something());
-        let idle: Vec<&str> = idle.map(|option| option.word()).collect();
-        if !idle.is_empty() {
-            let idle = idle.join(", ");
-            self.note(item, format!("ssl_option {idle}: that is always so"));
-        }
-        let Some(list) = &tls.ciphers else { return };
-        if list.tls12().is_empty() && !no_tls12 {
-            let why = format!(
-                "ssl_ciphers = {:?} leaves no cipher for TLS 1.2: name one, or add ssl_option \
-                 no_tlsv1.2",
-                list.to_string()
-            );
-            self.wrong(item, "ssl_ciphers", why);
-        }
-        if !list.odd().is_empty() {
-            let odd = list.odd().join(", ");
-            self.note(item, format!("ssl_ciphers: not spoken here: {odd}"));
+        for note in tls.notes() {
+            self.note(item, note);
         }
     }
 

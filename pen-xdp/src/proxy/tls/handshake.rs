@@ -48,11 +48,15 @@ pub(in crate::proxy) async fn shake_hands(
 impl Failed {
     /// `heard`: something had come before.
     fn of(error: io::Error, heard: bool) -> Self {
-        match error.kind() {
-            ErrorKind::InvalidData => Self::Refused(error.to_string()),
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset if heard => Self::Left,
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => Self::Nothing,
-            _ => Self::Broken(error),
+        let left = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
+        if error.kind() == ErrorKind::InvalidData {
+            Self::Refused(error.to_string())
+        } else if !left.contains(&error.kind()) {
+            Self::Broken(error)
+        } else if heard {
+            Self::Left
+        } else {
+            Self::Nothing
         }
     }
 }
