@@ -37,6 +37,7 @@ test|nginx-light|the back ends' web server
 test|haproxy|a proxy that speaks the PROXY protocol, on both sides
 test|bind9-dnsutils|dig: questions of a real client, and names that change
 test|curl|the client's requests, one at a time
+test|openssl|certificates, and a client that speaks TLS in any version
 test|apache2-utils|ab: the client's requests, many at once
 test|wrk|likewise, on connections that are kept
 test|python3|single datagrams of given size and source port; servers and clients that misbehave

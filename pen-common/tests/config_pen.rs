@@ -385,8 +385,8 @@ fn commands_that_are_refused() {
         ),
         ("weight", "`weight` belongs to proxy mode"),
         (
-            "ssl_ciphers HIGH",
-            "`ssl_ciphers` is refused: TLS isn't there yet",
+            "ssl_sni_path /etc/pen/sni",
+            "`ssl_sni_path` is refused: it isn't there yet",
         ),
         ("no", "`no` what?"),
         (

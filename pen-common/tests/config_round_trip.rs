@@ -89,6 +89,7 @@ prop_compose! {
         (send_proxy, log, log_format) in (pick(SendProxy::ALL), log(), pick(LogFormat::ALL)),
         (head_timeout, mut trusted, reason_header) in (1..=HEAD_TIMEOUT_MAX, acl(), any::<bool>()),
         redirect in proptest::option::weighted(0.3, 1..=u16::MAX),
+        tls in tls(),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
         for (switch, on) in Balance::ALL.iter().zip(switches) {
@@ -106,7 +107,36 @@ prop_compose! {
             send_proxy,
             log,
             log_format,
+            tls,
         }
+    }
+}
+
+prop_compose! {
+    fn tls()(
+        certificate in proptest::option::of(path()),
+        key in proptest::option::of(path()),
+        timeout in 1..=TLS_TIMEOUT_MAX,
+        options in proptest::collection::vec(pick(SslOption::ALL), 0..4),
+        ciphers in proptest::option::of(pick(&["HIGH", "ECDHE+AESGCM:!ECDSA", "RC4:HIGH"])),
+    ) -> TlsOptions {
+        let mut tls = TlsOptions {
+            key: key.filter(|_| certificate.is_some()),
+            certificate,
+            timeout,
+            options: Vec::new(),
+            ciphers: ciphers.map(|list| list.parse().unwrap()),
+        };
+        for option in options {
+            // Without both there is nothing to speak.
+            if option != SslOption::NoTlsv1_3 || !tls.has(SslOption::NoTlsv1_2) {
+                tls.set(option);
+            }
+        }
+        if tls.has(SslOption::NoTlsv1_3) {
+            tls.options.retain(|option| *option != SslOption::NoTlsv1_2);
+        }
+        tls
     }
 }
 

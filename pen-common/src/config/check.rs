@@ -205,6 +205,7 @@ impl<'a> Check<'a> {
                 self.wrong(item, "listen", why);
             }
             self.keys_of_mode(item, service);
+            self.tls(item, service);
             if service.redirect().is_some() {
                 self.redirect(item, service);
             } else if config.pool(&service.pool).is_none() {

@@ -181,6 +181,7 @@ const COMMANDS: &[(&str, Parse)] = &[
 const OPTIONS: &[&str] = &[
     "accept_proxy",
     "blacklist",
+    "certificate",
     "client_acl",
     "client_conn_max",
     "client_conn_rate",
@@ -188,6 +189,7 @@ const OPTIONS: &[&str] = &[
     "conn_max",
     "head_timeout",
     "idle_timeout",
+    "key",
     LOG,
     "log_format",
     "pending_max",
@@ -196,8 +198,11 @@ const OPTIONS: &[&str] = &[
     "send_proxy",
     "reason_header",
     "source",
+    "ssl_ciphers",
+    "ssl_option",
     "tcp_fastclose",
     "timeout",
+    "tls_timeout",
     "tracking",
     "trusted",
 ];
@@ -209,7 +214,7 @@ const TRANSPARENT: &str = "transparent";
 const LOG: &str = "log";
 
 /// Those that are lists: the command adds to them, and `no` empties them.
-const LISTS: &[&str] = &["accept_proxy", "trusted"];
+const LISTS: &[&str] = &["accept_proxy", "ssl_option", "trusted"];
 
 /// Commands of Pen's for what isn't there yet; `no` before them changes nothing.
 const NOT_YET: &[(&str, &str)] = &[
@@ -227,17 +232,14 @@ const NOT_YET: &[(&str, &str)] = &[
         "socket",
         "descriptors have no number for others; `connections` shows all connections",
     ),
-    ("ssl_ciphers", TLS),
-    ("ssl_client_renegotiation_interval", TLS),
-    ("ssl_ocsp_response", TLS),
-    ("ssl_option", TLS),
-    ("ssl_sni_path", TLS),
+    ("ssl_ocsp_response", LATER),
+    ("ssl_sni_path", LATER),
     ("tarpit_acl", "the tarpit isn't there yet"),
     ("web_stats", "the HTML status page isn't there yet"),
     ("write", "Pen does not write configuration files yet"),
 ];
 
-const TLS: &str = "TLS isn't there yet";
+const LATER: &str = "it isn't there yet";
 
 /// Commands that are accepted and do nothing.
 const NO_EFFECT: &[(&str, &str)] = &[
@@ -259,6 +261,10 @@ const NO_EFFECT: &[(&str, &str)] = &[
     (
         "select",
         "chooses nothing any more: the plane decides how to wait",
+    ),
+    (
+        "ssl_client_renegotiation_interval",
+        "limits nothing: no client can renegotiate at all",
     ),
     ("tcp_nodelay", "changes nothing: TCP_NODELAY is always set"),
 ];

@@ -8,6 +8,7 @@ mod access_log;
 mod acl;
 mod address;
 mod check;
+mod ciphers;
 mod commands;
 mod error;
 mod given;
@@ -17,6 +18,7 @@ mod pen_line;
 mod proxy;
 mod redirect;
 mod service_keys;
+mod tls;
 mod toml;
 pub(crate) mod words;
 
@@ -27,6 +29,7 @@ pub use access_log::{LogFormat, LogTarget};
 pub use acl::{ACLS_MAX, Acl, AclChange, AclLine};
 pub use address::{HostPort, ListenAt, parse_listener, parse_place, parse_server};
 pub use check::{Checked, check_interface};
+pub use ciphers::{Cipher, CipherList};
 pub use commands::{Change, Command, CommandFault, ServerRef};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use keys::documented;
@@ -37,6 +40,7 @@ pub use proxy::{
     UDP_IDLE_DEFAULT,
 };
 pub use redirect::Redirect;
+pub use tls::{SslOption, TLS_TIMEOUT_MAX, TlsOptions};
 use words::words;
 
 use crate::maglev;

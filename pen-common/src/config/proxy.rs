@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::words::words;
-use super::{Acl, Backend, LogFormat, LogTarget, Redirect};
+use super::{Acl, Backend, LogFormat, LogTarget, Redirect, TlsOptions};
 
 /// Connections of one service at the same time, if nothing is said.
 pub const CONN_MAX_DEFAULT: u32 = 10_000;
@@ -159,6 +159,8 @@ pub struct ProxyOptions {
     pub log: Option<LogTarget>,
     /// How such a line is written.
     pub log_format: LogFormat,
+    /// Whether and how clients speak TLS. TCP and HTTP only.
+    pub tls: TlsOptions,
 }
 
 impl Default for ProxyOptions {
@@ -193,6 +195,7 @@ impl Default for ProxyOptions {
             paths: Vec::new(),
             log: None,
             log_format: LogFormat::Pen,
+            tls: TlsOptions::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::given::Given;
 use super::keys::{Key, key, number, path, read_acl_number, text};
 use super::{
     Acl, BACKLOG_MAX, Backend, Balance, CLIENTS_MAX_MAX, CONN_MAX_MAX, HEAD_TIMEOUT_MAX, HostPort,
-    LogTarget, Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX,
+    LogTarget, Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, TLS_TIMEOUT_MAX,
     UDP_IDLE_DEFAULT, VLAN_MAX,
 };
 
@@ -37,6 +37,11 @@ const OF_CONNECTIONS: &[&str] = &[
     "transparent",
     "accept_proxy",
     "send_proxy",
+    "certificate",
+    "key",
+    "tls_timeout",
+    "ssl_option",
+    "ssl_ciphers",
 ];
 
 impl Mode {
@@ -341,6 +346,56 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
         |s, given| given.word("redirect").map(|to| s.proxy.redirect = Some(to)),
         |s| s.proxy.redirect.and_then(text)
     ),
+    key!(
+        Mode::Tcp,
+        "certificate",
+        "file with the certificate and its chain, PEM (-E): clients speak TLS then",
+        |s, given| given
+            .path("certificate")
+            .map(|file| s.proxy.tls.certificate = Some(file)),
+        |s| s.proxy.tls.certificate.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
+        "key",
+        "file with the certificate's key, PEM (-K); left out, it is in the certificate's file",
+        |s, given| given.path("key").map(|file| s.proxy.tls.key = Some(file)),
+        |s| s.proxy.tls.key.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
+        "tls_timeout",
+        "seconds that a client's handshake may take",
+        |s, given| within(
+            "tls_timeout",
+            given,
+            1..=TLS_TIMEOUT_MAX,
+            &mut s.proxy.tls.timeout
+        ),
+        |s| number(s.proxy.tls.timeout)
+    ),
+    Key {
+        name: "ssl_option",
+        help: "one or a list: no_tlsv1.2 or no_tlsv1.3; no_sslv2, no_sslv3, no_tlsv1, no_tlsv1.1 and \
+               cipher_server_preference ask for what is always so",
+        read: read_ssl_option,
+        write: |s| {
+            let options = s.proxy.tls.options.iter().filter_map(text);
+            Some(Value::Array(options.collect()))
+        },
+        list: true,
+        only: Some(Mode::Tcp),
+    },
+    key!(
+        Mode::Tcp,
+        "ssl_ciphers",
+        "ciphers that are offered, the best first, as OpenSSL writes lists; names of TLS 1.3's choose \
+         there, all others speak of TLS 1.2",
+        |s, given| given
+            .word("ssl_ciphers")
+            .map(|list| s.proxy.tls.ciphers = Some(list)),
+        |s| s.proxy.tls.ciphers.as_ref().and_then(text)
+    ),
 ];
 
 impl Service {
@@ -456,6 +511,17 @@ fn write_networks(list: &Acl) -> Option<Value> {
     let lines = list.lines.iter();
     let networks = lines.filter_map(|line| text(format!("{}/{}", line.network, line.prefix)));
     Some(Value::Array(networks.collect()))
+}
+
+/// One option more; by a command also none at all.
+fn read_ssl_option(service: &mut Service, given: Given<'_>) -> Result<(), String> {
+    let tls = &mut service.proxy.tls;
+    if matches!(given, Given::Word(NONE)) {
+        tls.options.clear();
+    } else {
+        tls.set(given.word("ssl_option")?);
+    }
+    Ok(())
 }
 
 fn write_spare(backend: &Backend) -> Option<Value> {

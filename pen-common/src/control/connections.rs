@@ -13,6 +13,8 @@ words! {
     Stage {
         /// Its header of the PROXY protocol is waited for.
         Header = "header",
+        /// Its TLS handshake is waited for.
+        Handshake = "handshake",
         /// It waits for a server that has room.
         Queue = "queue",
         /// A connection to a server is being made.
@@ -74,6 +76,7 @@ impl ConnectionStatus {
         let state = match self.stage {
             Stage::Open | Stage::HalfClosed | Stage::Kept if self.server.is_some() => 2,
             Stage::Header
+            | Stage::Handshake
             | Stage::Queue
             | Stage::Connecting
             | Stage::Open

@@ -45,6 +45,10 @@ words! {
         BadAnswer = "bad-answer",
         /// The server did not connect or answer in time.
         TooLate = "too-late",
+        /// The client speaks no TLS, or none that we do, or left before the handshake was over.
+        BadHandshake = "bad-handshake",
+        /// The handshake was not over in time (`tls_timeout`).
+        SlowHandshake = "slow-handshake",
     }
 }
 
@@ -73,6 +77,8 @@ impl Refused {
                 "the server broke off before it answered, or did not answer in HTTP/1"
             }
             Self::TooLate => "the server did not connect or answer in time",
+            Self::BadHandshake => "the client speaks no TLS that we do, or left in the handshake",
+            Self::SlowHandshake => "the handshake was not over in time",
         }
     }
 }

@@ -13,6 +13,7 @@ Examples of proxies, for TCP, UDP and HTTP:
   pen -U 53 ns1 ns2
   pen -H 80 web1 web2
   pen -H -O \"redirect https\" 80
+  pen -H -E cert.pem -K key.pem 443 web1:80 web2:80
   pen -f -r -e sorry:8080 192.0.2.80:80 web1:8080 web2:8080
   pen -h -O \"acl 1 permit 10.0.0.0/8\" -O \"client_acl 1\" 5432 '[2001:db8::1]:5432' db2
   pen /run/db.sock db1:5432
@@ -160,6 +161,22 @@ pub(super) const PROXY_FLAGS: &[ProxyFlag] = &[
         idle_in_dsr: None,
         help: "Add a line to FILE for each connection or request; ADDRESS:PORT is penlogd's",
     },
+    ProxyFlag {
+        short: "-E",
+        long: "certificate",
+        value: Ok("FILE"),
+        key: "certificate",
+        idle_in_dsr: None,
+        help: "Speak TLS to clients, with this certificate and its chain (PEM)",
+    },
+    ProxyFlag {
+        short: "-K",
+        long: "key",
+        value: Ok("FILE"),
+        key: "key",
+        idle_in_dsr: None,
+        help: "The certificate's key [default: it is in the certificate's file]",
+    },
 ];
 
 /// Flags of Pen's for what isn't there, which nobody must believe in vain: letter, whether a value
@@ -170,10 +187,13 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
     ("-u", true, "switch user", LATER),
     ("-w", true, "HTML status page", LATER),
     ("-A", true, "CA directory", LATER),
-    ("-E", true, "TLS certificate", LATER),
     ("-G", true, "CA file", LATER),
-    ("-K", true, "TLS key", LATER),
-    ("-L", true, "TLS protocol", LATER),
+    (
+        "-L",
+        true,
+        "TLS protocol",
+        "chooses nothing: TLS 1.2 and 1.3 are spoken, and by -O \"ssl_option no_tlsv1.2\" 1.3 alone",
+    ),
     ("-R", false, "client certificates", LATER),
     (
         "-X",
@@ -181,7 +201,12 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
         "the exit command",
         "isn't there: stop the daemon with SIGTERM",
     ),
-    ("-Z", false, "OpenSSL workarounds", LATER),
+    (
+        "-Z",
+        false,
+        "OpenSSL workarounds",
+        "isn't there: clients that need these speak nothing that is safe",
+    ),
 ];
 
 const LATER: &str = "isn't in this version yet";

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use pen_common::config::{Config, Plane, Service, XdpMode};
 
 use super::conflict;
@@ -10,6 +10,7 @@ use crate::{
     control::names,
     keeper::{Keeper, backends},
     nic::{forwarding, resets_link, who_holds_xdp},
+    proxy::tls::Terms,
 };
 
 /// Warnings and remarks, a sentence each.
@@ -28,6 +29,10 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
             "{proxied} services in proxy mode, {} listeners",
             listeners.sum::<usize>()
         ));
+    }
+    for service in config.proxy_services() {
+        let possible = Terms::check(service.mode, &service.proxy.tls);
+        possible.with_context(|| format!("service {:?}", service.name))?;
     }
     // With all addresses that names stand for now.
     let mut whole = config.clone();

@@ -371,9 +371,9 @@ impl Daemon {
             .proxy
             .as_ref()
             .is_some_and(|proxy| *proxy.routes() != routes);
-        // Before anything is published: a log that can't be had refuses the change.
-        let logs = match &mut self.proxy {
-            Some(proxy) if rerouted => Some(proxy.open_logs(&routes)?),
+        // Before anything is published: a log or a certificate that can't be had refuses the change.
+        let made = match &mut self.proxy {
+            Some(proxy) if rerouted => Some((proxy.agree(&routes)?, proxy.open_logs(&routes)?)),
             Some(_) | None => None,
         };
         let before = self.generation();
@@ -384,8 +384,8 @@ impl Daemon {
             }
             None => before + u64::from(rerouted),
         };
-        if let (Some(proxy), Some(logs)) = (&mut self.proxy, logs) {
-            proxy.update(routes, logs);
+        if let (Some(proxy), Some((agreed, logs))) = (&mut self.proxy, made) {
+            proxy.update(routes, logs, &agreed);
         }
         if generation != before {
             self.generation.store(generation, Ordering::Relaxed);

@@ -109,7 +109,7 @@ pub(super) struct Direction<'a> {
     side: Side,
     account: &'a Account<'a>,
     splice_after: u64,
-    /// The kernel has not refused to splice.
+    /// Neither side is encrypted, and the kernel has not refused to splice.
     can_splice: bool,
     /// Bytes since the last pause.
     streak: u64,
@@ -138,7 +138,7 @@ impl<'a> Direction<'a> {
             side,
             account,
             splice_after,
-            can_splice: true,
+            can_splice: !source.is_tls() && !destination.is_tls(),
             streak: 0,
             turn: 0,
             after: After::Unknown,
@@ -341,7 +341,8 @@ impl<'a> Direction<'a> {
         filled.start = 0;
         filled.end = 0;
         filled.end = self.source.try_read(&mut filled.buffer)?;
-        if filled.end > 0 && filled.end < buffers::SIZE {
+        // Less than a buffer is all there was, but for a record of TLS.
+        if filled.end > 0 && filled.end < buffers::SIZE && !self.source.is_tls() {
             self.after = look_ahead(self.source, filled);
         }
         if let Some(witness) = self.account.witness

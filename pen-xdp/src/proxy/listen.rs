@@ -13,12 +13,14 @@ use pen_common::config::Mode;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::routes::{Route, Routes};
+use super::tls::Agreed;
 use super::udp;
 
 /// The first socket of every listener. Clients wait in the kernel until somebody takes them.
 #[derive(Debug)]
 pub struct Bound {
     routes: Routes,
+    agreed: Agreed,
     first: Vec<Listening>,
     datagrams: Vec<Datagrams>,
 }
@@ -65,8 +67,9 @@ impl Bound {
     /// Binds every listener of `routes`.
     ///
     /// # Errors
-    /// Names the first one that can't be had, and what mends it.
+    /// Names the first one that can't be had, or the certificate, and what mends it.
     pub(crate) fn open(routes: Routes) -> Result<Self> {
+        let agreed = Agreed::make(&routes, &[])?;
         let (mut first, mut datagrams) = (Vec::new(), Vec::new());
         for (service, route) in routes.iter().enumerate() {
             if route.mode == Mode::Udp {
@@ -105,9 +108,15 @@ impl Bound {
         }
         Ok(Self {
             routes,
+            agreed,
             first,
             datagrams,
         })
+    }
+
+    /// What clients that speak TLS are offered.
+    pub(super) fn agreed(&self) -> &Agreed {
+        &self.agreed
     }
 
     /// What is to be served.

@@ -28,6 +28,7 @@ mod session;
 pub mod spares;
 pub mod stream;
 mod threads;
+pub mod tls;
 mod udp;
 
 use std::collections::BTreeSet;
@@ -45,6 +46,7 @@ pub use observer::Observer;
 pub use routes::{Place, Route, Routes, Server};
 use service::Service;
 use threads::Threads;
+pub use tls::Agreed;
 
 /// The proxy at work; dropping it takes no more clients and ends the connections of those it has.
 #[derive(Debug)]
@@ -81,6 +83,7 @@ impl Bound {
         };
         let services: Vec<_> = routes.iter().map(service).collect();
         log_to(&services, &routes, opened);
+        agree(&services, self.agreed());
         let threads = Threads::start(&self, &services, taken, &everyone)?;
         Ok(Proxy {
             routes,
@@ -112,15 +115,31 @@ impl Proxy {
         self.logs.open(routes)
     }
 
+    /// Makes what services offer to clients that speak TLS as `routes` want it, certificates read
+    /// anew; what is not changed stays as it is.
+    ///
+    /// # Errors
+    /// A certificate can't be had; what mends it.
+    pub fn agree(&self, routes: &Routes) -> Result<Agreed> {
+        let before: Vec<_> = self
+            .services
+            .iter()
+            .map(|service| service.terms())
+            .collect();
+        Agreed::make(routes, &before)
+    }
+
     /// Has all logs opened again, as files may have other names by now; how many there are.
     pub fn reopen_logs(&self) -> usize {
         self.logs.reopen()
     }
 
-    /// Goes by other routes from now on, and by the logs that were opened for them; connections
-    /// that run are left alone. Listeners stay what they were at the start.
-    pub fn update(&mut self, routes: Routes, opened: Opened) {
+    /// Goes by other routes from now on, by the logs that were opened for them and by what was
+    /// agreed for them; connections that run are left alone. Listeners stay what they were at the
+    /// start.
+    pub fn update(&mut self, routes: Routes, opened: Opened, agreed: &Agreed) {
         log_to(&self.services, &routes, opened);
+        agree(&self.services, agreed);
         for (service, route) in self.services.iter().zip(routes.iter()) {
             service.update(route);
         }
@@ -139,6 +158,12 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.logs.close();
+    }
+}
+
+fn agree(services: &[Arc<Service>], Agreed(terms): &Agreed) {
+    for (service, terms) in services.iter().zip(terms) {
+        service.agree(terms.clone());
     }
 }
 

@@ -266,6 +266,9 @@ impl Relay<'_> {
         let mut client = pin!(broken(self.client, client_unread && self.watches[0]));
         let mut server = pin!(broken(self.server, server_unread && self.watches[1]));
         poll_fn(|context| {
+            // What is left of something that was said goes out whatever else is waited for; a
+            // connection that can't be written is told to whoever writes.
+            let _ = self.client.poll_flush(context);
             // All are polled, so that all can wake.
             let up = poll_direction(self.up.rest(), [self.client, self.server], context);
             let down = poll_direction(self.down.rest(), [self.server, self.client], context);

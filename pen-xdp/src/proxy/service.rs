@@ -19,6 +19,7 @@ use super::queue::Queue;
 use super::relay::{self, Counts};
 use super::routes::{Place, Route, Server};
 use super::session::Visitor;
+use super::tls::Terms;
 use crate::plane::coarse_ns;
 
 /// Bytes in one direction without a pause after which the kernel passes them on by itself. A page
@@ -48,6 +49,8 @@ pub(super) struct Service {
     /// Whether there are clients at all that begin with a header of the PROXY protocol: where there
     /// are none, nobody pays for the question.
     has_proxies: AtomicBool,
+    /// Whether clients speak TLS, likewise.
+    has_terms: AtomicBool,
     choice: Mutex<Choice>,
     pub(super) log: Current,
     listeners: Vec<ListenerCount>,
@@ -69,6 +72,7 @@ pub(super) struct Choice {
     pub(super) abuse: Option<Arc<Point>>,
     settings: Arc<Settings>,
     accept_proxy: Acl,
+    terms: Option<Arc<Terms>>,
 }
 
 /// What a connection goes by from its beginning to its end.
@@ -133,7 +137,7 @@ pub(super) fn now_ms() -> u64 {
 }
 
 impl Service {
-    /// Its log is another matter.
+    /// Its log is another matter, and so is TLS.
     pub(super) fn new(route: &Route, connections_now: Arc<Connections>, log: Current) -> Self {
         let mut choice = Choice {
             balancer: Balancer::new(rules(route), servers(route)),
@@ -142,6 +146,7 @@ impl Service {
             abuse: None,
             settings: Arc::new(settings(&route.options)),
             accept_proxy: route.options.accept_proxy.clone(),
+            terms: None,
         };
         choice.follow(route);
         Self {
@@ -155,6 +160,7 @@ impl Service {
             accepted: AtomicU64::new(0),
             refused: [const { AtomicU64::new(0) }; Refused::ALL.len()],
             has_proxies: AtomicBool::new(has_proxies(route)),
+            has_terms: AtomicBool::new(false),
             choice: Mutex::new(choice),
             log,
             listeners: (route.listen.iter().map(|at| ListenerCount::new(at))).collect(),
@@ -220,6 +226,19 @@ impl Service {
         let choice = self.choice();
         let patience = choice.settings.timeout.max(PATIENCE_MIN);
         choice.accept_proxy.names(peer).then_some(patience)
+    }
+
+    /// What clients are offered who must speak TLS; `None` if they need not.
+    pub(super) fn terms(&self) -> Option<Arc<Terms>> {
+        let has_terms = self.has_terms.load(Ordering::Relaxed);
+        has_terms.then(|| self.choice().terms.clone()).flatten()
+    }
+
+    /// Offers this to clients that come from now on.
+    pub(super) fn agree(&self, terms: Option<Arc<Terms>>) {
+        let mut choice = self.choice();
+        self.has_terms.store(terms.is_some(), Ordering::Relaxed);
+        choice.terms = terms;
     }
 
     /// Counts a client that came and was not let in for this reason.

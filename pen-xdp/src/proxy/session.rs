@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pen_common::config::{Mode, SendProxy};
 use pen_common::control::Stage;
@@ -17,10 +18,16 @@ use super::gate::Pass;
 use super::header::{Missing, ends, receive, send, written};
 use super::http;
 use super::log::ended;
-use super::relay::relay;
+use super::relay::{End, relay};
 use super::routes::Place;
 use super::service::{Point, Service, Settings, Visit};
 use super::stream::Stream;
+use super::tls::Terms;
+use super::tls::handshake::{Failed, shake_hands};
+use super::tls::stream::Encrypted;
+
+/// How long a client that takes nothing more may take to be told that no more comes.
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// Who has come.
 #[derive(Debug, Clone, Copy)]
@@ -62,28 +69,44 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
     };
     let peer = visitor.address;
     let visitor = Visitor { address, ..visitor };
+    let Some(client) = secured(&places.connection, client, &visitor).await else {
+        return;
+    };
     if service.mode == Mode::Http {
         // Boxed: clients of TCP need no room for it.
         return Box::pin(http::serve(client, visitor, places)).await;
     }
     let _cut = places.connection.cuts(&client);
+    let passed = passed(&places.connection, &client, (visitor, peer, said)).await;
+    if let Some(End::Closed | End::FastClose(_)) = passed {
+        // A client over TLS that is not told takes what it got for a piece. After any other end it
+        // is one.
+        client.close(LAST_WORD).await;
+    }
+}
+
+/// Gets a client to a server and passes bytes until one of them is done; `None` if there is none
+/// for it.
+async fn passed(
+    connection: &Arc<Connection>,
+    client: &Stream,
+    who: (Visitor, Option<SocketAddr>, Option<Header>),
+) -> Option<End> {
+    let service = &connection.service;
     // Boxed: what it takes to arrive is given back before the connection lasts.
-    let arrived = Box::pin(arrive(&places.connection, &client, (visitor, peer, said)));
-    let Some((mut visit, server, point)) = arrived.await else {
-        return;
-    };
+    let (mut visit, server, point) = Box::pin(arrive(connection, client, who)).await?;
     // Nor is a server to take half of what it was sent for the whole.
-    let _cut_there = places.connection.cuts(&server);
+    let _cut_there = connection.cuts(&server);
     let (options, witness) = (&visit.settings.relay, visit.witness());
-    let account = places.connection.account(&point.counts, witness);
-    let end = relay(&client, &server, options, account).await;
+    let account = connection.account(&point.counts, witness);
+    let end = relay(client, &server, options, account).await;
     visit.ended(ended(&end));
     tracing::trace!(
-        "service {}: {:?} at {}: {end:?}",
+        "service {}: {connection:?} at {}: {end:?}",
         service.name,
-        places.connection,
         point.name
     );
+    Some(end)
 }
 
 /// Gets a client, who came from `peer` and is introduced by what a proxy `said`, to a server; `None`
@@ -157,6 +180,51 @@ async fn introduced(
             None
         }
     }
+}
+
+/// The client's connection, over TLS where that is spoken; `None` if the client doesn't. Nothing is
+/// done for it before: no server is chosen or connected to.
+async fn secured(connection: &Connection, client: Stream, visitor: &Visitor) -> Option<Stream> {
+    let service = &connection.service;
+    let Some(terms) = service.terms() else {
+        return Some(client);
+    };
+    connection.reached(Stage::Handshake);
+    // Boxed: who speaks no TLS needs no room for it.
+    let why = match Box::pin(encrypted(connection, client, &terms)).await {
+        Ok(client) => {
+            connection.reached(Stage::Connecting);
+            return Some(client);
+        }
+        // As without TLS: who only looks whether we are there is no client who was not served.
+        Err(Failed::Nothing) => return None,
+        Err(why) => why,
+    };
+    let refused = match why {
+        Failed::Late => Refused::SlowHandshake,
+        Failed::Refused(_) | Failed::Left | Failed::Nothing | Failed::Broken(_) => {
+            Refused::BadHandshake
+        }
+    };
+    service.turn_away(refused);
+    if let Some(mut line) = service.line(visitor) {
+        line.refused(refused);
+    }
+    let service = &service.name;
+    tracing::debug!("service {service}: no handshake with {visitor:?}: {why}");
+    None
+}
+
+async fn encrypted(
+    connection: &Connection,
+    client: Stream,
+    terms: &Terms,
+) -> Result<Stream, Failed> {
+    let client = Encrypted::new(client, terms.config())?;
+    let cut = connection.cuts(client.below());
+    shake_hands(&client, terms.timeout()).await?;
+    drop(cut);
+    Ok(Stream::Tls(Box::new(client)))
 }
 
 /// A connection to the first server that can be reached.

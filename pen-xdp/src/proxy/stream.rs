@@ -1,13 +1,15 @@
-//! One type for the two kinds of connections, TCP and Unix.
+//! One type for all kinds of connections: TCP and Unix, and either with TLS in it.
 
 use std::{
     fmt,
-    io::{self, ErrorKind, Read},
+    future::poll_fn,
+    io::{self, ErrorKind, IoSlice, Read},
     net::{Shutdown, SocketAddr},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::PathBuf,
     pin::pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use nix::sys::socket::{MsgFlags, recv};
@@ -15,7 +17,10 @@ use socket2::SockRef;
 use tokio::{
     io::{Interest, Ready},
     net::{TcpStream, UnixStream},
+    time::timeout,
 };
+
+use super::tls::stream::Encrypted;
 
 /// Where one end of a connection is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,25 +48,59 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
+    /// Over TLS, in one of the others. Boxed: those who speak none need no room for it.
+    Tls(Box<Encrypted>),
 }
 
-/// Calls a method that both kinds have.
+/// Calls a method that both kinds of sockets have.
 macro_rules! either {
     ($stream:expr, $name:ident => $call:expr) => {
-        match $stream {
-            Stream::Tcp($name) => $call,
-            Stream::Unix($name) => $call,
+        match $stream.socket() {
+            Socket::Tcp($name) => $call,
+            Socket::Unix($name) => $call,
         }
     };
 }
 
+/// What carries a stream.
+enum Socket<'a> {
+    Tcp(&'a TcpStream),
+    Unix(&'a UnixStream),
+}
+
 impl Stream {
+    fn socket(&self) -> Socket<'_> {
+        match self {
+            Self::Tcp(stream) => Socket::Tcp(stream),
+            Self::Unix(stream) => Socket::Unix(stream),
+            Self::Tls(stream) => stream.below().socket(),
+        }
+    }
+
+    /// Whether what is read and written travels encrypted. Then the socket is no place to look for
+    /// bytes: calls of the kernel by way of [`Stream::try_io`] see what is encrypted.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// The name of the server that the client asked for when it began to speak TLS (SNI), in lower
+    /// case.
+    pub fn server_name(&self) -> Option<String> {
+        match self {
+            Self::Tls(stream) => stream.server_name(),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
     /// Waits until there is something to read, the end of the stream and errors included.
     ///
     /// # Errors
     /// The runtime is about to end.
     pub async fn readable(&self) -> io::Result<()> {
-        either!(self, stream => stream.readable().await)
+        match self {
+            Self::Tls(stream) => poll_fn(|context| stream.poll_readable(context)).await,
+            Self::Tcp(_) | Self::Unix(_) => either!(self, stream => stream.readable().await),
+        }
     }
 
     /// Waits until the socket is ready for something of this kind, and says for what.
@@ -77,7 +116,10 @@ impl Stream {
     /// # Errors
     /// The runtime is about to end.
     pub async fn writable(&self) -> io::Result<()> {
-        either!(self, stream => stream.writable().await)
+        match self {
+            Self::Tls(stream) => poll_fn(|context| stream.poll_writable(context)).await,
+            Self::Tcp(_) | Self::Unix(_) => either!(self, stream => stream.writable().await),
+        }
     }
 
     /// As [`Stream::readable`]; only the task that polled last is woken.
@@ -85,7 +127,11 @@ impl Stream {
     /// # Errors
     /// As there.
     pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_read_ready(context))
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(context),
+            Self::Unix(stream) => stream.poll_read_ready(context),
+            Self::Tls(stream) => stream.poll_readable(context),
+        }
     }
 
     /// As [`Stream::writable`]; only the task that polled last is woken.
@@ -93,7 +139,32 @@ impl Stream {
     /// # Errors
     /// As there.
     pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_write_ready(context))
+        match self {
+            Self::Tcp(stream) => stream.poll_write_ready(context),
+            Self::Unix(stream) => stream.poll_write_ready(context),
+            Self::Tls(stream) => stream.poll_writable(context),
+        }
+    }
+
+    /// Ready when the kernel has all that was written and said by [`Stream::shutdown`]. Without TLS
+    /// that is always so.
+    ///
+    /// # Errors
+    /// What broke the connection.
+    pub fn poll_flush(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => stream.poll_flush(context),
+        }
+    }
+
+    /// Ends an orderly connection: over TLS the other end is told so, unless that takes longer than
+    /// `limit`. Else dropping it does.
+    pub async fn close(&self, limit: Duration) {
+        if self.is_tls() && self.shutdown(Shutdown::Write).is_ok() {
+            // Who does not take it has lost nothing but the word.
+            let _ = timeout(limit, poll_fn(|context| self.poll_flush(context))).await;
+        }
     }
 
     /// Waits until the connection is broken, for who neither reads nor writes at the moment.
@@ -114,13 +185,16 @@ impl Stream {
 
     /// Reads what is there; 0 is the end of the stream.
     ///
-    /// Whoever gets less than the buffer holds has got all there was, and the next try is answered
-    /// `WouldBlock` without a call of the kernel. (Out-of-band data is the exception: a read stops
-    /// in front of it, and what follows is read when more comes.)
+    /// Whoever gets less than the buffer holds has got all there was (over TLS there may be more), and
+    /// the next try is answered `WouldBlock` without a call of the kernel. (Out-of-band data is the
+    /// exception: a read stops in front of it, and what follows is read when more comes.)
     ///
     /// # Errors
     /// `WouldBlock` if nothing is there; else what broke the connection.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Self::Tls(stream) = self {
+            return stream.try_read(buffer);
+        }
         let all = buffer.len();
         let mut got = 0;
         let tried = self.try_io(Interest::READABLE, || {
@@ -142,6 +216,9 @@ impl Stream {
     /// Whether the other end is known to have ended its stream; what it sent before may still be
     /// there to read.
     pub fn is_read_closed(&self) -> bool {
+        if let Self::Tls(stream) = self {
+            return stream.is_read_closed();
+        }
         // Nearly every connection is ready to be written, so that this is told at once.
         let mut ready = pin!(self.ready(Interest::READABLE | Interest::WRITABLE));
         match ready.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -151,12 +228,13 @@ impl Stream {
     }
 
     /// Writes what the kernel takes; after less than all, the next try is answered `WouldBlock`
-    /// without a call of the kernel.
+    /// without a call of the kernel. Over TLS, who is told `WouldBlock` comes again with the same
+    /// bytes, or with none at all.
     ///
     /// # Errors
     /// `WouldBlock` if it takes nothing; else what broke the connection.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.try_send(bytes, 0)
+        self.try_write_before(bytes, false)
     }
 
     /// As [`Stream::try_write`], for bytes that the end of the stream follows at once: they travel
@@ -165,14 +243,27 @@ impl Stream {
     /// # Errors
     /// As there.
     pub fn try_write_last(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.try_send(bytes, libc::MSG_MORE)
+        self.try_write_before(bytes, true)
     }
 
-    fn try_send(&self, bytes: &[u8], flags: i32) -> io::Result<usize> {
+    fn try_write_before(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        match self {
+            Self::Tls(stream) => stream.try_write(bytes, more),
+            Self::Tcp(_) | Self::Unix(_) => self.try_send(&[IoSlice::new(bytes)], more),
+        }
+    }
+
+    /// Gives bytes to the socket as they are. `more` follow at once.
+    pub(super) fn try_send(&self, pieces: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+        let flags = if more { libc::MSG_MORE } else { 0 };
         let mut sent = 0;
         let tried = self.try_io(Interest::WRITABLE, || {
-            sent = SockRef::from(self).send_with_flags(bytes, flags)?;
-            whole(sent, bytes.len())
+            let socket = SockRef::from(self);
+            sent = match pieces {
+                [piece] => socket.send_with_flags(piece, flags)?,
+                pieces => socket.send_vectored_with_flags(pieces, flags)?,
+            };
+            whole(sent, pieces.iter().map(|piece| piece.len()).sum())
         });
         if sent > 0 {
             Ok(sent)
@@ -194,12 +285,17 @@ impl Stream {
         either!(self, stream => stream.try_io(interest, call))
     }
 
-    /// Closes one half, or both, for this process and everyone who shares the connection.
+    /// Closes one half, or both, for this process and everyone who shares the connection. Over TLS
+    /// the other end is told so before, by a close_notify; [`Stream::poll_flush`] says when it has
+    /// gone out.
     ///
     /// # Errors
     /// `NotConnected` if the connection is broken.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        SockRef::from(self).shutdown(how)
+        match self {
+            Self::Tls(stream) => stream.shutdown(how),
+            Self::Tcp(_) | Self::Unix(_) => SockRef::from(self).shutdown(how),
+        }
     }
 
     /// The other end.
@@ -210,6 +306,7 @@ impl Stream {
         Ok(match self {
             Self::Tcp(stream) => Address::Ip(stream.peer_addr()?),
             Self::Unix(stream) => path(&stream.peer_addr()?),
+            Self::Tls(stream) => stream.below().peer()?,
         })
     }
 
@@ -221,6 +318,7 @@ impl Stream {
         Ok(match self {
             Self::Tcp(stream) => Address::Ip(stream.local_addr()?),
             Self::Unix(stream) => path(&stream.local_addr()?),
+            Self::Tls(stream) => stream.below().local()?,
         })
     }
 }

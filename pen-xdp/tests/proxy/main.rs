@@ -11,6 +11,7 @@
 mod access;
 mod balance;
 mod both;
+mod certificates;
 mod connections;
 mod crowd;
 mod failover;
@@ -27,4 +28,6 @@ mod refuse;
 mod rig;
 mod smuggling;
 mod stream;
+mod tls;
+mod tls_trouble;
 mod udp;

@@ -126,6 +126,17 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// What is asked of TLS goes together, and can be had.
+    pub(super) fn tls(&mut self, item: Item, service: &Service) {
+        let tls = &service.proxy.tls;
+        if let Err((key, why)) = tls.check() {
+            self.wrong(item, key, why);
+        }
+        for note in tls.notes() {
+            self.note(item, note);
+        }
+    }
+
     /// Nobody is asked where every request is sent elsewhere.
     pub(super) fn redirect(&mut self, item: Item, service: &Service) {
         let said = [

@@ -76,6 +76,8 @@ impl State {
         // Tried on a copy: a value that can't stand there changes nothing.
         let mut changed = service.clone();
         changed.set(key, value).map_err(Refusal::Value)?;
+        let whole = changed.proxy.tls.check();
+        whole.map_err(|(_, why)| Refusal::Value(why))?;
         *service = changed;
         Ok(false)
     }

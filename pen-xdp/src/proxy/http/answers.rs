@@ -87,6 +87,8 @@ fn status(why: Refused) -> StatusCode {
         Refused::TooManyConnections
         | Refused::HostLacks
         | Refused::BadProxyHeader
+        | Refused::BadHandshake
+        | Refused::SlowHandshake
         | Refused::Dropped
         | Refused::ServerAcl
         | Refused::Blacklisted

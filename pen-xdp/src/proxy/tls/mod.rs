@@ -1,0 +1,12 @@
+//! TLS in front of a service: clients speak it with us, servers get what is inside.
+//!
+//! rustls does the cryptography and knows nothing of sockets; [`stream`] puts it between a socket
+//! and whoever reads and writes, who need not know that it is there.
+
+pub mod certificate;
+pub mod handshake;
+mod session;
+pub mod stream;
+mod terms;
+
+pub use terms::{Agreed, Terms, TermsError};

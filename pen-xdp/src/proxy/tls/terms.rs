@@ -1,0 +1,203 @@
+//! What a service agrees to with clients that speak TLS: versions, ciphers, certificates, tickets.
+//!
+//! All threads of a service share one value, and it stays as long as nothing of it is changed: who
+//! has a ticket of it resumes on any thread, after any change of something else.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pen_common::config::{Cipher, Mode, SslOption, TlsOptions};
+use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, default_provider, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::sign::SingleCertAndKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+
+use super::certificate::{CertificateError, load};
+use crate::proxy::routes::{Route, Routes};
+
+/// Sessions of TLS 1.2 that are kept for clients without tickets.
+const SESSIONS_MAX: usize = 4096;
+/// Clients of TLS 1.3 use a ticket once, and the next connection brings the next one.
+const TICKETS: usize = 1;
+
+/// The best first: what also holds against a quantum computer, then what is quickest.
+const GROUPS: [&dyn SupportedKxGroup; 4] = [
+    kx_group::X25519MLKEM768,
+    kx_group::X25519,
+    kx_group::SECP256R1,
+    kx_group::SECP384R1,
+];
+
+/// Why a service can't speak TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TermsError {
+    /// Its certificate can't be had.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// rustls does not take what was put together.
+    #[error("no TLS can be spoken: {0}")]
+    Unusable(#[from] rustls::Error),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Terms {
+    /// What it is made of.
+    http: bool,
+    options: TlsOptions,
+    config: Arc<ServerConfig>,
+}
+
+/// The terms of all services, in the order of the routes that they were made for.
+#[derive(Debug)]
+pub struct Agreed(pub(in crate::proxy) Vec<Option<Arc<Terms>>>);
+
+impl Agreed {
+    /// Makes terms for all routes that want some; those `before` that were made of the same stay.
+    ///
+    /// # Errors
+    /// Names the first service that can't have some, and what mends it.
+    pub(in crate::proxy) fn make(
+        routes: &Routes,
+        before: &[Option<Arc<Terms>>],
+    ) -> anyhow::Result<Self> {
+        let mut terms = Vec::new();
+        for (at, route) in routes.iter().enumerate() {
+            let before = before.get(at).and_then(Option::as_ref);
+            let made = Terms::make(route, before);
+            let named =
+                |error| anyhow::Error::new(error).context(format!("service {:?}", route.service));
+            terms.push(made.map_err(named)?);
+        }
+        Ok(Self(terms))
+    }
+}
+
+impl Terms {
+    /// Whether a service can have them; reads its certificate.
+    ///
+    /// # Errors
+    /// It can't.
+    pub fn check(mode: Mode, options: &TlsOptions) -> Result<(), TermsError> {
+        match &options.certificate {
+            Some(certificate) => agree(mode == Mode::Http, options, certificate).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the certificate and puts all together; `None` for a service that speaks no TLS.
+    fn make(route: &Route, before: Option<&Arc<Self>>) -> Result<Option<Arc<Self>>, TermsError> {
+        let options = &route.options.tls;
+        let Some(certificate) = &options.certificate else {
+            return Ok(None);
+        };
+        let http = route.mode == Mode::Http;
+        if let Some(before) = before.filter(|before| before.http == http) {
+            if before.options == *options {
+                return Ok(Some(Arc::clone(before)));
+            }
+            let timeout = before.options.timeout;
+            if before.options
+                == (TlsOptions {
+                    timeout,
+                    ..options.clone()
+                })
+            {
+                let config = Arc::clone(&before.config);
+                return Ok(Some(Arc::new(Self::of(http, options, config))));
+            }
+        }
+        let config = Arc::new(agree(http, options, certificate)?);
+        Ok(Some(Arc::new(Self::of(http, options, config))))
+    }
+
+    fn of(http: bool, options: &TlsOptions, config: Arc<ServerConfig>) -> Self {
+        Self {
+            http,
+            options: options.clone(),
+            config,
+        }
+    }
+
+    pub(in crate::proxy) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// How long a handshake may take.
+    pub(in crate::proxy) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.options.timeout.into())
+    }
+}
+
+fn agree(http: bool, options: &TlsOptions, certificate: &Path) -> Result<ServerConfig, TermsError> {
+    let key = load(certificate, options.key.as_deref(), None)?;
+    let certificates = Arc::new(SingleCertAndKey::from(key));
+    Ok(config(http, options, certificates)?)
+}
+
+/// # Errors
+/// No cipher is left for a version.
+fn config(
+    http: bool,
+    options: &TlsOptions,
+    certificates: Arc<dyn ResolvesServerCert>,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = CryptoProvider {
+        cipher_suites: suites(options),
+        kx_groups: GROUPS.to_vec(),
+        ..default_provider()
+    };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&versions(options))?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.ignore_client_order = true;
+    config.ticketer = Ticketer::new()?;
+    config.send_tls13_tickets = TICKETS;
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+    // What is sent before the handshake is over could be sent again by anybody.
+    config.max_early_data_size = 0;
+    if http {
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    }
+    Ok(config)
+}
+
+fn versions(options: &TlsOptions) -> Vec<&'static SupportedProtocolVersion> {
+    let both = [
+        (&TLS13, SslOption::NoTlsv1_3),
+        (&TLS12, SslOption::NoTlsv1_2),
+    ];
+    let left = both
+        .into_iter()
+        .filter(|(_, without)| !options.has(*without));
+    left.map(|(version, _)| version).collect()
+}
+
+/// In the order of the list, or in ours.
+fn suites(options: &TlsOptions) -> Vec<SupportedCipherSuite> {
+    match &options.ciphers {
+        Some(list) => {
+            let both = list.tls13().iter().chain(list.tls12());
+            both.map(|cipher| suite(*cipher)).collect()
+        }
+        None => Cipher::ALL.iter().map(|cipher| suite(*cipher)).collect(),
+    }
+}
+
+fn suite(cipher: Cipher) -> SupportedCipherSuite {
+    match cipher {
+        Cipher::Aes256Gcm => cipher_suite::TLS13_AES_256_GCM_SHA384,
+        Cipher::Aes128Gcm => cipher_suite::TLS13_AES_128_GCM_SHA256,
+        Cipher::Chacha20 => cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        Cipher::EcdsaAes256Gcm => cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        Cipher::EcdsaAes128Gcm => cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        Cipher::EcdsaChacha20 => cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        Cipher::RsaAes256Gcm => cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        Cipher::RsaAes128Gcm => cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        Cipher::RsaChacha20 => cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    }
+}
