@@ -89,6 +89,7 @@ prop_compose! {
         (send_proxy, log, log_format) in (pick(SendProxy::ALL), log(), pick(LogFormat::ALL)),
         (head_timeout, mut trusted, reason_header) in (1..=HEAD_TIMEOUT_MAX, acl(), any::<bool>()),
         redirect in proptest::option::weighted(0.3, 1..=u16::MAX),
+        hsts in proptest::option::weighted(0.3, (any::<u32>(), any::<bool>(), any::<bool>())),
         tls in tls(),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
@@ -102,6 +103,7 @@ prop_compose! {
             queue_timeout, client_conn_max, client_conn_rate, transparent,
             head_timeout, trusted, reason_header,
             redirect: redirect.map(|port| Redirect { port }),
+            hsts: hsts.map(|(max_age, subdomains, preload)| Hsts { max_age, subdomains, preload }),
             paths: Vec::new(),
             accept_proxy: accept_proxy(&proxies),
             send_proxy,
@@ -196,6 +198,7 @@ fn proxied(mut service: Service, proxy: ProxyOptions, path: Option<PathBuf>) -> 
             trusted: default.trusted,
             reason_header: default.reason_header,
             redirect: default.redirect,
+            hsts: default.hsts,
             ..proxy
         },
     };

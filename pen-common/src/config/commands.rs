@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::acl::{AclChange, parse_acl_lines};
 use super::address::{parse_named_port, parse_number};
 use super::given::Given;
+use super::hsts::OFF;
 use super::keys::{CONFIG, read_acl_number, read_host};
 use super::nearest::did_you_mean;
 use super::service_keys::NONE;
@@ -151,6 +152,10 @@ const COMMANDS: &[(&str, Parse)] = &[
     (KEEPALIVE, |words| {
         bare(KEEPALIVE, words, flag(KEEPALIVE, true))
     }),
+    (HSTS, |words| match words {
+        [] => option(HSTS, &[]),
+        _ => option(HSTS, &[&words.join(" ")]),
+    }),
     ("http", |words| bare("http", words, Command::Http(true))),
     ("include", |words| match words {
         [file] => Ok(Command::Include(PathBuf::from(file))),
@@ -210,7 +215,8 @@ const OPTIONS: &[&str] = &[
 /// The keys of that kind that Pen turns on by their names and off by `no`.
 const KEEPALIVE: &str = "keepalive";
 const TRANSPARENT: &str = "transparent";
-/// The key that `no` turns off as well.
+/// The keys that `no` turns off as well.
+const HSTS: &str = "hsts";
 const LOG: &str = "log";
 
 /// Those that are lists: the command adds to them, and `no` empties them.
@@ -406,6 +412,7 @@ fn no(words: &[&str]) -> Result<Command, String> {
         ["acl", ..] => Err("`no acl` takes the number of the list: no acl 1".to_owned()),
         [KEEPALIVE] => Ok(flag(KEEPALIVE, false)),
         [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
+        [HSTS] => option(HSTS, &[OFF]),
         [LOG] => option(LOG, &["off"]),
         [word] if let Some(key) = LISTS.iter().find(|key| *key == word) => Ok(Command::Option {
             key,
@@ -436,6 +443,7 @@ fn no(words: &[&str]) -> Result<Command, String> {
                 idle().chain(switches).chain(LISTS.iter().copied()).chain([
                     "acl",
                     "http",
+                    HSTS,
                     KEEPALIVE,
                     LOG,
                     TRANSPARENT,

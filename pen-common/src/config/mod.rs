@@ -12,6 +12,7 @@ mod ciphers;
 mod commands;
 mod error;
 mod given;
+mod hsts;
 mod keys;
 pub mod nearest;
 mod pen_line;
@@ -32,6 +33,7 @@ pub use check::{Checked, check_interface};
 pub use ciphers::{Cipher, CipherList};
 pub use commands::{Change, Command, CommandFault, ServerRef};
 pub use error::{ConfigError, ConfigErrors, Place};
+pub use hsts::Hsts;
 pub use keys::documented;
 pub use pen_line::{PenFlag, PenLine};
 pub use proxy::{

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::words::words;
-use super::{Acl, Backend, LogFormat, LogTarget, Redirect, TlsOptions};
+use super::{Acl, Backend, Hsts, LogFormat, LogTarget, Redirect, TlsOptions};
 
 /// Connections of one service at the same time, if nothing is said.
 pub const CONN_MAX_DEFAULT: u32 = 10_000;
@@ -153,6 +153,8 @@ pub struct ProxyOptions {
     pub reason_header: bool,
     /// Where all requests are sent instead of being served: such a service has no pool. HTTP only.
     pub redirect: Option<Redirect>,
+    /// What answers over TLS say to browsers.
+    pub hsts: Option<Hsts>,
     /// Unix sockets to listen on, beside the service's VIPs.
     pub paths: Vec<PathBuf>,
     /// Where a line goes for each connection, flow or request (`-l`); `None` is nowhere.
@@ -192,6 +194,7 @@ impl Default for ProxyOptions {
             trusted: Acl::default(),
             reason_header: false,
             redirect: None,
+            hsts: None,
             paths: Vec::new(),
             log: None,
             log_format: LogFormat::Pen,

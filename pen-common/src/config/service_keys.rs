@@ -11,8 +11,8 @@ use super::given::Given;
 use super::keys::{Key, key, number, path, read_acl_number, text};
 use super::{
     Acl, BACKLOG_MAX, Backend, Balance, CLIENTS_MAX_MAX, CONN_MAX_MAX, HEAD_TIMEOUT_MAX, HostPort,
-    LogTarget, Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX, TLS_TIMEOUT_MAX,
-    UDP_IDLE_DEFAULT, VLAN_MAX,
+    Hsts, LogTarget, Mode, PENDING_MAX_MAX, Protocol, SECONDS_MAX, Service, TIMEOUT_MAX,
+    TLS_TIMEOUT_MAX, UDP_IDLE_DEFAULT, VLAN_MAX,
 };
 
 /// What commands empty a list by.
@@ -347,6 +347,14 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
         |s| s.proxy.redirect.and_then(text)
     ),
     key!(
+        Mode::Http,
+        "hsts",
+        "seconds that browsers are to ask over HTTPS alone, with includeSubDomains and preload behind \
+         them: said in every answer over TLS; off: not at all",
+        |s, given| read_hsts(given).map(|hsts| s.proxy.hsts = hsts),
+        |s| s.proxy.hsts.and_then(text)
+    ),
+    key!(
         Mode::Tcp,
         "certificate",
         "file with the certificate and its chain, PEM (-E): clients speak TLS then",
@@ -493,6 +501,10 @@ fn read_spare(key: &str, given: Given<'_>) -> Result<Backend, String> {
 
 fn read_log(given: Given<'_>) -> Result<Option<LogTarget>, String> {
     LogTarget::read(given.text("log")?).map_err(|why| format!("log = {given} {why}"))
+}
+
+fn read_hsts(given: Given<'_>) -> Result<Option<Hsts>, String> {
+    Hsts::read(given.text("hsts")?).map_err(|why| format!("hsts = {given}: {why}"))
 }
 
 /// One network more, or all; by a command also none at all.

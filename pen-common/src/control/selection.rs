@@ -39,8 +39,12 @@ words! {
         Dropped = "datagram-dropped",
         /// A request that is not HTTP/1, or that two readers could take for different ones.
         BadRequest = "bad-request",
+        /// A request over TLS names another host than the handshake did.
+        Misdirected = "misdirected",
         /// The head of a request did not come in time (`head_timeout`).
         SlowHead = "slow-head",
+        /// A client that sends a request stopped in its body (`idle_timeout`).
+        SlowBody = "slow-body",
         /// The server ended the connection before it answered, or its answer is not HTTP/1.
         BadAnswer = "bad-answer",
         /// The server did not connect or answer in time.
@@ -72,6 +76,8 @@ impl Refused {
             Self::BadProxyHeader => "no right header of the PROXY protocol came in time",
             Self::Dropped => "a datagram for which a socket or this host had no room",
             Self::BadRequest => "the request is not HTTP/1, or not a clear one",
+            Self::Misdirected => "the request is for another host than the connection",
+            Self::SlowBody => "the body of a request did not come in time",
             Self::SlowHead => "the head of a request did not come in time",
             Self::BadAnswer => {
                 "the server broke off before it answered, or did not answer in HTTP/1"

@@ -92,6 +92,8 @@ pub(super) struct Settings {
     pub(super) trusted: Arc<Acl>,
     /// Whether answers of our own say why.
     pub(super) reason_header: bool,
+    /// What browsers are told of HTTPS.
+    pub(super) hsts: Option<Arc<str>>,
     /// Where all requests are sent.
     redirect: Option<Redirect>,
 }
@@ -582,6 +584,7 @@ fn settings(options: &ProxyOptions) -> Settings {
         trusted: Arc::new(options.trusted.clone()),
         reason_header: options.reason_header,
         redirect: options.redirect,
+        hsts: options.hsts.map(|hsts| hsts.header().into()),
     }
 }
 

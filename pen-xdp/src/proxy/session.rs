@@ -27,7 +27,7 @@ use super::tls::handshake::{Failed, shake_hands};
 use super::tls::stream::Encrypted;
 
 /// How long a client that takes nothing more may take to be told that no more comes.
-const LAST_WORD: Duration = Duration::from_secs(5);
+pub(super) const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// Who has come.
 #[derive(Debug, Clone, Copy)]

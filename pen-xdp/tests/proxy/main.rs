@@ -29,5 +29,6 @@ mod rig;
 mod smuggling;
 mod stream;
 mod tls;
+mod tls_http;
 mod tls_trouble;
 mod udp;

@@ -4,7 +4,7 @@ use http::StatusCode;
 use pen_common::control::Refused;
 
 use super::date;
-use super::headers::{Given, put, write_connection};
+use super::headers::{Given, put, write_given};
 
 /// An answer of our own.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Words {
     }
 
     /// As it is sent; who asks for the head alone gets no more.
-    pub(super) fn written(&self, given: Given, head_alone: bool) -> Vec<u8> {
+    pub(super) fn written(&self, given: Given<'_>, head_alone: bool) -> Vec<u8> {
         let mut out = format!("HTTP/1.{} {}\r\n", given.minor, self.status).into_bytes();
         put(&mut out, "Content-Type", b"text/plain");
         match &self.location {
@@ -66,7 +66,7 @@ impl Words {
             self.text.len().to_string().as_bytes(),
         );
         put(&mut out, "Date", &date::now());
-        write_connection(&mut out, given);
+        write_given(&mut out, given);
         out.extend_from_slice(b"\r\n");
         if !head_alone {
             out.extend_from_slice(self.text.as_bytes());
@@ -79,8 +79,9 @@ impl Words {
 fn status(why: Refused) -> StatusCode {
     match why {
         Refused::BadRequest => StatusCode::BAD_REQUEST,
+        Refused::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         Refused::AclDenied => StatusCode::FORBIDDEN,
-        Refused::SlowHead => StatusCode::REQUEST_TIMEOUT,
+        Refused::SlowHead | Refused::SlowBody => StatusCode::REQUEST_TIMEOUT,
         Refused::ConnectFailed | Refused::BadAnswer => StatusCode::BAD_GATEWAY,
         Refused::TooLate => StatusCode::GATEWAY_TIMEOUT,
         Refused::ClientConnections | Refused::ClientRate => StatusCode::TOO_MANY_REQUESTS,

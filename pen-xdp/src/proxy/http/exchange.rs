@@ -4,9 +4,10 @@
 //! As in a relay, what can be done is tried first and waited for second, so that a small request and
 //! its answer are two reads, two writes and two wake-ups.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
@@ -24,9 +25,13 @@ use super::transfer::{Body, Break, Coding, Rest, Trailing, Transfer, Way};
 use crate::proxy::buffers::SIZE;
 use crate::proxy::relay::Counts;
 use crate::proxy::service::Visit;
+use crate::proxy::stream::Stream;
 
 /// Tells a client that its body is wanted (RFC 9110, 10.1.1).
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Most answers on the way to the answer.
+const INTERIM_MAX: u32 = 16;
 
 /// What is to be known of a request once its head is read.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +91,10 @@ pub(super) struct Exchange<'a, 'c> {
     search: Search,
     /// Whether a part of the answer's head has come.
     partial: bool,
+    /// Answers on the way to the answer.
+    interim: u32,
+    /// Whether the client is worth watching for errors while it is not read.
+    watches: bool,
     /// Whether the connections can go on after it.
     keep: [bool; 2],
     /// When a byte last passed.
@@ -126,6 +135,8 @@ impl<'a, 'c> Exchange<'a, 'c> {
             down: None,
             search: Search::default(),
             partial: false,
+            interim: 0,
+            watches: true,
             keep: [facts.keep, false],
             last: Instant::now(),
             moved: false,
@@ -142,7 +153,8 @@ impl<'a, 'c> Exchange<'a, 'c> {
                 self.last = Instant::now();
             }
             let down = self.down.as_ref().map_or(Rest::Empty, Transfer::rest);
-            if self.up.rest() == Rest::Share || down == Rest::Share {
+            let up_shares = !self.stopped && self.up.rest() == Rest::Share;
+            if up_shares || down == Rest::Share {
                 yield_now().await;
             } else if let Some(outcome) = self.wait(down).await {
                 return outcome;
@@ -248,7 +260,13 @@ impl<'a, 'c> Exchange<'a, 'c> {
     fn look_at_answer(&mut self) -> ControlFlow<Outcome> {
         while let Some(link) = &mut self.link {
             let bytes = link.inbox.bytes();
-            if bytes.is_empty() || (self.partial && !self.search.finds_end(bytes)) {
+            if bytes.is_empty() {
+                break;
+            }
+            if self.partial && !self.search.finds_end(bytes) {
+                if bytes.len() >= HEAD_MAX {
+                    return ControlFlow::Break(self.unanswered(Refused::BadAnswer, false));
+                }
                 break;
             }
             let mut room = head::room();
@@ -263,25 +281,31 @@ impl<'a, 'c> Exchange<'a, 'c> {
                 }
             };
             let (length, status) = (answer.length, answer.status);
-            if (100..200).contains(&status) && status != 101 {
+            if (100..200).contains(&status) && status != 101 && self.interim < INTERIM_MAX {
                 // Who waited for that was told.
+                self.interim += 1;
                 link.inbox.consume(length);
                 (self.search, self.partial) = (Search::default(), false);
                 continue;
             }
             let switches = status == 101;
-            if switches && !self.facts.switches {
+            // What is left of a request would be taken for the other protocol.
+            let agreed = self.facts.switches && self.up.rest() == Rest::Whole;
+            if (100..200).contains(&status) && !(switches && agreed) {
                 return ControlFlow::Break(self.unanswered(Refused::BadAnswer, false));
             }
             let (body, coding) = passage(&answer, &self.facts);
             let measured = matches!(body, Body::Length(_)) || coding == Coding::Chunked;
             let lasts = answer.wish.keeps(answer.minor) && !matches!(body, Body::UntilEnd);
-            self.keep = [self.keep[0] && measured, lasts && !self.stopped];
+            // Where its next request begins is not known before all of this one is read.
+            let client_lasts = self.keep[0] && measured && self.up.is_read();
+            self.keep = [client_lasts, lasts && !self.stopped];
             let given = Given {
                 minor: self.facts.minor,
                 coding,
                 keep: self.keep[0],
                 switches,
+                hsts: self.client.hsts(&self.visit.settings),
             };
             let head = headers::write_answer(&answer, given);
             link.inbox.consume(length);
@@ -363,7 +387,6 @@ impl<'a, 'c> Exchange<'a, 'c> {
         match flushed {
             Ok(false) => ControlFlow::Continue(()),
             // Where its next request would begin is not known.
-            Ok(true) if !self.up.is_read() => ControlFlow::Break(Outcome::Given { keep: false }),
             Ok(true) => ControlFlow::Break(Outcome::Given { keep: self.keep[0] }),
             Err(_) => ControlFlow::Break(Outcome::Left),
         }
@@ -384,20 +407,47 @@ impl<'a, 'c> Exchange<'a, 'c> {
     async fn wait(&mut self, down: Rest) -> Option<Outcome> {
         let idle = self.visit.settings.relay.idle;
         let due = idle.map(|idle| self.last + idle);
-        let late = poll_fn(|context| {
+        let mut lost = pin!(lost(self.client.stream, self.watches && self.is_unread()));
+        let woken = poll_fn(|context| {
             // All are polled, so that all can wake.
             let up = self.poll_up(context);
             let down = self.poll_down(down, context);
             if up.is_ready() || down.is_ready() {
-                return Poll::Ready(false);
+                return Poll::Ready(Woken::Ready);
             }
-            self.client.alarm.poll(due, context).map(|()| true)
+            if lost.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Woken::Lost);
+            }
+            let late = self.client.alarm.poll(due, context);
+            late.map(|()| Woken::Late)
         })
         .await;
-        late.then(|| match self.down {
-            None => self.unanswered(Refused::TooLate, false),
-            Some(_) => Outcome::Broken(Ended::Idle),
-        })
+        match (woken, &self.down) {
+            (Woken::Ready, _) => None,
+            // Asking again for an error that was told already would be a loop.
+            (Woken::Lost, _) => match self.client.stream.take_error() {
+                Ok(None) => {
+                    self.watches = false;
+                    None
+                }
+                Ok(Some(_)) | Err(_) => Some(Outcome::Left),
+            },
+            (Woken::Late, Some(_)) => Some(Outcome::Broken(Ended::Idle)),
+            (Woken::Late, None) => Some(self.unanswered(self.who_is_late(), false)),
+        }
+    }
+
+    /// Whether nothing is read from the client at the moment, so that nobody would see it go.
+    fn is_unread(&self) -> bool {
+        let reads = !self.stopped && self.up.rest() == Rest::Empty;
+        !reads && !self.is_asked_no_more()
+    }
+
+    fn who_is_late(&self) -> Refused {
+        match !self.stopped && self.up.rest() == Rest::Empty {
+            true => Refused::SlowBody,
+            false => Refused::TooLate,
+        }
     }
 
     /// Ready when more of the request can pass, or the client has something to say. Errors are
@@ -433,6 +483,22 @@ impl<'a, 'c> Exchange<'a, 'c> {
             false => Poll::Pending,
         }
     }
+}
+
+/// What a wait ended with.
+enum Woken {
+    Ready,
+    Lost,
+    Late,
+}
+
+/// Waits until a connection is broken, if it is `watched`.
+async fn lost(stream: &Stream, watched: bool) {
+    if !watched {
+        pending::<()>().await;
+    }
+    // An error here means that the runtime ends, and this task with it.
+    let _ = stream.broken().await;
 }
 
 /// How the body of an answer comes, and how it goes on.

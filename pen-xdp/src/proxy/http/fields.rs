@@ -8,6 +8,8 @@ pub(super) enum Field {
     Date,
     Expect,
     Host,
+    /// Strict-Transport-Security.
+    Hsts,
     Te,
     Trailer,
     TransferEncoding,
@@ -63,6 +65,7 @@ impl Field {
             16 if is("proxy-connection") => Self::Hop,
             17 if is("transfer-encoding") => Self::TransferEncoding,
             17 if is("x-forwarded-proto") => Self::Proto,
+            25 if is("strict-transport-security") => Self::Hsts,
             12.. if is_claim(name.as_bytes()) => Self::Claim,
             _ => Self::Other,
         }
@@ -76,6 +79,7 @@ impl Field {
             | Self::Date
             | Self::Expect
             | Self::Host
+            | Self::Hsts
             | Self::Te
             | Self::Trailer
             | Self::TransferEncoding
@@ -119,6 +123,7 @@ mod tests {
             ("Content-Length", Field::ContentLength),
             ("date", Field::Date),
             ("hOST", Field::Host),
+            ("Strict-Transport-Security", Field::Hsts),
             ("Keep-Alive", Field::Hop),
             ("proxy-connection", Field::Hop),
             ("HTTP2-Settings", Field::Hop),

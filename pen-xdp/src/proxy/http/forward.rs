@@ -62,8 +62,10 @@ struct Send {
 pub(super) enum Next {
     /// It waits for the next request.
     Keep,
-    /// It ends.
+    /// It ends in order.
     Close,
+    /// It is over already.
+    Leave,
     /// It ends, and the client may still be sending.
     Drain,
     /// It ends so that nobody takes what was sent for the whole.
@@ -166,12 +168,17 @@ fn prepare(
         });
         return match words {
             Some(words) => Task::Say(words, visit.line.take(), Ended::Whole),
-            None => unclear(visit, facts),
+            None => refused(visit, facts, Refused::BadRequest),
         };
     }
     let Some((target, host)) = origin(request) else {
-        return unclear(visit, facts);
+        return refused(visit, facts, Refused::BadRequest);
     };
+    let said = headers::of(request.fields, Field::Host).next();
+    let meant = host.as_deref().map(str::as_bytes).or(said);
+    if meant.is_some_and(|host| client.is_for_another(host)) {
+        return refused(visit, facts, Refused::Misdirected);
+    }
     let protocols = headers::protocols(request);
     facts.switches = protocols.is_some();
     let told = Told {
@@ -179,6 +186,7 @@ fn prepare(
         host: host.as_deref(),
         client: address,
         trusted: facts.trusted,
+        scheme: client.scheme(),
     };
     let (head, has_host) = headers::write_request(request, protocols.as_deref(), told);
     Task::Send(Send {
@@ -189,11 +197,10 @@ fn prepare(
     })
 }
 
-/// What is asked for is nowhere.
-fn unclear(mut visit: Visit, facts: &mut Facts) -> Task {
-    let why = Refused::BadRequest;
+/// It goes nowhere.
+fn refused(mut visit: Visit, facts: &mut Facts, why: Refused) -> Task {
     visit.refused(why);
-    facts.keep = false;
+    facts.keep &= why != Refused::BadRequest;
     let words = Words::refusal(why, visit.settings.reason_header);
     Task::Say(words, visit.line.take(), Ended::Refused)
 }
@@ -210,8 +217,21 @@ fn origin<'a>(request: &Request<'_, 'a>) -> Option<(Cow<'a, str>, Option<String>
         host.unwrap_or_default().to_owned()
     });
     let path = uri.path_and_query()?.as_str();
-    let sound = path.starts_with('/') || (path == "*" && request.method == "OPTIONS");
-    sound.then(|| (Cow::Owned(path.to_owned()), host))
+    // RFC 9112, 3.2.4: without a path it is the host itself that is asked about.
+    let asks_host = request.method == "OPTIONS" && (path == "*" || is_bare(target));
+    let path = match path {
+        _ if asks_host => "*".to_owned(),
+        path if path.starts_with('?') => format!("/{path}"),
+        path => path.to_owned(),
+    };
+    let sound = asks_host || path.starts_with('/');
+    sound.then_some((Cow::Owned(path), host))
+}
+
+/// Whether a target is a host alone.
+fn is_bare(target: &str) -> bool {
+    let rest = target.split_once("://").map(|(_, rest)| rest);
+    rest.is_some_and(|rest| !rest.contains(['/', '?']))
 }
 
 /// Does what a request asks for.
@@ -273,10 +293,12 @@ async fn forward(client: &mut Client<'_>, facts: Facts, mut send: Send) -> Next 
                 visit.ended(how);
                 return Next::Reset;
             }
-            Outcome::Left => return Next::Close,
+            Outcome::Left => return Next::Leave,
             Outcome::Switched(link) => {
-                upgrade::pass(client, visit, link).await;
-                return Next::Close;
+                return match upgrade::pass(client, visit, link).await {
+                    true => Next::Close,
+                    false => Next::Leave,
+                };
             }
         }
     }
@@ -303,11 +325,13 @@ async fn say(
     (words, line, how): (&Words, Option<&mut Line>, Ended),
     read: bool,
 ) -> Next {
+    let settings = client.service().settings();
     let given = Given {
         minor: facts.minor,
         coding: Coding::Plain,
         keep: facts.keep && read,
         switches: false,
+        hsts: client.hsts(&settings),
     };
     if let Some(line) = line {
         line.answered(words.status.as_u16());
@@ -318,12 +342,11 @@ async fn say(
         }
     }
     client.outbox.push(&words.written(given, facts.head_alone));
-    let idle = client.service().settings().relay.idle;
-    match client.write_all(idle).await {
+    match client.write_all(settings.relay.idle).await {
         Ok(()) if given.keep => Next::Keep,
         Ok(()) if read => Next::Close,
         Ok(()) => Next::Drain,
-        Err(_) => Next::Close,
+        Err(_) => Next::Leave,
     }
 }
 
@@ -460,6 +483,8 @@ mod tests {
             ("http://b/c?d", at("/c?d", "b")),
             ("http://user@b:81/c", at("/c", "b:81")),
             ("http://b", at("/", "b")),
+            ("http://b?x", at("/?x", "b")),
+            ("http://b/?x", at("/?x", "b")),
             ("a:80", None),
             ("*", None),
             ("a", None),
@@ -467,5 +492,7 @@ mod tests {
             assert_eq!(asked("GET", target), expected, "{target}");
         }
         assert_eq!(asked("OPTIONS", "*"), path("*"));
+        assert_eq!(asked("OPTIONS", "http://b"), at("*", "b"));
+        assert_eq!(asked("OPTIONS", "http://b/"), at("/", "b"));
     }
 }

@@ -15,6 +15,9 @@ pub(super) const HEAD_MAX: usize = 64 << 10;
 /// Most headers.
 const FIELDS_MAX: usize = 100;
 
+/// Most headers that `Connection` may name: each is looked for among all.
+const NAMED_MAX: usize = 32;
+
 /// Room for the headers of one head.
 pub(super) type Room<'a> = [MaybeUninit<Header<'a>>; FIELDS_MAX];
 
@@ -243,9 +246,10 @@ impl<'a> Said<'a> {
                 }
             }
             Field::Host => self.hosts += 1,
-            Field::Connection => self.wish.hear(field.value),
+            Field::Connection => self.wish.hear(field.value)?,
             Field::Date
             | Field::Expect
+            | Field::Hsts
             | Field::Te
             | Field::Trailer
             | Field::Upgrade
@@ -261,7 +265,7 @@ impl<'a> Said<'a> {
 }
 
 impl<'a> Wish<'a> {
-    fn hear(&mut self, value: &'a [u8]) {
+    fn hear(&mut self, value: &'a [u8]) -> Result<(), Fault> {
         let words = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         for word in words.filter(|word| !word.is_empty()) {
             if word.eq_ignore_ascii_case(b"close") {
@@ -274,6 +278,10 @@ impl<'a> Wish<'a> {
                 // What is no text names no header.
                 self.others.extend(std::str::from_utf8(word));
             }
+        }
+        match self.others.len() <= NAMED_MAX {
+            true => Ok(()),
+            false => Err(Fault::TooLong),
         }
     }
 
@@ -427,12 +435,14 @@ mod tests {
             ("keep-alive, close", 0, false),
         ] {
             let mut wish = Wish::default();
-            wish.hear(value.as_bytes());
+            wish.hear(value.as_bytes()).unwrap();
             assert_eq!(wish.keeps(minor), keeps, "{value} {minor}");
         }
         let mut wish = Wish::default();
-        wish.hear(b"Upgrade,, X-A , \xff");
+        wish.hear(b"Upgrade,, X-A , \xff").unwrap();
         assert!(wish.upgrade);
         assert_eq!(wish.others, ["X-A"]);
+        let many = "a,".repeat(NAMED_MAX);
+        assert_eq!(wish.hear(many.as_bytes()), Err(Fault::TooLong));
     }
 }

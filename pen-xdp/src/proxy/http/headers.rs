@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use httparse::Status;
 use pen_common::config::Acl;
 
+use super::date;
 use super::fields::Field;
 use super::head::{Answer, Fault, Framing, Request};
 use super::transfer::{Coding, Trailing};
@@ -25,17 +26,21 @@ pub(super) struct Told<'a> {
     pub(super) client: Option<IpAddr>,
     /// Whether it counts what the client says of where the request comes from.
     pub(super) trusted: bool,
+    /// `http` or `https`, as the client asks.
+    pub(super) scheme: &'a str,
 }
 
 /// What a client is told of an answer beside what the server says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Given {
+pub(super) struct Given<'a> {
     /// Of HTTP/1, the client's own.
     pub(super) minor: u8,
     pub(super) coding: Coding,
     /// Whether the connection lasts, if it does not switch.
     pub(super) keep: bool,
     pub(super) switches: bool,
+    /// What browsers are told of HTTPS, in place of what the server says of it.
+    pub(super) hsts: Option<&'a str>,
 }
 
 /// Whether a client is believed what it says of where a request comes from.
@@ -45,7 +50,8 @@ pub(super) fn trusts(client: Option<IpAddr>, trusted: &Acl) -> bool {
 
 /// The protocols that a request asks to switch to; with HTTP/2 many requests would pass as one.
 pub(super) fn protocols(request: &Request<'_, '_>) -> Option<String> {
-    if !request.wish.upgrade {
+    // Of older clients it may be what a proxy passed on that does not know it (RFC 9110, 7.8).
+    if request.minor == 0 || !request.wish.upgrade {
         return None;
     }
     let mut named = String::new();
@@ -108,7 +114,7 @@ pub(super) fn write_request(
                 host = Some(field.value);
                 true
             }
-            Field::ContentLength | Field::Trailer | Field::Date => true,
+            Field::ContentLength | Field::Trailer | Field::Date | Field::Hsts => true,
             Field::Connection
             | Field::Expect
             | Field::Hop
@@ -143,7 +149,7 @@ pub(super) fn write_request(
     }
     write_way(&mut out, request, told);
     if !proto {
-        put(&mut out, "X-Forwarded-Proto", b"http");
+        put(&mut out, "X-Forwarded-Proto", told.scheme.as_bytes());
     }
     if let Some(host) = host.filter(|_| !forwarded_host) {
         put(&mut out, "X-Forwarded-Host", host);
@@ -177,7 +183,7 @@ fn write_way(out: &mut Vec<u8>, request: &Request<'_, '_>, told: Told<'_>) {
 }
 
 /// The head of an answer as the client gets it.
-pub(super) fn write_answer(answer: &Answer<'_, '_>, given: Given) -> Vec<u8> {
+pub(super) fn write_answer(answer: &Answer<'_, '_>, given: Given<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(answer.length + 128);
     // Writing to memory does not fail.
     let _ = write!(out, "HTTP/1.{} {:03} ", given.minor, answer.status);
@@ -189,6 +195,7 @@ pub(super) fn write_answer(answer: &Answer<'_, '_>, given: Given) -> Vec<u8> {
             // Said twice it is said once.
             Field::ContentLength => !std::mem::replace(&mut measured, true),
             Field::Upgrade => given.switches,
+            Field::Hsts => given.hsts.is_none(),
             Field::Date => {
                 dated = true;
                 true
@@ -208,18 +215,22 @@ pub(super) fn write_answer(answer: &Answer<'_, '_>, given: Given) -> Vec<u8> {
         }
     }
     if !dated {
-        put(&mut out, "Date", &super::date::now());
+        put(&mut out, "Date", &date::now());
     }
     if given.coding == Coding::Chunked {
         put(&mut out, "Transfer-Encoding", b"chunked");
     }
-    write_connection(&mut out, given);
+    write_given(&mut out, given);
     out.extend_from_slice(b"\r\n");
     out
 }
 
-/// What becomes of the connection, where that does not go without saying (RFC 9112, 9.3).
-pub(super) fn write_connection(out: &mut Vec<u8>, given: Given) {
+/// What every answer says: of HTTPS, and what becomes of the connection, where that does not go
+/// without saying (RFC 9112, 9.3).
+pub(super) fn write_given(out: &mut Vec<u8>, given: Given<'_>) {
+    if let Some(hsts) = given.hsts {
+        put(out, "Strict-Transport-Security", hsts.as_bytes());
+    }
     match (given.switches, given.keep, given.minor) {
         (true, _, _) => put(out, "Connection", b"upgrade"),
         (_, false, 1) => put(out, "Connection", b"close"),
@@ -296,6 +307,7 @@ mod tests {
             host: None,
             client: client.map(|client| client.parse().unwrap()),
             trusted,
+            scheme: "http",
         };
         let protocols = protocols(&request);
         let (out, has_host) = write_request(&request, protocols.as_deref(), told);
@@ -383,7 +395,7 @@ mod tests {
         assert_eq!(sent(&said, None, false).0, OURS);
     }
 
-    fn answered(lines: &[&str], given: Given) -> Vec<String> {
+    fn answered(lines: &[&str], given: Given<'_>) -> Vec<String> {
         let head = format!("HTTP/1.0 200 Fine\r\n{}\r\n\r\n", lines.join("\r\n"));
         let mut room = room();
         let answer = answer(head.as_bytes(), &mut room).unwrap().unwrap();
@@ -399,6 +411,7 @@ mod tests {
             coding: Coding::Plain,
             keep: true,
             switches: false,
+            hsts: None,
         };
         let lines = [
             "Connection: X-Hop",
@@ -426,5 +439,13 @@ mod tests {
         let lines = answered(&both, chunked);
         assert!(lines[1].starts_with("Date: ") && lines[1].ends_with(" GMT"));
         assert_eq!(lines[2..], ["Transfer-Encoding: chunked"]);
+        let hsts = ["strict-transport-security: max-age=0", "Date: then"];
+        assert_eq!(answered(&hsts, given)[1..], hsts);
+        let told = Given {
+            hsts: Some("max-age=9"),
+            ..given
+        };
+        let expected = ["Date: then", "Strict-Transport-Security: max-age=9"];
+        assert_eq!(answered(&hsts, told)[1..], expected);
     }
 }

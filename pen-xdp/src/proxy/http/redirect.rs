@@ -106,6 +106,7 @@ mod tests {
             coding: Coding::Plain,
             keep: true,
             switches: false,
+            hsts: None,
         };
         let answer = answer(to, wanted)?;
         let text = String::from_utf8(answer.written(given, false)).unwrap();

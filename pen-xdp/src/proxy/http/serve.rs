@@ -23,7 +23,7 @@ use super::kept::Kept;
 use super::pending::Got;
 use super::transfer::Coding;
 use crate::proxy::buffers::SIZE;
-use crate::proxy::session::{Places, Visitor};
+use crate::proxy::session::{LAST_WORD, Places, Visitor};
 use crate::proxy::stream::Stream;
 
 /// How long a client may go on sending that is told to stop.
@@ -60,13 +60,21 @@ pub(in crate::proxy) async fn serve(stream: Stream, visitor: Visitor, places: Pl
         }
         let next = match next(&mut client, &kept).await {
             Came::Request(asked) => forward::serve(&mut client, asked).await,
-            Came::End => return,
-            Came::Slow => return refused(&client, Refused::SlowHead, None),
+            Came::End => Next::Close,
+            Came::Slow => {
+                refused(&client, Refused::SlowHead, None);
+                Next::Close
+            }
             Came::Fault(fault) => answer_fault(&mut client, fault).await,
         };
         match next {
             Next::Keep => {}
-            Next::Close => return,
+            // What is not read would throw away the end of the answer.
+            Next::Close if !client.inbox.is_empty() || is_asked(&stream) => {
+                return drain(&mut client).await;
+            }
+            Next::Close => return stream.close(LAST_WORD).await,
+            Next::Leave => return,
             Next::Drain => return drain(&mut client).await,
             Next::Reset => {
                 // A client that takes the end of the connection for the end of the answer is told by
@@ -85,8 +93,12 @@ async fn next(client: &mut Client<'_>, kept: &Kept) -> Came {
     let mut search = Search::default();
     let (mut begun, mut partial, mut room_wanted) = (false, false, false);
     let mut is_to_end = pin!(kept.is_to_end());
+    let mut skipped = 0;
     loop {
-        skip_lines(client);
+        skipped += skip_lines(client);
+        if skipped > HEAD_MAX {
+            return Came::Fault(Fault::TooLong);
+        }
         if !client.inbox.is_empty() && (!partial || search.finds_end(client.inbox.bytes())) {
             match forward::take(client, kept) {
                 Ok(Some(asked)) => return Came::Request(asked),
@@ -136,11 +148,12 @@ async fn next(client: &mut Client<'_>, kept: &Kept) -> Came {
     }
 }
 
-/// Empty lines before a request are ignored (RFC 9112, 2.2).
-fn skip_lines(client: &mut Client<'_>) {
+/// Empty lines before a request are ignored (RFC 9112, 2.2); how many bytes these were.
+fn skip_lines(client: &mut Client<'_>) -> usize {
     let empty = |byte: &&u8| matches!(byte, b'\r' | b'\n');
     let count = client.inbox.bytes().iter().take_while(empty).count();
     client.inbox.consume(count);
+    count
 }
 
 /// Whether something has come that the event loop did not tell of yet.
@@ -165,6 +178,7 @@ async fn answer_fault(client: &mut Client<'_>, fault: Fault) -> Next {
         coding: Coding::Plain,
         keep: false,
         switches: false,
+        hsts: client.hsts(&settings),
     };
     client.outbox.push(&words.written(given, false));
     refused(client, Refused::BadRequest, Some(words.status));

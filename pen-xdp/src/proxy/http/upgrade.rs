@@ -3,19 +3,19 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use super::client::Client;
-use super::pending::try_write;
+use super::client::{Client, write_all};
 use super::pool::Link;
 use crate::proxy::log::ended;
-use crate::proxy::relay::{Witness, relay};
+use crate::proxy::relay::{End, Side, Witness, relay};
 use crate::proxy::service::Visit;
-use crate::proxy::stream::Stream;
 
 /// Passes bytes both ways until the connection is over. What both sides have sent already is
-/// theirs: nobody has looked at it.
-pub(super) async fn pass(client: &mut Client<'_>, visit: &mut Visit, mut link: Link) {
-    if early(client, visit, &mut link).await.is_err() {
-        return;
+/// theirs: nobody has looked at it. Whether it ended in order.
+pub(super) async fn pass(client: &mut Client<'_>, visit: &mut Visit, mut link: Link) -> bool {
+    if let Err((side, error)) = early(client, visit, &mut link).await {
+        let failed = End::Failed { side, error };
+        visit.ended(ended(&failed));
+        return false;
     }
     let (counts, witness) = (link.counts(), visit.witness());
     let connection = client.connection;
@@ -26,10 +26,19 @@ pub(super) async fn pass(client: &mut Client<'_>, visit: &mut Visit, mut link: L
     let (service, name) = (&connection.service.name, &link.point().name);
     tracing::trace!("service {service}: switched at {name}: {end:?}");
     visit.ended(ended(&end));
+    matches!(end, End::Closed | End::FastClose(_))
 }
 
 /// Passes what is here of both sides, the answer to the client first.
-async fn early(client: &mut Client<'_>, visit: &Visit, link: &mut Link) -> io::Result<()> {
+///
+/// # Errors
+/// Whose connection broke.
+async fn early(
+    client: &mut Client<'_>,
+    visit: &Visit,
+    link: &mut Link,
+) -> Result<(), (Side, io::Error)> {
+    let idle = visit.settings.relay.idle;
     if let Some(own) = visit.witness().map(Witness::counts) {
         let (up, down) = (client.inbox.len(), link.inbox.len());
         own.up.fetch_add(up as u64, Ordering::Relaxed);
@@ -37,21 +46,11 @@ async fn early(client: &mut Client<'_>, visit: &Visit, link: &mut Link) -> io::R
     }
     client.outbox.push(link.inbox.bytes());
     link.inbox.clear();
-    client.write_all(visit.settings.relay.idle).await?;
-    let sent = client.inbox.len();
-    write_all(&link.stream, client.inbox.bytes()).await?;
-    client.inbox.clear();
-    let up = &link.counts().up;
-    up.fetch_add(sent as u64, Ordering::Relaxed);
-    Ok(())
-}
-
-async fn write_all(stream: &Stream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match try_write(stream, bytes)? {
-            0 => stream.writable().await?,
-            sent => bytes = &bytes[sent..],
-        }
-    }
-    Ok(())
+    let told = client.write_all(idle).await;
+    told.map_err(|error| (Side::Client, error))?;
+    let before = client.inbox.len();
+    let written = write_all(&link.stream, &mut client.inbox, &mut client.alarm, idle).await;
+    let sent = before - client.inbox.len();
+    link.counts().up.fetch_add(sent as u64, Ordering::Relaxed);
+    written.map_err(|error| (Side::Server, error))
 }
