@@ -241,7 +241,7 @@ fn sessions_are_resumed_on_any_thread_and_after_changes() {
     let _web = Nginx::start_all(&lab, &[80]).unwrap();
     let certificate = make(&lab, "ecdsa", ECDSA);
     let pen = start(&lab, &certificate, &[]);
-    // openssl's client reads tickets of TLS 1.3 only when it reads anything.
+    // Without tickets by session ids, which TLS 1.3 has none of.
     let script = "for v in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):\n\
          \x20for ticket in (True, False):\n\
          \x20 x, session, reused = context(v, v), None, []\n\
@@ -251,8 +251,7 @@ fn sessions_are_resumed_on_any_thread_and_after_changes() {
          \x20  c.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n')\n\
          \x20  while c.recv(10000): pass\n\
          \x20  reused.append(c.session_reused); session = c.session; c.close()\n\
-         \x20 print(v.name, ticket, reused.count(True))\n\
-         \x20 if ticket and n: pass\n";
+         \x20 print(v.name, ticket, reused.count(True))\n";
     let said = client(&lab, &certificate, script);
     assert!(
         said.contains("TLSv1_2 True 8\nTLSv1_2 False 8\nTLSv1_3 True 8"),
