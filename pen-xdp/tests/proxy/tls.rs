@@ -192,6 +192,18 @@ fn what_is_old_or_weak_is_refused_and_counted() {
         "{text}"
     );
     assert!(text.contains("Secure Renegotiation IS supported"), "{text}");
+    // Nobody renegotiates, which Pen limited and OpenSSL has to be told to.
+    let again = format!(
+        "(sleep 0.5; echo R; sleep 1) | openssl s_client -tls1_2 -connect {}:80 2>&1",
+        addresses()[0]
+    );
+    let text = lab
+        .client()
+        .run_for(LIMIT, "sh", ["-c", &again])
+        .unwrap()
+        .text();
+    assert!(text.contains("RENEGOTIATING"), "{text}");
+    assert!(text.contains("no renegotiation"), "{text}");
     assert_eq!(pen.refused("bad-handshake"), 6);
     pen.stop();
 }
