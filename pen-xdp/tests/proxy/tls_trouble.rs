@@ -151,7 +151,7 @@ fn idle_clients_hold_little_memory() {
          resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n\
          x = ssl.create_default_context(cafile={:?}); held = []\n\
          for n in range({count}):\n\
-         \x20c = x.wrap_socket(s.create_connection(('{}', 80)), server_hostname='pen.test')\n\
+         \x20c = x.wrap_socket(s.create_connection(('{}', 80)), server_hostname='pen.test', suppress_ragged_eofs=False)\n\
          \x20c.sendall(b'x'); assert c.recv(1) == b'x'; held.append(c)\n\
          print('ready', flush=True)\n\
          time.sleep(60)\n",
@@ -192,7 +192,7 @@ fn a_reader_that_is_slow_holds_little_memory_and_no_thread() {
             "import socket as s, ssl, time\n\
              x = ssl.create_default_context(cafile={:?}); held = []\n\
              for n in range(50):\n\
-             \x20c = x.wrap_socket(s.create_connection(('{}', 80)), server_hostname='pen.test')\n\
+             \x20c = x.wrap_socket(s.create_connection(('{}', 80)), server_hostname='pen.test', suppress_ragged_eofs=False)\n\
              \x20c.sendall(b'GET /big HTTP/1.0\\r\\n\\r\\n'); held.append(c)\n\
              time.sleep(0.5)\n\
              print('ready', flush=True)\n\
