@@ -140,6 +140,11 @@ trusted = ["10.0.0.0/8", "::1"]
 reason_header = true
 log = "/var/log/proxy"
 log_format = "json"
+certificate = "/etc/pen/cert.pem"
+key = "/etc/pen/key.pem"
+tls_timeout = 13
+ssl_option = ["no_sslv3", "no_tlsv1.2"]
+ssl_ciphers = "ECDHE+AESGCM"
 
 [[service]]
 name = "stream"
@@ -319,6 +324,13 @@ fn every_key_of_a_proxy(config: &Config) {
         paths: vec![PathBuf::from("/run/p.sock")],
         log: Some(LogTarget::File(PathBuf::from("/var/log/proxy"))),
         log_format: LogFormat::Json,
+        tls: TlsOptions {
+            certificate: Some(PathBuf::from("/etc/pen/cert.pem")),
+            key: Some(PathBuf::from("/etc/pen/key.pem")),
+            timeout: 13,
+            options: vec![SslOption::NoSslv3, SslOption::NoTlsv1_2],
+            ciphers: Some("ECDHE+AESGCM".parse().unwrap()),
+        },
         ..ProxyOptions::default()
     };
     assert_eq!(service.proxy, expected);

@@ -261,6 +261,12 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
         ("-T 1", "-T: `-T` belongs to proxy mode"),
         ("-W", "-W: `-W` belongs to proxy mode"),
         ("-H", "-H: `-H` belongs to proxy mode"),
+        ("-E x", "-E: `-E` belongs to proxy mode"),
+        ("-K x", "-K: `-K` belongs to proxy mode"),
+        (
+            "-K x 80 10.0.0.11",
+            "service \"pen\": `key` is the key of a certificate, and there is none",
+        ),
         (
             "-t 0 80 10.0.0.11",
             "-t: timeout = 0 is out of range (1..=3600)",
@@ -297,7 +303,7 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
 
 #[test]
 fn flags_for_what_is_not_there_are_refused_by_name() {
-    for (flag, takes_value) in "i+ w+ A+ E+ G+ K+ L+ R X Z"
+    for (flag, takes_value) in "i+ w+ A+ G+ R X Z"
         .split(' ')
         .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
     {
@@ -320,6 +326,11 @@ fn flags_that_restrict_the_process_are_refused_not_ignored() {
         (
             ["-j", "/var/empty"],
             "error: -j (chroot) isn't in this version yet\n",
+        ),
+        (
+            ["-L", "tls1"],
+            "error: -L (TLS protocol) chooses nothing: TLS 1.2 and 1.3 are spoken, and by -O \
+             \"ssl_option no_tlsv1.2\" 1.3 alone\n",
         ),
     ] {
         assert_eq!(wrong(&[&words[..], &SERVED].concat()), expected);

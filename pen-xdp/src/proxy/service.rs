@@ -230,6 +230,11 @@ impl Service {
         choice.accept_proxy.names(peer).then_some(patience)
     }
 
+    /// Whether there is anything that a client may have to begin with before what it wants.
+    pub(super) fn has_preliminaries(&self) -> bool {
+        self.has_proxies.load(Ordering::Relaxed) || self.has_terms.load(Ordering::Relaxed)
+    }
+
     /// What clients are offered who must speak TLS; `None` if they need not.
     pub(super) fn terms(&self) -> Option<Arc<Terms>> {
         let has_terms = self.has_terms.load(Ordering::Relaxed);

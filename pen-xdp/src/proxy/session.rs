@@ -64,49 +64,46 @@ pub(super) struct Places {
 /// Finds a server for a client and passes bytes until both are done.
 pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
     let service = &places.connection.service;
-    let Some((address, said)) = introduced(&places.connection, &client, &visitor).await else {
-        return;
-    };
-    let peer = visitor.address;
-    let visitor = Visitor { address, ..visitor };
-    let Some(client) = secured(&places.connection, client, &visitor).await else {
-        return;
+    let (client, (visitor, peer, said)) = if service.has_preliminaries() {
+        // Boxed: who begins with what it wants needs no room for it.
+        match Box::pin(preliminaries(&places.connection, client, visitor)).await {
+            Some(known) => known,
+            None => return,
+        }
+    } else {
+        (client, (visitor, visitor.address, None))
     };
     if service.mode == Mode::Http {
         // Boxed: clients of TCP need no room for it.
         return Box::pin(http::serve(client, visitor, places)).await;
     }
     let _cut = places.connection.cuts(&client);
-    let passed = passed(&places.connection, &client, (visitor, peer, said)).await;
-    if let Some(End::Closed | End::FastClose(_)) = passed {
-        // A client over TLS that is not told takes what it got for a piece. After any other end it
-        // is one.
-        client.close(LAST_WORD).await;
+    let end = {
+        // Boxed: what it takes to arrive is given back before the connection lasts.
+        let arrived = Box::pin(arrive(&places.connection, &client, (visitor, peer, said)));
+        let Some((mut visit, server, point)) = arrived.await else {
+            return;
+        };
+        // Nor is a server to take half of what it was sent for the whole.
+        let _cut_there = places.connection.cuts(&server);
+        let (options, witness) = (&visit.settings.relay, visit.witness());
+        let account = places.connection.account(&point.counts, witness);
+        let end = relay(&client, &server, options, account).await;
+        visit.ended(ended(&end));
+        tracing::trace!(
+            "service {}: {:?} at {}: {end:?}",
+            service.name,
+            places.connection,
+            point.name
+        );
+        end
+    };
+    if let End::Closed | End::FastClose(_) = end
+        && client.is_tls()
+    {
+        // Who is not told takes what it got for a piece. After any other end it is one.
+        Box::pin(client.close(LAST_WORD)).await;
     }
-}
-
-/// Gets a client to a server and passes bytes until one of them is done; `None` if there is none
-/// for it.
-async fn passed(
-    connection: &Arc<Connection>,
-    client: &Stream,
-    who: (Visitor, Option<SocketAddr>, Option<Header>),
-) -> Option<End> {
-    let service = &connection.service;
-    // Boxed: what it takes to arrive is given back before the connection lasts.
-    let (mut visit, server, point) = Box::pin(arrive(connection, client, who)).await?;
-    // Nor is a server to take half of what it was sent for the whole.
-    let _cut_there = connection.cuts(&server);
-    let (options, witness) = (&visit.settings.relay, visit.witness());
-    let account = connection.account(&point.counts, witness);
-    let end = relay(client, &server, options, account).await;
-    visit.ended(ended(&end));
-    tracing::trace!(
-        "service {}: {connection:?} at {}: {end:?}",
-        service.name,
-        point.name
-    );
-    Some(end)
 }
 
 /// Gets a client, who came from `peer` and is introduced by what a proxy `said`, to a server; `None`
@@ -142,6 +139,24 @@ async fn arrive(
         }
     }
     Some((visit, server, point))
+}
+
+/// What comes before what a client wants: who it is, if a proxy says so, and its TLS handshake;
+/// `None` if that doesn't come. Nothing is done for a client before: no server is chosen or
+/// connected to.
+async fn preliminaries(
+    connection: &Connection,
+    client: Stream,
+    visitor: Visitor,
+) -> Option<(Stream, (Visitor, Option<SocketAddr>, Option<Header>))> {
+    let (address, said) = introduced(connection, &client, &visitor).await?;
+    let peer = visitor.address;
+    let visitor = Visitor { address, ..visitor };
+    let client = match connection.service.terms() {
+        Some(terms) => secured(connection, client, visitor, &terms).await?,
+        None => client,
+    };
+    Some((client, (visitor, peer, said)))
 }
 
 /// Who the client is: whoever came, or whom a proxy names, and what else that says; `None` if a
@@ -182,16 +197,16 @@ async fn introduced(
     }
 }
 
-/// The client's connection, over TLS where that is spoken; `None` if the client doesn't. Nothing is
-/// done for it before: no server is chosen or connected to.
-async fn secured(connection: &Connection, client: Stream, visitor: &Visitor) -> Option<Stream> {
+/// The client's connection over TLS; `None` if the client speaks none.
+async fn secured(
+    connection: &Connection,
+    client: Stream,
+    visitor: Visitor,
+    terms: &Terms,
+) -> Option<Stream> {
     let service = &connection.service;
-    let Some(terms) = service.terms() else {
-        return Some(client);
-    };
     connection.reached(Stage::Handshake);
-    // Boxed: who speaks no TLS needs no room for it.
-    let why = match Box::pin(encrypted(connection, client, &terms)).await {
+    let why = match encrypted(connection, client, terms).await {
         Ok(client) => {
             connection.reached(Stage::Connecting);
             return Some(client);
@@ -207,7 +222,7 @@ async fn secured(connection: &Connection, client: Stream, visitor: &Visitor) -> 
         }
     };
     service.turn_away(refused);
-    if let Some(mut line) = service.line(visitor) {
+    if let Some(mut line) = service.line(&visitor) {
         line.refused(refused);
     }
     let service = &service.name;

@@ -6,6 +6,7 @@ use lab::{Lab, Nginx};
 
 use crate::{
     certificates::{ECDSA, RSA, make},
+    crowd::echo,
     python,
     rig::{Pen, addresses, lab, server, wait_for},
     tls::client,
@@ -135,6 +136,45 @@ fn two_thousand_half_handshakes_hinder_nobody() {
 }
 
 #[test]
+fn idle_clients_hold_little_memory() {
+    if !lab::ready("idle_clients_hold_little_memory") {
+        return;
+    }
+    let lab = lab(1);
+    let count = 1000;
+    let _server = python::start(lab.backend(0), &echo(count));
+    let certificate = make(&lab, "ecdsa", ECDSA);
+    let pen = Pen::start(&lab, &["-E", &certificate.whole, "80", &server(0)]);
+    let before = pen.resident_kib();
+    let script = format!(
+        "import resource, socket as s, ssl, time\n\
+         resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n\
+         x = ssl.create_default_context(cafile={:?}); held = []\n\
+         for n in range({count}):\n\
+         \x20c = x.wrap_socket(s.create_connection(('{}', 80)), server_hostname='pen.test', suppress_ragged_eofs=False)\n\
+         \x20c.sendall(b'x'); assert c.recv(1) == b'x'; held.append(c)\n\
+         print('ready', flush=True)\n\
+         time.sleep(60)\n",
+        certificate.ca,
+        addresses()[0]
+    );
+    let client = lab.client().spawn("python3", ["-c", &script]).unwrap();
+    client
+        .wait_for_line("ready", Duration::from_secs(60))
+        .unwrap();
+    let each = (pen.resident_kib() - before) as f64 / count as f64;
+    println!("{each:.1} KiB for each idle connection over TLS");
+    assert!(each <= 24.0, "{each} KiB for each idle connection");
+    let cpu = pen.cpu_seconds();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = pen.cpu_seconds() - cpu;
+    assert!(used < 0.1, "{used} CPU seconds for nothing");
+    drop(client);
+    pen.wait_until_idle();
+    pen.stop();
+}
+
+#[test]
 fn a_reader_that_is_slow_holds_little_memory_and_no_thread() {
     if !lab::ready("a_reader_that_is_slow_holds_little_memory_and_no_thread") {
         return;
@@ -152,7 +192,7 @@ fn a_reader_that_is_slow_holds_little_memory_and_no_thread() {
             "import socket as s, ssl, time\n\
              x = ssl.create_default_context(cafile={:?}); held = []\n\
              for n in range(50):\n\
-             \x20c = x.wrap_socket(s.create_connection(('{}', 80)), server_hostname='pen.test')\n\
+             \x20c = x.wrap_socket(s.create_connection(('{}', 80)), server_hostname='pen.test', suppress_ragged_eofs=False)\n\
              \x20c.sendall(b'GET /big HTTP/1.0\\r\\n\\r\\n'); held.append(c)\n\
              time.sleep(0.5)\n\
              print('ready', flush=True)\n\
