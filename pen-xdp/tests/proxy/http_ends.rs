@@ -175,3 +175,124 @@ print(len(bodies), all(b.split()[:2] == [b'93'[n % 2:][:1], digests[n % 2]] for 
     pen.wait_until_idle();
     pen.stop();
 }
+
+#[test]
+fn answers_that_are_none_are_not_waited_for() {
+    if !lab::ready("answers_that_are_none_are_not_waited_for") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = serve(
+        &lab,
+        "if b'/long' in head: c.sendall(b'HTTP/1.1 200 OK\\r\\nX: ' + b'x' * 70000)\n\
+         elif b'/many' in head: c.sendall(b'HTTP/1.1 102 Wait\\r\\n\\r\\n' * 50)\n\
+         else: c.sendall(b'HTTP/1.1 101 Go\\r\\nUpgrade: x\\r\\nConnection: upgrade\\r\\n\\r\\n')\n\
+         c.recv(1000); c.recv(1)",
+    );
+    let pen = Pen::start(&lab, &["-H", "-O", "reason_header true", "80", &server(0)]);
+    let script = r#"
+for path in ['/long', '/many', '/early']:
+    c = connect(); c.settimeout(5); got = b''
+    begin = 'POST %s HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n' % path
+    # One of them is sent but for its body.
+    c.sendall((begin + ('Content-Length: 3\r\n\r\n' if path == '/early' else '\r\n')).encode())
+    while data := c.recv(1000): got += data
+    print(got.split()[1], b'X-Pen-Reason: bad-answer' in got)
+    c.close()
+"#
+    .replace(
+        "while data := c.recv(1000): got += data",
+        "while b'\\r\\n\\r\\n' not in got: got += c.recv(1000)",
+    );
+    let busy = pen.cpu_seconds();
+    assert_eq!(client(&lab, &script), "b'502' True\n".repeat(3).trim_end());
+    pen.wait_until_idle();
+    assert_eq!(pen.refused("bad-answer"), 3);
+    assert!(pen.cpu_seconds() - busy < 1.0);
+    pen.stop();
+}
+
+#[test]
+fn who_is_answered_early_is_told_that_the_connection_ends() {
+    if !lab::ready("who_is_answered_early_is_told_that_the_connection_ends") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = serve(
+        &lab,
+        "c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok'); c.recv(1000); c.recv(1)",
+    );
+    let pen = Pen::start(&lab, &["-H", "80", &server(0)]);
+    let script = r#"
+for body in [b'', b'abc']:
+    c = connect(); c.settimeout(5)
+    c.sendall(b'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n' + body); got = b''
+    while not got.endswith(b'ok'): got += c.recv(1000)
+    print(b'Connection: close' in got, end=' ')
+    c.settimeout(0.5)
+    try: print(c.recv(1))
+    except TimeoutError: print('kept')
+    c.close()
+"#;
+    assert_eq!(client(&lab, script), "True b''\nFalse kept");
+    pen.wait_until_idle();
+    pen.stop();
+}
+
+#[test]
+fn a_client_that_stops_in_its_body_hears_that_it_is_late() {
+    if !lab::ready("a_client_that_stops_in_its_body_hears_that_it_is_late") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = serve(&lab, "c.recv(1000); c.recv(1)");
+    let pen = Pen::start(&lab, &["-H", "-O", "idle_timeout 1", "80", &server(0)]);
+    let script = r#"
+for body in [b'half', b'whole']:
+    print(raw('POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 5\r\n\r\n' + body.decode()).split()[1])
+"#;
+    assert_eq!(client(&lab, script), "408\n504");
+    assert_eq!((pen.refused("slow-body"), pen.refused("too-late")), (1, 1));
+    pen.stop();
+}
+
+#[test]
+fn a_server_that_takes_no_more_keeps_nobody_busy() {
+    if !lab::ready("a_server_that_takes_no_more_keeps_nobody_busy") {
+        return;
+    }
+    let lab = lab(1);
+    let folder = lab.folder().join("sockets");
+    std::fs::create_dir_all(&folder).unwrap();
+    let back = folder.join("back");
+    let script = format!(
+        "import socket as s, time\n\
+         l = s.socket(s.AF_UNIX); l.bind('{}'); l.listen()\n\
+         print('ready', flush=True)\n\
+         while True:\n\
+         \x20c, _ = l.accept(); n = 0\n\
+         \x20while n < 3000000: n += len(c.recv(1 << 20))\n\
+         \x20c.shutdown(s.SHUT_RD); time.sleep(3); c.close()\n",
+        back.display()
+    );
+    let _back = python::start(lab.balancer(), &script);
+    let words = ["-H", "-O", "idle_timeout 1", "80", back.to_str().unwrap()];
+    let pen = Pen::start(&lab, &words);
+    let script = r#"
+for n in range(3):
+    c = connect(); c.settimeout(5); got = b''
+    c.sendall(b'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000000\r\n\r\n')
+    try:
+        while True: c.sendall(b'x' * (1 << 20))
+    except OSError: pass
+    try:
+        while data := c.recv(1000): got += data
+    except OSError: pass
+    print(got.split()[1:2])
+"#;
+    let busy = pen.cpu_seconds();
+    assert_eq!(client(&lab, script), "[b'504']\n".repeat(3).trim_end());
+    let spent = pen.cpu_seconds() - busy;
+    assert!(spent < 1.5, "{spent} s of a processor");
+    pen.stop();
+}

@@ -362,6 +362,10 @@ mod tests {
         assert_eq!(ask("ws"), (expected.clone(), Some("ws".to_owned())));
         assert_eq!(ask("h2c, ws"), (expected, Some("ws".to_owned())));
         assert_eq!(ask("H2C"), (with_ours(&[]), None));
+        let old = "GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: ws\r\n\r\n";
+        let mut room = room();
+        let old = request(old.as_bytes(), &mut room).unwrap().unwrap();
+        assert_eq!(super::protocols(&old), None);
     }
 
     #[test]

@@ -26,8 +26,9 @@ use crate::proxy::buffers::SIZE;
 use crate::proxy::session::{LAST_WORD, Places, Visitor};
 use crate::proxy::stream::Stream;
 
-/// How long a client may go on sending that is told to stop.
+/// How long a client may go on sending that is told to stop, and how much, in bytes.
 const DRAINED_FOR: Duration = Duration::from_secs(2);
+const DRAINED_MAX: usize = 16 << 20;
 /// Requests that a client may have answered before the other connections of the thread get their
 /// turn.
 const TURN: u32 = 16;
@@ -208,9 +209,11 @@ async fn drain(client: &mut Client<'_>) {
         return;
     }
     let due = Instant::now() + DRAINED_FOR;
-    while Instant::now() < due {
+    let mut drained = 0;
+    while drained < DRAINED_MAX && Instant::now() < due {
         match client.read(SIZE) {
-            Ok(Got::Bytes(_)) => {
+            Ok(Got::Bytes(count)) => {
+                drained += count;
                 client.inbox.clear();
                 yield_now().await;
                 continue;
