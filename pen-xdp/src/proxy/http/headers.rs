@@ -365,7 +365,7 @@ mod tests {
         let old = "GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: ws\r\n\r\n";
         let mut room = room();
         let old = request(old.as_bytes(), &mut room).unwrap().unwrap();
-        assert_eq!(super::protocols(&old), None);
+        assert_eq!(protocols(&old), None);
     }
 
     #[test]
