@@ -145,6 +145,7 @@ key = "/etc/pen/key.pem"
 tls_timeout = 13
 ssl_option = ["no_sslv3", "no_tlsv1.2"]
 ssl_ciphers = "ECDHE+AESGCM"
+hsts = "63072000 includeSubDomains"
 
 [[service]]
 name = "stream"
@@ -324,6 +325,7 @@ fn every_key_of_a_proxy(config: &Config) {
         paths: vec![PathBuf::from("/run/p.sock")],
         log: Some(LogTarget::File(PathBuf::from("/var/log/proxy"))),
         log_format: LogFormat::Json,
+        hsts: Some("63072000 includeSubDomains".parse().unwrap()),
         tls: TlsOptions {
             certificate: Some(PathBuf::from("/etc/pen/cert.pem")),
             key: Some(PathBuf::from("/etc/pen/key.pem")),
