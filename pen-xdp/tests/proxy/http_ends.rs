@@ -296,3 +296,49 @@ for n in range(3):
     assert!(spent < 1.5, "{spent} s of a processor");
     pen.stop();
 }
+
+#[test]
+fn a_client_that_breaks_off_is_seen_though_nothing_is_read_from_it() {
+    if !lab::ready("a_client_that_breaks_off_is_seen_though_nothing_is_read_from_it") {
+        return;
+    }
+    let lab = lab(1);
+    let web = serve(&lab, "time.sleep(1000)");
+    let pen = Pen::start(&lab, &["-H", "80", &server(0)]);
+    // The server reads no body, and more is sent behind a request than is held of the next one.
+    let script = r#"
+clients = [connect(), connect()]
+clients[0].sendall(b'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000000\r\n\r\n')
+clients[1].sendall(b'GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+for c in clients:
+    c.settimeout(1)
+    try:
+        while True: c.sendall(b'x' * 65536)
+    except TimeoutError: print('full', flush=True)
+for c in clients:
+    c.setsockopt(s.SOL_SOCKET, s.SO_LINGER, struct.pack('ii', 1, 0)); c.close()
+"#;
+    assert_eq!(client(&lab, script), "full\nfull");
+    assert_eq!(crate::http::said(&web, "REQ"), 2);
+    pen.wait_until_idle();
+    pen.stop();
+}
+
+#[test]
+fn an_answer_arrives_whole_whatever_comes_behind_its_request() {
+    if !lab::ready("an_answer_arrives_whole_whatever_comes_behind_its_request") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = crate::http::serve(&lab, 0, 0);
+    let pen = Pen::start(&lab, &["-H", "80", &server(0)]);
+    let script = r#"
+for head in ['GET /big HTTP/1.0\r\n\r\n', 'GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n']:
+    c = connect(); c.sendall(head.encode() + b'x' * 100000); time.sleep(0.5); got = b''
+    while data := c.recv(1 << 20): got += data
+    print(len(got.split(b'\r\n\r\n', 1)[1]) == 16 << 20)
+"#;
+    assert_eq!(client(&lab, script), "True\nTrue");
+    pen.wait_until_idle();
+    pen.stop();
+}

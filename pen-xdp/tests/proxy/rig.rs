@@ -185,6 +185,14 @@ impl Pen {
         ticks as f64 / 100.0
     }
 
+    /// Nothing is done for a second in which nobody wants anything.
+    pub(crate) fn rests(&self) {
+        let before = self.cpu_seconds();
+        std::thread::sleep(Duration::from_secs(1));
+        let used = self.cpu_seconds() - before;
+        assert!(used < 0.1, "{used} CPU seconds for nothing");
+    }
+
     /// Stops it in order; it must end well and leave nothing.
     pub(crate) fn stop(mut self) {
         let status = self.process.stop(Signal::Term, STOP).unwrap();

@@ -22,7 +22,7 @@ pub(super) enum Step {
     Hold,
 }
 
-/// Who sends a body.
+/// Who sends a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sender {
     /// What it sends is taken to the letter.

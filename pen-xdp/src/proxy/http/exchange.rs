@@ -386,7 +386,6 @@ impl<'a, 'c> Exchange<'a, 'c> {
         self.moved |= self.client.outbox.len() < before;
         match flushed {
             Ok(false) => ControlFlow::Continue(()),
-            // Where its next request would begin is not known.
             Ok(true) => ControlFlow::Break(Outcome::Given { keep: self.keep[0] }),
             Err(_) => ControlFlow::Break(Outcome::Left),
         }

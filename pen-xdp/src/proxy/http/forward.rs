@@ -326,13 +326,7 @@ async fn say(
     read: bool,
 ) -> Next {
     let settings = client.service().settings();
-    let given = Given {
-        minor: facts.minor,
-        coding: Coding::Plain,
-        keep: facts.keep && read,
-        switches: false,
-        hsts: client.hsts(&settings),
-    };
+    let given = Given::plain(facts.minor, facts.keep && read, client.hsts(&settings));
     if let Some(line) = line {
         line.answered(words.status.as_u16());
         line.ended(how);

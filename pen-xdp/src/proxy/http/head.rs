@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, ParserConfig, Status};
 
+use super::chunks::Sender;
 use super::fields::Field;
 
 /// Longest head, bytes.
@@ -132,17 +133,11 @@ pub(super) fn request<'h, 'b>(
 ) -> Result<Option<Request<'h, 'b>>, Fault> {
     let mut read = httparse::Request::new(&mut []);
     let status = read.parse_with_uninit_headers(bytes, room);
-    let Status::Complete(length) = status.map_err(line)? else {
-        return partial(bytes);
+    let Some(length) = whole(status, bytes)? else {
+        return Ok(None);
     };
-    if length > HEAD_MAX {
-        return Err(Fault::TooLong);
-    }
     let minor = read.version.unwrap_or_default();
-    let mut said = Said::default();
-    for field in read.headers.iter() {
-        said.hear(field, minor, false)?;
-    }
+    let said = Said::of(read.headers, minor, Sender::Client)?;
     if said.hosts > 1 || (said.hosts == 0 && minor == 1) {
         return Err(Fault::Host);
     }
@@ -172,17 +167,11 @@ pub(super) fn answer<'h, 'b>(
     let mut read = httparse::Response::new(&mut []);
     let config = ParserConfig::default();
     let status = config.parse_response_with_uninit_headers(&mut read, bytes, room);
-    let Status::Complete(length) = status.map_err(line)? else {
-        return partial(bytes);
+    let Some(length) = whole(status, bytes)? else {
+        return Ok(None);
     };
-    if length > HEAD_MAX {
-        return Err(Fault::TooLong);
-    }
     let minor = read.version.unwrap_or_default();
-    let mut said = Said::default();
-    for field in read.headers.iter() {
-        said.hear(field, minor, true)?;
-    }
+    let said = Said::of(read.headers, minor, Sender::Server)?;
     Ok(Some(Answer {
         status: read.code.unwrap_or_default(),
         reason: read.reason.unwrap_or_default(),
@@ -198,11 +187,12 @@ pub(super) fn answer<'h, 'b>(
     }))
 }
 
-/// A head without an end.
-fn partial<T>(bytes: &[u8]) -> Result<Option<T>, Fault> {
-    match bytes.len() < HEAD_MAX {
-        true => Ok(None),
-        false => Err(Fault::TooLong),
+/// How long a head is; `None` if its end has not come.
+fn whole(status: httparse::Result<usize>, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+    match status.map_err(line)? {
+        Status::Complete(length) if length <= HEAD_MAX => Ok(Some(length)),
+        Status::Partial if bytes.len() < HEAD_MAX => Ok(None),
+        Status::Complete(_) | Status::Partial => Err(Fault::TooLong),
     }
 }
 
@@ -228,8 +218,17 @@ struct Said<'a> {
 }
 
 impl<'a> Said<'a> {
+    fn of(fields: &[Header<'a>], minor: u8, sender: Sender) -> Result<Self, Fault> {
+        let mut said = Self::default();
+        for field in fields {
+            said.hear(field, minor, sender)?;
+        }
+        Ok(said)
+    }
+
     /// Servers may say a length twice, if it is the same: what we write says it once.
-    fn hear(&mut self, field: &Header<'a>, minor: u8, by_server: bool) -> Result<(), Fault> {
+    fn hear(&mut self, field: &Header<'a>, minor: u8, sender: Sender) -> Result<(), Fault> {
+        let by_server = sender == Sender::Server;
         match Field::of(field.name) {
             Field::ContentLength => {
                 let number = number(field.value).ok_or(Fault::Length)?;

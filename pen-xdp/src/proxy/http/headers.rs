@@ -43,6 +43,19 @@ pub(super) struct Given<'a> {
     pub(super) hsts: Option<&'a str>,
 }
 
+impl<'a> Given<'a> {
+    /// Of an answer that goes out as it is.
+    pub(super) const fn plain(minor: u8, keep: bool, hsts: Option<&'a str>) -> Self {
+        Self {
+            minor,
+            coding: Coding::Plain,
+            keep,
+            switches: false,
+            hsts,
+        }
+    }
+}
+
 /// Whether a client is believed what it says of where a request comes from.
 pub(super) fn trusts(client: Option<IpAddr>, trusted: &Acl) -> bool {
     client.is_some_and(|client| trusted.names(client))
@@ -410,13 +423,7 @@ mod tests {
 
     #[test]
     fn answers_say_once_how_long_they_are_and_what_becomes_of_the_connection() {
-        let given = Given {
-            minor: 1,
-            coding: Coding::Plain,
-            keep: true,
-            switches: false,
-            hsts: None,
-        };
+        let given = Given::plain(1, true, None);
         let lines = [
             "Connection: X-Hop",
             "X-Hop: 1",

@@ -90,7 +90,6 @@ fn host(said: &str) -> Option<&str> {
 #[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 mod tests {
     use super::super::headers::Given;
-    use super::super::transfer::Coding;
     use super::*;
 
     const HTTPS: Redirect = Redirect { port: 443 };
@@ -101,13 +100,7 @@ mod tests {
             target: &target.parse().unwrap(),
             host: host.map(str::as_bytes),
         };
-        let given = Given {
-            minor: 1,
-            coding: Coding::Plain,
-            keep: true,
-            switches: false,
-            hsts: None,
-        };
+        let given = Given::plain(1, true, None);
         let answer = answer(to, wanted)?;
         let text = String::from_utf8(answer.written(given, false)).unwrap();
         assert!(!text.to_lowercase().contains("strict-transport-security"));

@@ -21,7 +21,6 @@ use super::head::{Fault, HEAD_MAX, Search};
 use super::headers::Given;
 use super::kept::Kept;
 use super::pending::Got;
-use super::transfer::Coding;
 use crate::proxy::buffers::SIZE;
 use crate::proxy::session::{LAST_WORD, Places, Visitor};
 use crate::proxy::stream::Stream;
@@ -64,7 +63,8 @@ pub(in crate::proxy) async fn serve(stream: Stream, visitor: Visitor, places: Pl
             Came::End => Next::Close,
             Came::Slow => {
                 refused(&client, Refused::SlowHead, None);
-                Next::Close
+                // It had its time.
+                return stream.close(LAST_WORD).await;
             }
             Came::Fault(fault) => answer_fault(&mut client, fault).await,
         };
@@ -174,18 +174,12 @@ async fn answer_fault(client: &mut Client<'_>, fault: Fault) -> Next {
     } else {
         Words::refusal(Refused::BadRequest, settings.reason_header)
     };
-    let given = Given {
-        minor: 1,
-        coding: Coding::Plain,
-        keep: false,
-        switches: false,
-        hsts: client.hsts(&settings),
-    };
+    let given = Given::plain(1, false, client.hsts(&settings));
     client.outbox.push(&words.written(given, false));
     refused(client, Refused::BadRequest, Some(words.status));
     match client.write_all(settings.relay.idle).await {
         Ok(()) => Next::Drain,
-        Err(_) => Next::Close,
+        Err(_) => Next::Leave,
     }
 }
 
