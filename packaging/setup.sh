@@ -40,6 +40,7 @@ test|curl|the client's requests, one at a time
 test|openssl|certificates, and a client that speaks TLS in any version
 test|apache2-utils|ab: the client's requests, many at once
 test|wrk|likewise, on connections that are kept
+test|netbase|names of services and protocols, which wrk and rules of routing look up
 test|python3|single datagrams of given size and source port; servers and clients that misbehave
 test|iperf3|streams of TCP and UDP
 test|tcpdump|what passes a cable

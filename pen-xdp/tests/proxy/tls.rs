@@ -14,12 +14,14 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Helpers for clients: `tls()` is a connection that tells a truncated stream from one that ended,
-/// `Loose` one whose bytes are written and read by hand.
+/// `Loose` one whose bytes are written and read by hand. Some builds of Python take every end for
+/// an orderly one unless they are told not to.
 const CLIENT: &str = r#"
 import hashlib, ssl, threading
 def context(least=ssl.TLSVersion.TLSv1_2, most=ssl.TLSVersion.TLSv1_3):
     x = ssl.create_default_context(cafile=CA)
     x.minimum_version, x.maximum_version = least, most
+    x.options &= ~getattr(ssl, 'OP_IGNORE_UNEXPECTED_EOF', 0)
     return x
 def tls(x=None, c=None):
     return (x or context()).wrap_socket(c or connect(), server_hostname='pen.test', suppress_ragged_eofs=False)
