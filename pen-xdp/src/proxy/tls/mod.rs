@@ -4,7 +4,9 @@
 //! and whoever reads and writes, who need not know that it is there.
 
 pub mod certificate;
+mod facts;
 pub mod handshake;
+mod ocsp;
 mod session;
 pub mod stream;
 mod terms;
