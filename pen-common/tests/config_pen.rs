@@ -384,10 +384,6 @@ fn commands_that_are_refused() {
             "`stubborn` belongs to proxy mode, and dsr_if makes this DSR: leave out one of the two",
         ),
         ("weight", "`weight` belongs to proxy mode"),
-        (
-            "ssl_sni_path /etc/pen/sni",
-            "`ssl_sni_path` is refused: it isn't there yet",
-        ),
         ("no", "`no` what?"),
         (
             "no roundrobn",

@@ -117,14 +117,19 @@ prop_compose! {
 prop_compose! {
     fn tls()(
         certificate in proptest::option::of(path()),
-        key in proptest::option::of(path()),
+        files in proptest::array::uniform3(proptest::option::of(path())),
+        directory in proptest::option::of(path()),
         timeout in 1..=TLS_TIMEOUT_MAX,
         options in proptest::collection::vec(pick(SslOption::ALL), 0..4),
         ciphers in proptest::option::of(pick(&["HIGH", "ECDHE+AESGCM:!ECDSA", "RC4:HIGH"])),
     ) -> TlsOptions {
+        let [key, chain, staple] = files.map(|file| file.filter(|_| certificate.is_some()));
         let mut tls = TlsOptions {
-            key: key.filter(|_| certificate.is_some()),
             certificate,
+            key,
+            chain,
+            staple,
+            directory,
             timeout,
             options: Vec::new(),
             ciphers: ciphers.map(|list| list.parse().unwrap()),

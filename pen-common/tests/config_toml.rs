@@ -142,8 +142,11 @@ log = "/var/log/proxy"
 log_format = "json"
 certificate = "/etc/pen/cert.pem"
 key = "/etc/pen/key.pem"
+chain = "/etc/pen/chain.pem"
+ssl_ocsp_response = "/etc/pen/cert.ocsp"
+ssl_sni_path = "/etc/pen/sni"
 tls_timeout = 13
-ssl_option = ["no_sslv3", "no_tlsv1.2"]
+ssl_option = ["no_sslv3", "allow_unstapled", "no_tlsv1.2"]
 ssl_ciphers = "ECDHE+AESGCM"
 hsts = "63072000 includeSubDomains"
 
@@ -329,8 +332,15 @@ fn every_key_of_a_proxy(config: &Config) {
         tls: TlsOptions {
             certificate: Some(PathBuf::from("/etc/pen/cert.pem")),
             key: Some(PathBuf::from("/etc/pen/key.pem")),
+            chain: Some(PathBuf::from("/etc/pen/chain.pem")),
+            staple: Some(PathBuf::from("/etc/pen/cert.ocsp")),
+            directory: Some(PathBuf::from("/etc/pen/sni")),
             timeout: 13,
-            options: vec![SslOption::NoSslv3, SslOption::NoTlsv1_2],
+            options: vec![
+                SslOption::NoSslv3,
+                SslOption::NoTlsv1_2,
+                SslOption::AllowUnstapled,
+            ],
             ciphers: Some("ECDHE+AESGCM".parse().unwrap()),
         },
         ..ProxyOptions::default()

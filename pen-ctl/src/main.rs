@@ -3,6 +3,7 @@
 //! `penctl SOCKET COMMAND...` sends one of Pen's commands. Exit status: 0 done, 2 refused or
 //! wrong use, 3 no such daemon.
 
+mod certificates;
 mod client;
 mod output;
 mod table;

@@ -9,6 +9,7 @@ use pen_common::control::{
 };
 use serde::de::DeserializeOwned;
 
+use crate::certificates;
 use crate::table::{Table, bytes, duration, labelled};
 
 /// Where sentences begin on the first lines of the status.
@@ -210,6 +211,9 @@ fn proxied(service: &ProxyStatus) -> String {
     }
     if let Some(log) = &service.log {
         out.push_str(&labelled("", 2, &access_log(log)));
+    }
+    if let Some(certificates) = &service.certificates {
+        out.push_str(&certificates::text(certificates));
     }
     let mut table = Table::new(&[
         ">#",
@@ -486,6 +490,7 @@ mod tests {
             redirect: Some("https:8443".to_owned()),
             listeners: Vec::new(),
             log: None,
+            certificates: None,
             balance: "no hash".to_owned(),
             connections: 1,
             conn_max: 10,

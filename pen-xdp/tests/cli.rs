@@ -303,7 +303,7 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
 
 #[test]
 fn flags_for_what_is_not_there_are_refused_by_name() {
-    for (flag, takes_value) in "i+ w+ A+ G+ R X Z"
+    for (flag, takes_value) in "i+ w+ A+ R X Z"
         .split(' ')
         .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
     {

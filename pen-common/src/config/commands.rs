@@ -187,6 +187,7 @@ const OPTIONS: &[&str] = &[
     "accept_proxy",
     "blacklist",
     "certificate",
+    "chain",
     "client_acl",
     "client_conn_max",
     "client_conn_rate",
@@ -204,7 +205,9 @@ const OPTIONS: &[&str] = &[
     "reason_header",
     "source",
     "ssl_ciphers",
+    "ssl_ocsp_response",
     "ssl_option",
+    "ssl_sni_path",
     "tcp_fastclose",
     "timeout",
     "tls_timeout",
@@ -238,14 +241,10 @@ const NOT_YET: &[(&str, &str)] = &[
         "socket",
         "descriptors have no number for others; `connections` shows all connections",
     ),
-    ("ssl_ocsp_response", LATER),
-    ("ssl_sni_path", LATER),
     ("tarpit_acl", "the tarpit isn't there yet"),
     ("web_stats", "the HTML status page isn't there yet"),
     ("write", "Pen does not write configuration files yet"),
 ];
-
-const LATER: &str = "it isn't there yet";
 
 /// Commands that are accepted and do nothing.
 const NO_EFFECT: &[(&str, &str)] = &[

@@ -372,6 +372,34 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
     ),
     key!(
         Mode::Tcp,
+        "chain",
+        "file with more of the certificate's chain, PEM (-G)",
+        |s, given| given
+            .path("chain")
+            .map(|file| s.proxy.tls.chain = Some(file)),
+        |s| s.proxy.tls.chain.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
+        "ssl_ocsp_response",
+        "file with an OCSP answer for the certificate, checked and stapled while it is fresh",
+        |s, given| given
+            .path("ssl_ocsp_response")
+            .map(|file| s.proxy.tls.staple = Some(file)),
+        |s| s.proxy.tls.staple.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
+        "ssl_sni_path",
+        "folder with certificates that clients ask for by name: NAME.crt with NAME.key, NAME.ca and \
+         NAME.ocsp, or NAME.pem, or NAME/fullchain.pem with NAME/privkey.pem",
+        |s, given| given
+            .path("ssl_sni_path")
+            .map(|folder| s.proxy.tls.directory = Some(folder)),
+        |s| s.proxy.tls.directory.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
         "tls_timeout",
         "seconds that a client's handshake may take",
         |s, given| within(
@@ -384,7 +412,7 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
     ),
     Key {
         name: "ssl_option",
-        help: "one or a list: no_tlsv1.2 or no_tlsv1.3; no_sslv2, no_sslv3, no_tlsv1, no_tlsv1.1 and \
+        help: "one or a list: no_tlsv1.2 or no_tlsv1.3; allow_unstapled; no_sslv2, no_sslv3, no_tlsv1, no_tlsv1.1 and \
                cipher_server_preference ask for what is always so",
         read: read_ssl_option,
         write: |s| {

@@ -25,6 +25,8 @@ words! {
         NoTlsv1_3 = "no_tlsv1.3",
         /// Our order of ciphers counts, as always, not the client's.
         CipherServerPreference = "cipher_server_preference",
+        /// A certificate that asks to be stapled (RFC 7633) is served without a staple as well.
+        AllowUnstapled = "allow_unstapled",
     }
 }
 
@@ -32,7 +34,7 @@ impl SslOption {
     /// Whether it asks for something that is not so anyway.
     pub const fn changes_something(self) -> bool {
         match self {
-            Self::NoTlsv1_2 | Self::NoTlsv1_3 => true,
+            Self::NoTlsv1_2 | Self::NoTlsv1_3 | Self::AllowUnstapled => true,
             Self::NoSslv2
             | Self::NoSslv3
             | Self::NoTlsv1
@@ -45,10 +47,17 @@ impl SslOption {
 /// TLS in front of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// File with the certificate, its chain behind it (`-E`); with one clients must speak TLS.
+    /// File with the certificate, its chain behind it (`-E`): what clients get that ask for no name
+    /// or for one that `directory` does not have.
     pub certificate: Option<PathBuf>,
     /// File with the certificate's key (`-K`); `None` if that is in the same file.
     pub key: Option<PathBuf>,
+    /// File with more of the certificate's chain (`-G`).
+    pub chain: Option<PathBuf>,
+    /// File with an OCSP answer for the certificate (`ssl_ocsp_response`).
+    pub staple: Option<PathBuf>,
+    /// Folder with certificates by name (`ssl_sni_path`).
+    pub directory: Option<PathBuf>,
     /// Seconds that a handshake may take; at least 1.
     pub timeout: u32,
     /// In the order of their declaration, each once.
@@ -70,22 +79,33 @@ impl TlsOptions {
         self.options.contains(&option)
     }
 
+    /// Whether clients must speak TLS: there is a certificate, or a folder for some.
+    pub fn is_spoken(&self) -> bool {
+        self.certificate.is_some() || self.directory.is_some()
+    }
+
     /// Whether all of it goes together.
     ///
     /// # Errors
     /// The key to be changed, and a sentence.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        let Some(_) = &self.certificate else {
-            return match &self.key {
-                Some(_) => Err((
-                    "key",
-                    "`key` is the key of a certificate, and there is none: add `certificate`, or \
+        let belonging = [
+            ("key", &self.key, "the key"),
+            ("chain", &self.chain, "the chain"),
+            ("ssl_ocsp_response", &self.staple, "the OCSP answer"),
+        ];
+        for (key, file, what) in belonging {
+            if file.is_some() && self.certificate.is_none() {
+                let why = format!(
+                    "`{key}` is {what} of a certificate, and there is none: add `certificate`, or \
                      leave it out"
-                        .to_owned(),
-                )),
-                None => Ok(()),
-            };
-        };
+                );
+                return Err((key, why));
+            }
+        }
+        if !self.is_spoken() {
+            return Ok(());
+        }
         let no_tls12 = self.has(SslOption::NoTlsv1_2);
         if no_tls12 && self.has(SslOption::NoTlsv1_3) {
             let why =
@@ -107,7 +127,7 @@ impl TlsOptions {
     /// What its owner should know all the same, a sentence each.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        if self.certificate.is_none() {
+        if !self.is_spoken() {
             if !self.options.is_empty() || self.ciphers.is_some() {
                 let why = "ssl_option and ssl_ciphers have no effect without a certificate";
                 notes.push(why.to_owned());
@@ -135,6 +155,9 @@ impl Default for TlsOptions {
         Self {
             certificate: None,
             key: None,
+            chain: None,
+            staple: None,
+            directory: None,
             timeout: 10,
             options: Vec::new(),
             ciphers: None,

@@ -4,11 +4,13 @@
 //! Pen's protocol: connect, send one line, read until EOF. A raw client (netcat) gets Pen's
 //! texts; a line that begins with `json ` gets one JSON object, [`Envelope`].
 
+mod certificates;
 mod connections;
 mod reply;
 mod selection;
 mod status;
 
+pub use certificates::{CertificateStatus, CertificatesStatus};
 pub use connections::{ConnectionStatus, RecentClient, Stage};
 pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
 pub use selection::{ChosenBy, Ended, Refused};

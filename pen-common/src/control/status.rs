@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::CertificatesStatus;
+
 use crate::config::words::words;
 use crate::config::{Busy, HashBy, LogFormat, Mode, Plane, Protocol, XdpMode};
 
@@ -118,6 +120,9 @@ pub struct ProxyStatus {
     /// Its access log; `None` if it has none and had none.
     #[serde(default)]
     pub log: Option<AccessLogStatus>,
+    /// Its certificates; `None` if its clients speak no TLS.
+    #[serde(default)]
+    pub certificates: Option<CertificatesStatus>,
 }
 
 /// One listener of a service in proxy mode.

@@ -206,6 +206,34 @@ fn proxied() -> ProxyStatus {
             dropped: 7,
             failed: 30,
         }),
+        certificates: Some(CertificatesStatus {
+            served: 3,
+            names: 7,
+            stapled: 1,
+            unknown: 5,
+            withheld: 0,
+            in_trouble: 1,
+            shown: vec![
+                CertificateStatus {
+                    file: "/etc/pen/shop.crt".to_owned(),
+                    key: Some("RSA".to_owned()),
+                    not_after: Some(1_800_000_000),
+                    left_s: Some(-7_200),
+                    staple_left_s: None,
+                    responder: None,
+                    trouble: Some("/etc/pen/shop.crt: it has expired".to_owned()),
+                },
+                CertificateStatus {
+                    file: "/etc/pen/web.crt".to_owned(),
+                    key: Some("ECDSA".to_owned()),
+                    not_after: Some(1_800_000_000),
+                    left_s: Some(90_000),
+                    staple_left_s: Some(3_660),
+                    responder: Some("http://ocsp.test/".to_owned()),
+                    trouble: None,
+                },
+            ],
+        }),
         servers: vec![
             first.clone(),
             ProxyServerStatus {

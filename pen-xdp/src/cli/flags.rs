@@ -177,6 +177,14 @@ pub(super) const PROXY_FLAGS: &[ProxyFlag] = &[
         idle_in_dsr: None,
         help: "The certificate's key [default: it is in the certificate's file]",
     },
+    ProxyFlag {
+        short: "-G",
+        long: "chain",
+        value: Ok("FILE"),
+        key: "chain",
+        idle_in_dsr: None,
+        help: "More of the certificate's chain (PEM), to be sent behind it",
+    },
 ];
 
 /// Flags of Pen's for what isn't there, which nobody must believe in vain: letter, whether a value
@@ -187,7 +195,6 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
     ("-u", true, "switch user", LATER),
     ("-w", true, "HTML status page", LATER),
     ("-A", true, "CA directory", LATER),
-    ("-G", true, "CA file", LATER),
     (
         "-L",
         true,

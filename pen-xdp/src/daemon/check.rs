@@ -32,7 +32,10 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
     }
     for service in config.proxy_services() {
         let possible = Terms::check(service.mode, &service.proxy.tls);
-        possible.with_context(|| format!("service {:?}", service.name))?;
+        let troubles = possible.with_context(|| format!("service {:?}", service.name))?;
+        let name = &service.name;
+        let troubles = troubles.into_iter();
+        sentences.extend(troubles.map(|why| format!("warning: service {name:?}: {why}")));
     }
     // With all addresses that names stand for now.
     let mut whole = config.clone();

@@ -47,6 +47,7 @@ pub use routes::{Place, Route, Routes, Server};
 use service::Service;
 use threads::Threads;
 pub use tls::Agreed;
+use tls::Renewal;
 
 /// The proxy at work; dropping it takes no more clients and ends the connections of those it has.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ pub struct Proxy {
     services: Vec<Arc<Service>>,
     connections: Arc<Connections>,
     threads: Threads,
+    renewal: Renewal,
     /// Behind the threads: their last lines are written, too.
     logs: Logs,
     /// Removes the files of Unix sockets.
@@ -85,11 +87,14 @@ impl Bound {
         log_to(&services, &routes, opened);
         agree(&services, self.agreed());
         let threads = Threads::start(&self, &services, taken, &everyone)?;
+        let mut renewal = Renewal::default();
+        renewal.follow(self.agreed().stores());
         Ok(Proxy {
             routes,
             services,
             connections,
             threads,
+            renewal,
             logs,
             _bound: self,
         })
@@ -140,6 +145,7 @@ impl Proxy {
     pub fn update(&mut self, routes: Routes, opened: Opened, agreed: &Agreed) {
         log_to(&self.services, &routes, opened);
         agree(&self.services, agreed);
+        self.renewal.follow(agreed.stores());
         for (service, route) in self.services.iter().zip(routes.iter()) {
             service.update(route);
         }

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod access;
+mod authority;
 mod balance;
 mod both;
 mod certificates;
@@ -30,5 +31,8 @@ mod smuggling;
 mod stream;
 mod tls;
 mod tls_http;
+mod tls_names;
+mod tls_renewal;
+mod tls_staples;
 mod tls_trouble;
 mod udp;

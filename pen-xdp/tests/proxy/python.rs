@@ -68,19 +68,28 @@ pub(crate) fn start(machine: &Namespace, script: &str) -> Process {
 
 /// What a script prints on the client, with `connect()` for a connection to Pen.
 pub(crate) fn client(lab: &Lab, script: &str) -> String {
+    let words = ["-c", &of_client(script)];
+    let output = lab
+        .client()
+        .run_for(Duration::from_secs(60), "python3", words);
+    let output = output.unwrap();
+    assert!(output.ok(), "{}", output.text());
+    output.stdout.trim().to_owned()
+}
+
+/// A script on the client, with `connect()` as well, that says `ready` and goes on.
+pub(crate) fn start_client(lab: &Lab, script: &str) -> Process {
+    start(lab.client(), &of_client(script))
+}
+
+fn of_client(script: &str) -> String {
     let to = Station::balancer(0).v4();
-    let script = format!(
+    format!(
         "import socket as s, struct, time\n\
          def connect(port=80):\n\
          \x20c = s.create_connection(('{to}', port), timeout=10)\n\
          \x20c.settimeout(10)\n\
          \x20return c\n\
          {script}"
-    );
-    let output = lab
-        .client()
-        .run_for(Duration::from_secs(60), "python3", ["-c", &script]);
-    let output = output.unwrap();
-    assert!(output.ok(), "{}", output.text());
-    output.stdout.trim().to_owned()
+    )
 }

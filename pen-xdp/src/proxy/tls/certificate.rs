@@ -4,13 +4,38 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::{fs::File, io};
 
-use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::facts::public_key;
+use zeroize::{Zeroize, Zeroizing};
+
 /// Longest file that is read, in bytes: some hundred certificates.
 const FILE_MAX: u64 = 1 << 20;
+
+/// Files that one certificate is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The certificate, and what comes behind it in its file, which is its chain.
+    pub certificate: PathBuf,
+    /// The key; `None` if it is in the certificate's file.
+    pub key: Option<PathBuf>,
+    /// More of the chain.
+    pub chain: Option<PathBuf>,
+    /// An OCSP answer.
+    pub staple: Option<PathBuf>,
+}
+
+impl Files {
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Path> {
+        let others = [&self.key, &self.chain, &self.staple];
+        let others = others.into_iter().filter_map(Option::as_deref);
+        std::iter::once(self.certificate.as_path()).chain(others)
+    }
+}
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +67,13 @@ pub enum CertificateError {
         path = .0.display()
     )]
     Encrypted(PathBuf),
+    /// There is none in a folder, and none for who asks for no name.
+    #[error(
+        "{} holds no certificate that can be used: put one there, for example NAME.crt with \
+         NAME.key, or name one by `certificate` (-E)",
+        .0.display()
+    )]
+    NothingServed(PathBuf),
     /// It is no PEM that can be read, or what is in it is nothing that can be used.
     #[error("{}: {why}", path.display())]
     Unusable {
@@ -64,39 +96,40 @@ pub enum CertificateError {
     },
 }
 
-/// Reads a certificate and what comes behind it in its file, which is its chain; `chain` is a file
-/// with more of that. Without a file of its own the key is in the certificate's.
+/// Reads a certificate, its chain and its key.
 ///
 /// # Errors
 /// See [`CertificateError`].
-pub fn load(
-    certificate: &Path,
-    key: Option<&Path>,
-    chain: Option<&Path>,
-) -> Result<CertifiedKey, CertificateError> {
+pub fn load(files: &Files) -> Result<CertifiedKey, CertificateError> {
+    let certificate = &files.certificate;
     let mut certificates = certificates(certificate)?;
-    if let Some(chain) = chain {
+    if let Some(chain) = &files.chain {
         certificates.extend(self::certificates(chain)?);
     }
-    let key = key.unwrap_or(certificate);
-    let private = private_key(key)?;
+    let key = files.key.as_ref().unwrap_or(certificate);
     let unusable = |path: &Path, error: rustls::Error| CertificateError::Unusable {
         path: path.to_owned(),
         why: error.to_string(),
     };
-    let private = default_provider()
-        .key_provider
-        .load_private_key(private)
-        .map_err(|error| unusable(key, error))?;
-    let certified = CertifiedKey::new(certificates, private);
-    match certified.keys_match() {
-        Ok(()) => Ok(certified),
-        Err(rustls::Error::InconsistentKeys(_)) => Err(CertificateError::Mismatch {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-        }),
-        Err(error) => Err(unusable(certificate, error)),
+    let mut private = private_key(key)?;
+    let signing = any_supported_type(&private);
+    // What signs has a copy of its own, which its library wipes.
+    private.zeroize();
+    let signing = signing.map_err(|error| unusable(key, error))?;
+    // Not by rustls, which reads no certificates of version 1: there are many that their owners
+    // signed themselves, and clients that trust them.
+    let leaf = certificates.first().map_or(&[][..], |leaf| leaf);
+    let public = public_key(leaf).map_err(|why| CertificateError::Unusable {
+        path: certificate.clone(),
+        why,
+    })?;
+    if signing.public_key().is_some_and(|own| *own != *public) {
+        return Err(CertificateError::Mismatch {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        });
     }
+    Ok(CertifiedKey::new(certificates, signing))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
@@ -123,13 +156,19 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> 
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
+/// A file whole, wiped when it goes: there may be a key in it.
+///
+/// # Errors
+/// It can't be read, or is too long.
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertificateError> {
     let unreadable = |error| CertificateError::Unreadable {
         path: path.to_owned(),
         error,
     };
     let file = File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
+    // A buffer that grows leaves copies behind.
+    let size = file.metadata().map_or(0, |data| data.len().min(FILE_MAX));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size as usize + 1));
     let read = file.take(FILE_MAX + 1).read_to_end(&mut bytes);
     if read.map_err(unreadable)? as u64 > FILE_MAX {
         return Err(CertificateError::TooLong(path.to_owned()));

@@ -1,6 +1,5 @@
 //! What a certificate says of itself: whose it is, from when until when, and who is to be asked
 //! about it.
-#![cfg_attr(not(test), expect(dead_code, reason = "nothing asks for them yet"))]
 
 #[cfg(test)]
 mod tests;
@@ -38,8 +37,9 @@ pub(in crate::proxy) struct Facts {
     pub(in crate::proxy) key: KeyKind,
 }
 
-/// Kinds of keys, as clients tell them apart that can't use all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Kinds of keys, as clients tell them apart that can't use all of them; what is offered first is
+/// first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::proxy) enum KeyKind {
     /// On any curve.
     Ecdsa,
@@ -70,6 +70,17 @@ impl Facts {
             key: kind(&certificate),
         })
     }
+}
+
+/// What checks signatures of a certificate's key, in DER (SubjectPublicKeyInfo, RFC 5280 section
+/// 4.1.2.7).
+///
+/// # Errors
+/// It is no certificate.
+pub(super) fn public_key(certificate: &[u8]) -> Result<&[u8], String> {
+    let (_, certificate) = X509Certificate::from_der(certificate)
+        .map_err(|error| format!("it is no certificate of X.509: {error}"))?;
+    Ok(certificate.tbs_certificate.subject_pki.raw)
 }
 
 /// Who uses subjectAltName at all has said there whose the certificate is: the common name counts

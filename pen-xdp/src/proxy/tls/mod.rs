@@ -4,11 +4,18 @@
 //! and whoever reads and writes, who need not know that it is there.
 
 pub mod certificate;
+mod directory;
 mod facts;
 pub mod handshake;
+mod held;
+mod names;
 mod ocsp;
+mod renewal;
+mod report;
 mod session;
+mod store;
 pub mod stream;
 mod terms;
 
+pub(in crate::proxy) use renewal::Renewal;
 pub use terms::{Agreed, Terms, TermsError};

@@ -3,7 +3,6 @@
 //! All threads of a service share one value, and it stays as long as nothing of it is changed: who
 //! has a ticket of it resumes on any thread, after any change of something else.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +10,11 @@ use pen_common::config::{Cipher, Mode, SslOption, TlsOptions};
 use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache};
-use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
-use super::certificate::{CertificateError, load};
+use super::certificate::CertificateError;
+use super::store::{Store, warn};
 use crate::proxy::routes::{Route, Routes};
 
 /// Sessions of TLS 1.2 that are kept for clients without tickets.
@@ -48,6 +47,7 @@ pub struct Terms {
     /// What it is made of.
     http: bool,
     options: TlsOptions,
+    store: Arc<Store>,
     config: Arc<ServerConfig>,
 }
 
@@ -74,28 +74,36 @@ impl Agreed {
         }
         Ok(Self(terms))
     }
+
+    /// The certificates of all of them.
+    pub(in crate::proxy) fn stores(&self) -> Vec<Arc<Store>> {
+        let terms = self.0.iter().flatten();
+        terms.map(|terms| Arc::clone(&terms.store)).collect()
+    }
 }
 
 impl Terms {
-    /// Whether a service can have them; reads its certificate.
+    /// Whether a service can have them, and what is wrong with certificates of it that it can do
+    /// without, a sentence each; reads all of them.
     ///
     /// # Errors
     /// It can't.
-    pub fn check(mode: Mode, options: &TlsOptions) -> Result<(), TermsError> {
-        match &options.certificate {
-            Some(certificate) => agree(mode == Mode::Http, options, certificate).map(drop),
-            None => Ok(()),
-        }
+    pub fn check(mode: Mode, options: &TlsOptions) -> Result<Vec<String>, TermsError> {
+        let Some(store) = Store::open(options)? else {
+            return Ok(Vec::new());
+        };
+        let troubles = store.troubles();
+        config(mode == Mode::Http, options, Arc::new(store))?;
+        Ok(troubles)
     }
 
-    /// Reads the certificate and puts all together; `None` for a service that speaks no TLS.
+    /// Reads certificates and puts all together; `None` for a service that speaks no TLS. What was
+    /// agreed `before` stays as far as it was made of the same.
     fn make(route: &Route, before: Option<&Arc<Self>>) -> Result<Option<Arc<Self>>, TermsError> {
         let options = &route.options.tls;
-        let Some(certificate) = &options.certificate else {
-            return Ok(None);
-        };
         let http = route.mode == Mode::Http;
-        if let Some(before) = before.filter(|before| before.http == http) {
+        let before = before.filter(|before| options.is_spoken() && before.http == http);
+        if let Some(before) = before {
             if before.options == *options {
                 return Ok(Some(Arc::clone(before)));
             }
@@ -106,36 +114,45 @@ impl Terms {
                     ..options.clone()
                 })
             {
-                let config = Arc::clone(&before.config);
-                return Ok(Some(Arc::new(Self::of(http, options, config))));
+                return Ok(Some(Arc::new(Self {
+                    http,
+                    options: options.clone(),
+                    store: Arc::clone(&before.store),
+                    config: Arc::clone(&before.config),
+                })));
             }
         }
-        let config = Arc::new(agree(http, options, certificate)?);
-        Ok(Some(Arc::new(Self::of(http, options, config))))
-    }
-
-    fn of(http: bool, options: &TlsOptions, config: Arc<ServerConfig>) -> Self {
-        Self {
+        let store = match before.filter(|before| before.store.is_of(options)) {
+            Some(before) => Arc::clone(&before.store),
+            None => match Store::open(options)? {
+                Some(store) => {
+                    warn(&store.troubles());
+                    Arc::new(store)
+                }
+                None => return Ok(None),
+            },
+        };
+        let certificates: Arc<Store> = Arc::clone(&store);
+        Ok(Some(Arc::new(Self {
             http,
             options: options.clone(),
-            config,
-        }
+            store,
+            config: Arc::new(config(http, options, certificates)?),
+        })))
     }
 
     pub(in crate::proxy) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
     }
 
+    pub(in crate::proxy) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// How long a handshake may take.
     pub(in crate::proxy) fn timeout(&self) -> Duration {
         Duration::from_secs(self.options.timeout.into())
     }
-}
-
-fn agree(http: bool, options: &TlsOptions, certificate: &Path) -> Result<ServerConfig, TermsError> {
-    let key = load(certificate, options.key.as_deref(), None)?;
-    let certificates = Arc::new(SingleCertAndKey::from(key));
-    Ok(config(http, options, certificates)?)
 }
 
 /// # Errors

@@ -3,7 +3,6 @@
 //! An answer comes from a file or over plain HTTP, so that anybody may have written it. It is
 //! checked here as a client would do it: one that clients refuse keeps them away, where none at all
 //! would do no harm.
-#![cfg_attr(not(test), expect(dead_code, reason = "nothing staples yet"))]
 
 #[cfg(test)]
 pub(super) mod authority;

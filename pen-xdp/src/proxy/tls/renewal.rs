@@ -1,0 +1,208 @@
+//! Looks after certificates: when a file of one changes, it is read again.
+//!
+//! inotify tells of changes; as it knows nothing of file systems that others write to (NFS), and of
+//! folders that could not be watched, all is looked at from time to time anyway.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use super::store::Store;
+
+/// How often all files are looked at though nothing was told of them.
+const ROUND: Duration = Duration::from_secs(60);
+/// The same where the kernel tells nothing: files take effect within two seconds there as well.
+const BLIND_ROUND: Duration = Duration::from_secs(1);
+/// After a change: who writes one file mostly writes the next one, too.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Part of the time that looking may take while files change all the time: one of so many.
+const SHARE: u32 = 5;
+/// Longest wait after a change, whatever looking takes.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+
+/// What can have become of a file, other than that it is being written.
+const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
+    .union(AddWatchFlags::IN_CREATE)
+    .union(AddWatchFlags::IN_ATTRIB)
+    .union(AddWatchFlags::IN_MOVE)
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_DELETE_SELF)
+    .union(AddWatchFlags::IN_MOVE_SELF);
+
+/// See the module; ends with its owner.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Renewal(Option<Running>);
+
+#[derive(Debug)]
+struct Running {
+    orders: Arc<Orders>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Orders {
+    stores: Mutex<Vec<Arc<Store>>>,
+    over: AtomicBool,
+    wake: EventFd,
+}
+
+/// Why it is time to look.
+#[derive(Debug, PartialEq, Eq)]
+enum Woken {
+    Orders,
+    Files,
+    Time,
+}
+
+impl Renewal {
+    /// Looks after these from now on, and after no others.
+    pub(in crate::proxy) fn follow(&mut self, stores: Vec<Arc<Store>>) {
+        if self.0.is_none() {
+            if stores.is_empty() {
+                return;
+            }
+            match Running::start() {
+                Ok(running) => self.0 = Some(running),
+                Err(error) => {
+                    tracing::warn!(
+                        "certificates that change are read at the next start only: {error:#}"
+                    );
+                    return;
+                }
+            }
+        }
+        if let Some(running) = &self.0 {
+            *running.orders.stores() = stores;
+            running.orders.tell();
+        }
+    }
+}
+
+impl Running {
+    fn start() -> Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let wake = EventFd::from_value_and_flags(0, flags).context("no eventfd")?;
+        let orders = Arc::new(Orders {
+            stores: Mutex::default(),
+            over: AtomicBool::new(false),
+            wake,
+        });
+        let given = Arc::clone(&orders);
+        let thread = thread::Builder::new()
+            .name("pen-renewal".to_owned())
+            .spawn(move || run(&given))
+            .context("no thread for it")?;
+        Ok(Self {
+            orders,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.orders.over.store(true, Ordering::Relaxed);
+        self.orders.tell();
+        if let Some(thread) = self.thread.take() {
+            // What it panicked of was said when it did.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Orders {
+    fn stores(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Store>>> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self) {
+        // Full, it wakes as well.
+        let _ = self.wake.write(1);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+}
+
+fn run(orders: &Orders) {
+    let mut warned = false;
+    while !orders.is_over() {
+        let stores = orders.stores().clone();
+        // First, so that what happens while files are looked at is told of.
+        let watched = watch(&stores);
+        if let Err(error) = &watched
+            && !warned
+        {
+            tracing::warn!(
+                "files of certificates are looked at each second, as the kernel tells nothing of \
+                 them: {error}; mend: raise fs.inotify.max_user_watches or max_user_instances"
+            );
+            warned = true;
+        }
+        let begun = Instant::now();
+        let mut round = match &watched {
+            Ok(_) => ROUND,
+            Err(_) => BLIND_ROUND,
+        };
+        let mut changed = false;
+        for store in &stores {
+            let look = store.refresh();
+            changed |= look.changed;
+            round = round.min(look.away.unwrap_or(round));
+        }
+        // There may be other folders to be watched, in which something happened meanwhile.
+        if changed {
+            round = round.min(SETTLE);
+        }
+        let settle = (begun.elapsed() * SHARE).clamp(SETTLE, SETTLE_MAX);
+        if wait(orders, watched.as_ref().ok(), round) == Woken::Files {
+            wait(orders, None, settle);
+        }
+    }
+}
+
+/// Has the kernel tell of changes in all folders of the stores.
+///
+/// # Errors
+/// There are more than the kernel's limit.
+fn watch(stores: &[Arc<Store>]) -> Result<Inotify, Errno> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    let folders: BTreeSet<PathBuf> = stores.iter().flat_map(|store| store.folders()).collect();
+    for folder in folders {
+        match inotify.add_watch(&folder, CHANGES) {
+            // It is not there now, or not for us: what belongs into it is in trouble, and seen so.
+            Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(inotify)
+}
+
+/// Waits for one of them, `longest` at most.
+fn wait(orders: &Orders, inotify: Option<&Inotify>, longest: Duration) -> Woken {
+    let mut sources = vec![PollFd::new(orders.wake.as_fd(), PollFlags::POLLIN)];
+    sources.extend(inotify.map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
+    let timeout = PollTimeout::try_from(longest).unwrap_or(PollTimeout::MAX);
+    // Woken by a signal it is a look too early, no more.
+    let _ = poll(&mut sources, timeout);
+    let mut ready = sources.iter().map(|source| source.any() == Some(true));
+    match (ready.next(), ready.next()) {
+        (Some(true), _) => {
+            let _ = orders.wake.read();
+            Woken::Orders
+        }
+        (_, Some(true)) => Woken::Files,
+        _ => Woken::Time,
+    }
+}

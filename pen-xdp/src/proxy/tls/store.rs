@@ -1,0 +1,438 @@
+//! The certificates of a service: one for everybody, and a folder of them for those who ask for a
+//! name.
+//!
+//! What handshakes look at is a table that is made anew when a file has changed, and swapped: nobody
+//! waits for a disk, and connections that are open keep what they began with.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use pen_common::config::{SslOption, TlsOptions};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, SignatureAlgorithm};
+
+use super::certificate::{CertificateError, Files};
+use super::directory::{Found, scan};
+use super::held::{Certificate, Held, Renewed};
+use super::names::Names;
+
+/// How long files may be away before their certificate is dropped: who renews by putting another
+/// link or folder in the place of one removes that first.
+const AWAY: Duration = Duration::from_secs(1);
+/// Certificates in trouble that are named in the log at once.
+const NAMED_MAX: usize = 20;
+/// As many certificates are not worth a thread.
+const ALONE: usize = 32;
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::proxy) struct Store {
+    sources: Sources,
+    held: Mutex<Read>,
+    table: RwLock<Arc<Table>>,
+    counts: Counts,
+}
+
+/// Where certificates come from, and what may be done with them.
+#[derive(Debug, PartialEq, Eq)]
+struct Sources {
+    default: Option<Files>,
+    folder: Option<PathBuf>,
+    allow_unstapled: bool,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub(super) default: Option<Held>,
+    /// By the certificate's file.
+    pub(super) named: HashMap<PathBuf, Held>,
+    /// Why the folder can't be listed now.
+    pub(super) folder_trouble: Option<String>,
+}
+
+/// What handshakes look at.
+#[derive(Debug, Default)]
+struct Table {
+    default: Option<Arc<Certificate>>,
+    names: Names,
+}
+
+/// Handshakes that are worth a count.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// They asked for a name that is not there.
+    pub(super) unknown: AtomicU64,
+    /// Their certificate asks to be stapled, and there was nothing fresh to staple.
+    pub(super) withheld: AtomicU64,
+}
+
+impl Store {
+    /// Reads all certificates of a service; `None` if it speaks no TLS.
+    ///
+    /// # Errors
+    /// That for everybody can't be used, the folder can't be listed, or there is none at all. One of
+    /// the folder's that can't be used is in [`Store::troubles`].
+    pub(super) fn open(options: &TlsOptions) -> Result<Option<Self>, CertificateError> {
+        let sources = Sources::of(options);
+        let now = now();
+        let mut read = Read::default();
+        if let Some(files) = &sources.default {
+            let held = Held::read(String::new(), files.clone(), now);
+            if held.certificate().is_none() {
+                // Read once more for the error that it was.
+                super::certificate::load(files)?;
+            }
+            read.default = Some(held);
+        }
+        if let Some(folder) = &sources.folder {
+            let found = scan(folder).map_err(|error| CertificateError::Unreadable {
+                path: folder.clone(),
+                error,
+            })?;
+            read.named = read_all(found, now);
+            let served = read.all().any(|held| held.certificate().is_some());
+            if !served {
+                return Err(CertificateError::NothingServed(folder.clone()));
+            }
+        }
+        let none = sources.default.is_none() && sources.folder.is_none();
+        let table = Table::of(&read);
+        let store = Self {
+            sources,
+            held: Mutex::new(read),
+            table: RwLock::new(Arc::new(table)),
+            counts: Counts::default(),
+        };
+        Ok((!none).then_some(store))
+    }
+
+    /// Whether it is what `options` ask for.
+    pub(super) fn is_of(&self, options: &TlsOptions) -> bool {
+        self.sources == Sources::of(options)
+    }
+
+    /// Looks at all files, reads again what has changed, and says in the log what came of it.
+    pub(super) fn refresh(&self) -> Look {
+        let now = now();
+        let mut read = self.read();
+        let mut changes = Changes::default();
+        if let (Some(held), Some(files)) = (&mut read.default, &self.sources.default) {
+            let renewed = held.renew(files, now);
+            changes.note(renewed, held, now);
+        }
+        if let Some(folder) = &self.sources.folder {
+            match scan(folder) {
+                Ok(found) => {
+                    read.folder_trouble = None;
+                    read.follow(found, &mut changes, now);
+                }
+                Err(error) => {
+                    let why = format!(
+                        "{}: {error}; what was in it is still served",
+                        folder.display()
+                    );
+                    if read.folder_trouble.as_ref() != Some(&why) {
+                        changes.broken.push(why.clone());
+                        read.folder_trouble = Some(why);
+                    }
+                }
+            }
+        }
+        if changes.other_table {
+            let table = Arc::new(Table::of(&read));
+            *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        }
+        changes.log();
+        Look {
+            changed: changes.other_table,
+            away: changes.away.then_some(AWAY),
+        }
+    }
+
+    /// What is wrong with certificates, a sentence each.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        let now = now();
+        let read = self.read();
+        let each = read.all().filter_map(|held| held.trouble(now));
+        read.folder_trouble.iter().cloned().chain(each).collect()
+    }
+
+    /// Every folder in which something happens when a file of this store becomes another one, and
+    /// the folders around them that can be swapped.
+    pub(super) fn folders(&self) -> BTreeSet<PathBuf> {
+        let mut folders = BTreeSet::new();
+        let mut add = |path: &Path| {
+            folders.extend(path.parent().map(in_full));
+        };
+        for held in self.read().all() {
+            for file in held.files.iter() {
+                add(file);
+                // A link's target, which may be written in its place.
+                let data = fs::symlink_metadata(file);
+                if data.is_ok_and(|data| data.is_symlink())
+                    && let Ok(target) = fs::canonicalize(file)
+                {
+                    add(&target);
+                }
+            }
+        }
+        if let Some(folder) = &self.sources.folder {
+            add(folder);
+            folders.insert(folder.clone());
+        }
+        folders
+    }
+
+    /// What was read, for a moment.
+    pub(super) fn read(&self) -> MutexGuard<'_, Read> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The folder of certificates by name.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.sources.folder.as_deref()
+    }
+
+    /// How many names can be asked for.
+    pub(super) fn names(&self) -> usize {
+        self.table().names.len()
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ResolvesServerCert for Store {
+    /// The first certificate for the name that the client can use; the one for everybody if the name
+    /// is not known.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let table = self.table();
+        let now = now();
+        let named = hello
+            .server_name()
+            .map_or(&[][..], |name| table.names.find(name));
+        if named.is_empty() && hello.server_name().is_some() && self.sources.folder.is_some() {
+            self.counts.unknown.fetch_add(1, Ordering::Relaxed);
+        }
+        let offered: Vec<_> = match named.is_empty() {
+            true => table.default.iter().collect(),
+            false => named.iter().collect(),
+        };
+        let (ready, bare): (Vec<_>, Vec<_>) = offered
+            .into_iter()
+            .partition(|one| self.sources.allow_unstapled || !one.lacks_staple(now));
+        if ready.is_empty() && !bare.is_empty() {
+            self.counts.withheld.fetch_add(1, Ordering::Relaxed);
+        }
+        let fits = ready.iter().find(|one| is_usable(one.key(now), &hello));
+        // Without one that fits rustls says why there is no handshake.
+        let chosen = fits.or(ready.first())?;
+        Some(Arc::clone(chosen.key(now)))
+    }
+}
+
+/// Whether a client can check what a key signs; for TLS 1.2 the cipher has a say in it as well.
+fn is_usable(key: &CertifiedKey, hello: &ClientHello<'_>) -> bool {
+    if key.key.choose_scheme(hello.signature_schemes()).is_none() {
+        return false;
+    }
+    let ecdsa = key.key.algorithm() == SignatureAlgorithm::ECDSA;
+    hello.cipher_suites().iter().any(|suite| match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+        | CipherSuite::TLS13_AES_256_GCM_SHA384
+        | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => true,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => ecdsa,
+        _ => !ecdsa,
+    })
+}
+
+impl Sources {
+    fn of(options: &TlsOptions) -> Self {
+        let default = options.certificate.clone().map(|certificate| Files {
+            certificate,
+            key: options.key.clone(),
+            chain: options.chain.clone(),
+            staple: options.staple.clone(),
+        });
+        Self {
+            default,
+            folder: options.directory.clone(),
+            allow_unstapled: options.has(SslOption::AllowUnstapled),
+        }
+    }
+}
+
+impl Read {
+    /// All certificates, that for everybody first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Held> {
+        self.default.iter().chain(self.named.values())
+    }
+
+    /// Goes by what is in the folder now.
+    fn follow(&mut self, found: Vec<Found>, changes: &mut Changes, now: i64) {
+        let (known, new): (Vec<_>, Vec<_>) = found
+            .into_iter()
+            .partition(|one| self.named.contains_key(&one.files.certificate));
+        let known = known.into_iter().map(|one| one.files);
+        let known: HashMap<PathBuf, Files> = known
+            .map(|files| (files.certificate.clone(), files))
+            .collect();
+        let mut there = Vec::new();
+        self.named.retain(|path, held| {
+            if known.contains_key(path) {
+                return true;
+            }
+            let since = held.gone.get_or_insert_with(Instant::now);
+            let away = since.elapsed() < AWAY;
+            if away {
+                changes.away = true;
+            } else {
+                changes.dropped.push(path.display().to_string());
+                changes.other_table = true;
+            }
+            away
+        });
+        for (path, held) in &mut self.named {
+            there.extend(known.get(path).map(|files| (held, files)));
+        }
+        let renewed = on_all_cores(there, |(held, files)| (held.renew(files, now), held));
+        for (renewed, held) in renewed {
+            changes.note(renewed, held, now);
+        }
+        for (path, held) in read_all(new, now) {
+            changes.note(Renewed::Changed, &held, now);
+            self.named.insert(path, held);
+        }
+    }
+}
+
+impl Table {
+    fn of(read: &Read) -> Self {
+        let named = read.named.values();
+        let named = named.filter_map(|held| Some((held.name.as_str(), held.certificate()?)));
+        Self {
+            default: read.default.as_ref().and_then(Held::certificate).cloned(),
+            names: Names::of(named),
+        }
+    }
+}
+
+/// What a look at the files came to, for who looks.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// Other certificates are served, and other files may be read.
+    pub(super) changed: bool,
+    /// Files are away: when to look whether they stay away.
+    pub(super) away: Option<Duration>,
+}
+
+/// What a look at the files came to, for the log.
+#[derive(Debug, Default)]
+struct Changes {
+    renewed: Vec<String>,
+    broken: Vec<String>,
+    dropped: Vec<String>,
+    other_table: bool,
+    away: bool,
+}
+
+impl Changes {
+    fn note(&mut self, renewed: Renewed, held: &Held, now: i64) {
+        if renewed == Renewed::Same {
+            return;
+        }
+        self.other_table |= renewed == Renewed::Changed;
+        match held.trouble(now) {
+            Some(why) => self.broken.push(why),
+            None => self
+                .renewed
+                .push(held.files.certificate.display().to_string()),
+        }
+    }
+
+    fn log(&self) {
+        for (what, list) in [("read", &self.renewed), ("removed", &self.dropped)] {
+            for path in list.iter().take(NAMED_MAX) {
+                tracing::info!("certificate {path}: {what}");
+            }
+            if list.len() > NAMED_MAX {
+                tracing::info!("certificates: {} more {what}", list.len() - NAMED_MAX);
+            }
+        }
+        warn(&self.broken);
+    }
+}
+
+/// Says what is wrong with certificates, not all of it if that is much.
+pub(super) fn warn(troubles: &[String]) {
+    for why in troubles.iter().take(NAMED_MAX) {
+        tracing::warn!("certificate: {why}");
+    }
+    if troubles.len() > NAMED_MAX {
+        tracing::warn!(
+            "certificates: {} more are in trouble",
+            troubles.len() - NAMED_MAX
+        );
+    }
+}
+
+/// Reads many.
+fn read_all(found: Vec<Found>, now: i64) -> HashMap<PathBuf, Held> {
+    let read = on_all_cores(found, |Found { name, files }| {
+        (files.certificate.clone(), Held::read(name, files, now))
+    });
+    read.into_iter().collect()
+}
+
+/// Does the same for each of many, on all cores: a key is checked when it is read, which takes up to
+/// half a millisecond.
+fn on_all_cores<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let share = all.len().div_ceil(cores);
+    if share < ALONE {
+        return all.into_iter().map(work).collect();
+    }
+    let mut rest = all.into_iter();
+    let work = &work;
+    thread::scope(|scope| {
+        let mut running = Vec::new();
+        for _ in 0..cores {
+            let share: Vec<T> = rest.by_ref().take(share).collect();
+            running.push(scope.spawn(move || share.into_iter().map(work).collect::<Vec<R>>()));
+        }
+        let joined = running.into_iter().flat_map(|one| match one.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.collect()
+    })
+}
+
+/// The folder of a path; that of a bare file name is where we are.
+fn in_full(folder: &Path) -> PathBuf {
+    match folder.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => folder.to_owned(),
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs().cast_signed())
+}

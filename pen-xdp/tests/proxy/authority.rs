@@ -1,0 +1,171 @@
+//! An authority for tests that issues certificates as they are asked for, and answers by OCSP what
+//! has become of them; openssl does both.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lab::Lab;
+
+use crate::certificates::ECDSA;
+
+/// See the module; its files are in a folder that goes with the lab.
+pub(crate) struct Authority<'a> {
+    lab: &'a Lab,
+    folder: PathBuf,
+}
+
+/// What a certificate is to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Wish<'a> {
+    /// Its subject, by which tests tell it from others; its files are called so.
+    pub(crate) subject: &'a str,
+    /// The names that it is for, with a blank between; without any it has no subjectAltName.
+    pub(crate) names: &'a str,
+    pub(crate) kind: &'a [&'a str],
+    pub(crate) days: &'a str,
+    pub(crate) must_staple: bool,
+}
+
+impl<'a> Wish<'a> {
+    pub(crate) fn of(subject: &'a str, names: &'a str) -> Self {
+        Self {
+            subject,
+            names,
+            kind: ECDSA,
+            days: "30",
+            must_staple: false,
+        }
+    }
+}
+
+impl<'a> Authority<'a> {
+    pub(crate) fn new(lab: &'a Lab) -> Self {
+        let folder = lab.folder().join("authority");
+        fs::create_dir_all(&folder).unwrap();
+        let it = Self { lab, folder };
+        let (key, ca) = (it.path("ca.key"), it.path("ca.pem"));
+        it.openssl(
+            &[
+                &["req", "-newkey"],
+                ECDSA,
+                &["-nodes", "-keyout", &key, "-x509", "-days", "30"],
+                &["-subj", "/CN=authority", "-out", &ca],
+            ]
+            .concat(),
+        );
+        fs::write(it.path("index"), "").unwrap();
+        it
+    }
+
+    /// Its own certificate, for clients to trust.
+    pub(crate) fn ca(&self) -> String {
+        self.path("ca.pem")
+    }
+
+    /// A file of an issued certificate: its ending is `crt`, `key`, or `pem` for both.
+    pub(crate) fn file(&self, subject: &str, ending: &str) -> String {
+        self.path(&format!("{subject}.{ending}"))
+    }
+
+    /// Issues a certificate; see [`Authority::file`] for where it is then.
+    pub(crate) fn issue(&self, wish: Wish<'_>) {
+        let at = |ending| self.file(wish.subject, ending);
+        let (key, csr, crt, extensions) = (at("key"), at("csr"), at("crt"), at("ext"));
+        let subject = format!("/CN={}", wish.subject);
+        let key_and_request = ["-nodes", "-keyout", &key, "-subj", &subject, "-out", &csr];
+        self.openssl(&[&["req", "-newkey"], wish.kind, &key_and_request].concat());
+        let names: Vec<_> = wish.names.split_whitespace().collect();
+        let mut text = String::new();
+        if !names.is_empty() {
+            text += &format!("subjectAltName=DNS:{}\n", names.join(",DNS:"));
+        }
+        if wish.must_staple {
+            text += "tlsfeature=status_request\n";
+        }
+        fs::write(&extensions, text).unwrap();
+        let (ca, ca_key) = (self.ca(), self.path("ca.key"));
+        self.openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &csr,
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-days",
+            wish.days,
+            "-extfile",
+            &extensions,
+            "-out",
+            &crt,
+        ]);
+        let both = [&crt, &key].map(|file| fs::read_to_string(file).unwrap());
+        fs::write(at("pem"), both.concat()).unwrap();
+        self.enter(wish.subject, "V");
+    }
+
+    /// What it says by OCSP of a certificate from now on: `V` valid, `R` revoked.
+    pub(crate) fn enter(&self, subject: &str, state: &str) {
+        let index = PathBuf::from(self.path("index"));
+        let serial = self.openssl(&[
+            "x509",
+            "-in",
+            &self.file(subject, "crt"),
+            "-noout",
+            "-serial",
+        ]);
+        let serial = serial.trim().trim_start_matches("serial=").to_owned();
+        let before = fs::read_to_string(&index).unwrap();
+        let others = before.lines().filter(|line| !line.contains(&serial));
+        let mut lines: Vec<String> = others.map(str::to_owned).collect();
+        let revoked = if state == "R" { "250101000000Z" } else { "" };
+        lines.push(format!(
+            "{state}\t491231235959Z\t{revoked}\t{serial}\tunknown\t/CN={subject}"
+        ));
+        fs::write(index, lines.join("\n") + "\n").unwrap();
+    }
+
+    /// Writes what it answers by OCSP about a certificate, good for a day, into a file.
+    pub(crate) fn answer(&self, subject: &str, file: &Path) {
+        let (ca, crt) = (self.ca(), self.file(subject, "crt"));
+        let request = self.file(subject, "req");
+        self.openssl(&[
+            "ocsp",
+            "-issuer",
+            &ca,
+            "-cert",
+            &crt,
+            "-no_nonce",
+            "-reqout",
+            &request,
+        ]);
+        let (index, key) = (self.path("index"), self.path("ca.key"));
+        self.openssl(&[
+            "ocsp",
+            "-index",
+            &index,
+            "-CA",
+            &ca,
+            "-rsigner",
+            &ca,
+            "-rkey",
+            &key,
+            "-ndays",
+            "1",
+            "-reqin",
+            &request,
+            "-respout",
+            file.to_str().unwrap(),
+        ]);
+    }
+
+    fn path(&self, file: &str) -> String {
+        self.folder.join(file).to_str().unwrap().to_owned()
+    }
+
+    fn openssl(&self, words: &[&str]) -> String {
+        self.lab.client().run_ok("openssl", words).unwrap().stdout
+    }
+}
