@@ -286,6 +286,11 @@ Service shop (tcp) on [::]:80 /run/shop
   no hash roundrobin no stubborn no weight no prio
   [::]:80 took 4300, /run/shop took 100
   log /var/log/shop (combined): 4350 lines written, 7 dropped, 30 failed
+  TLS: 3 certificates for 7 names, 1 stapled; 5 handshakes for names that are not there
+  certificate        key    expires        staple
+  /etc/pen/shop.crt  RSA    2 h 0 min AGO  -
+  /etc/pen/web.crt   ECDSA  in 1 d 1 h     for 1 h 1 min
+  trouble: /etc/pen/shop.crt: it has expired
   #  server  address        weight  state             conn  connects  failed     sent   received
   0  web1    10.77.0.11:80       1  up                  12      4321       0  1.2 MiB  117.7 MiB
   -  unix    /run/back           1  blacklisted 17 s    12      4321       3  1.2 MiB  117.7 MiB
