@@ -1,6 +1,6 @@
 //! The certificates of a service, for a terminal.
 
-use pen_common::control::{CertificateStatus, CertificatesStatus};
+use pen_common::control::{CertificateStatus, CertificatesStatus, OcspQuestion};
 
 use crate::table::{Table, duration, labelled};
 
@@ -52,4 +52,10 @@ fn row(one: &CertificateStatus) -> Vec<String> {
         expires,
         staple,
     ]
+}
+
+/// Whose staples can be asked for, a line each.
+pub(crate) fn questions(questions: &[OcspQuestion]) -> String {
+    let lines = questions.iter().map(|question| format!("{question}\n"));
+    lines.collect()
 }

@@ -5,16 +5,17 @@
 
 mod certificates;
 mod client;
+mod ocsp_fetch;
 mod output;
 mod table;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use pen_common::control::REQUEST_BYTES_MAX;
+use pen_common::control::{Envelope, REQUEST_BYTES_MAX};
 
 const EXIT_REFUSED: u8 = 2;
 const EXIT_NO_DAEMON: u8 = 3;
@@ -33,6 +34,9 @@ Commands:
   recent [N]                 clients of a proxy in the last N (300) seconds, in Pen's lines
   server N|NAME weight W     0 takes no new flows
   server N|NAME blacklist T  no new flows for T seconds; 0 ends it
+  ocsp                       certificates that name who answers by OCSP whether they are good
+  ocsp-fetch                 ask them all and put the answers where they are stapled from
+  ocsp-check CERT ANSWER     whether the answer in a file would be stapled
   resolve                    look all host names of back ends up at once
   roundrobin, no roundrobin  choose by the whole flow, or by the client's address
   mode, pid, listen, control, debug [N]
@@ -40,7 +44,7 @@ Commands:
 Exit status: 0 done, 2 refused (the reason is on standard error), 3 no such daemon.";
 
 /// Shows and changes a running pen.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "penctl", version, after_help = EXAMPLES)]
 struct Arguments {
     /// Print the answer as one JSON object.
@@ -84,6 +88,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         code: EXIT_NO_DAEMON,
         why,
     };
+    if arguments.command == ["ocsp-fetch"] {
+        return fetch_answers(arguments);
+    }
     let line = request(arguments).map_err(refused)?;
     let answer = client::ask(&arguments.socket, &line, TIMEOUT).map_err(no_daemon)?;
     if arguments.json {
@@ -104,6 +111,55 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .and_then(|first| first.split_whitespace().next());
     let text = output::human(word.unwrap_or_default(), answer.envelope).map_err(no_daemon)?;
     show(&text).map_err(refused)
+}
+
+/// What the daemon names is fetched; a line for each certificate.
+fn fetch_answers(arguments: &Arguments) -> Result<(), Failure> {
+    let failure = |code, why| Failure { code, why };
+    let line = |words: &[&str]| {
+        let command = words.iter().map(|word| (*word).to_owned()).collect();
+        request(&Arguments {
+            command,
+            ..arguments.clone()
+        })
+    };
+    let ask = |words: &[&str]| -> Result<Envelope, Failure> {
+        let line = line(words).map_err(|why| failure(EXIT_REFUSED, why))?;
+        let answer = client::ask(&arguments.socket, &line, TIMEOUT);
+        Ok(answer.map_err(|why| failure(EXIT_NO_DAEMON, why))?.envelope)
+    };
+    let asked = ask(&["ocsp"])?;
+    if let Some(why) = asked.refusal {
+        return Err(failure(EXIT_REFUSED, why));
+    }
+    let questions = serde_json::from_value(asked.value.unwrap_or_default());
+    let questions = questions.map_err(|why| failure(EXIT_NO_DAEMON, why.to_string()))?;
+    let check = |certificate: &str, answer: &Path| {
+        let envelope = ask(&["ocsp-check", certificate, &answer.display().to_string()]);
+        let envelope = envelope.map_err(|failure| anyhow::anyhow!(failure.why))?;
+        match (envelope.refusal, envelope.value) {
+            (None, Some(serde_json::Value::String(good))) => Ok(good),
+            (why, _) => Err(anyhow::anyhow!(why.unwrap_or_default())),
+        }
+    };
+    let fetched = ocsp_fetch::fetch(questions, check);
+    let (good, bad): (Vec<_>, Vec<_>) = fetched.iter().partition(|one| one.outcome.is_ok());
+    for one in good {
+        let said = one.outcome.as_deref().unwrap_or_default();
+        show(&format!("{}: {said}\n", one.certificate))
+            .map_err(|why| failure(EXIT_REFUSED, why))?;
+    }
+    let lines = bad.iter().filter_map(|one| {
+        let why = one.outcome.as_ref().err()?;
+        Some(format!("{}: {why:#}", one.certificate))
+    });
+    match bad.is_empty() {
+        true => Ok(()),
+        false => Err(failure(
+            EXIT_REFUSED,
+            lines.collect::<Vec<_>>().join("\npenctl: "),
+        )),
+    }
 }
 
 /// The line to send: the words joined by blanks, as Pen's own tool did.

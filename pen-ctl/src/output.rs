@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use pen_common::config::Mode;
 use pen_common::control::{
     AccessLogStatus, BackendState, ConnectionStatus, Counter, DsrStatus, Envelope, NameStatus,
-    PoolStatus, ProxyStatus, QueueStatus, RecentClient, ServedBy, Servers, Status, VipStatus,
+    OcspQuestion, PoolStatus, ProxyStatus, QueueStatus, RecentClient, ServedBy, Servers, Status,
+    VipStatus,
 };
 use serde::de::DeserializeOwned;
 
@@ -28,6 +29,7 @@ pub(crate) fn human(word: &str, envelope: Envelope) -> Result<String, String> {
         "connections" => connections(&shape::<Vec<ConnectionStatus>>(value)?),
         "connection" => shape::<ConnectionStatus>(value)?.lines(),
         "recent" => recent(&shape::<Vec<RecentClient>>(value)?),
+        "ocsp" => certificates::questions(&shape::<Vec<OcspQuestion>>(value)?),
         _ => plain(&value),
     })
 }

@@ -34,6 +34,15 @@ pub enum Command {
     Close(u32),
     /// Show the clients of the last so many seconds.
     Recent(u32),
+    /// Show whose staples can be asked for.
+    Ocsp,
+    /// Say whether an OCSP answer would be stapled.
+    OcspCheck {
+        /// File of the certificate.
+        certificate: PathBuf,
+        /// File with the answer.
+        answer: PathBuf,
+    },
     /// Show Pen's switches.
     Mode,
     /// Show the process id.
@@ -168,6 +177,17 @@ const COMMANDS: &[(&str, Parse)] = &[
     }),
     ("mode", |words| bare("mode", words, Command::Mode)),
     ("no", no),
+    ("ocsp", |words| bare("ocsp", words, Command::Ocsp)),
+    ("ocsp-check", |words| match words {
+        [certificate, answer] => Ok(Command::OcspCheck {
+            certificate: PathBuf::from(certificate),
+            answer: PathBuf::from(answer),
+        }),
+        _ => Err(
+            "ocsp-check takes two file names, without blanks: ocsp-check CERTIFICATE ANSWER"
+                .to_owned(),
+        ),
+    }),
     ("pid", |words| bare("pid", words, Command::Pid)),
     ("recent", |words| match words {
         [] => Ok(Command::Recent(RECENT_DEFAULT)),

@@ -237,6 +237,8 @@ impl Reader<'_> {
             | Command::Connection(_)
             | Command::Close(_)
             | Command::Recent(_)
+            | Command::Ocsp
+            | Command::OcspCheck { .. }
             | Command::Mode
             | Command::Pid
             | Command::Control

@@ -1,5 +1,7 @@
 //! What `status` shows of a service's certificates.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// The certificates of a service that speaks TLS.
@@ -38,4 +40,34 @@ pub struct CertificateStatus {
     pub responder: Option<String>,
     /// What is wrong with it.
     pub trouble: Option<String>,
+}
+
+/// A certificate that names who answers by OCSP whether it is good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OcspQuestion {
+    /// File of the certificate.
+    pub certificate: String,
+    /// Whom to ask: a URL that begins with `http://`.
+    pub responder: String,
+    /// What to ask (RFC 6960 section 4.1), in DER.
+    pub request: Vec<u8>,
+    /// Where an answer has to be, to be stapled; `None` if nobody has said so.
+    pub file: Option<String>,
+    /// Seconds until what is stapled now has expired; `None` if nothing is.
+    pub staple_left_s: Option<i64>,
+}
+
+impl fmt::Display for OcspQuestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.as_deref().unwrap_or("-");
+        let (certificate, responder) = (&self.certificate, &self.responder);
+        write!(
+            f,
+            "{certificate} responder {responder} file {file} stapled "
+        )?;
+        match self.staple_left_s {
+            Some(left) => write!(f, "{left} s"),
+            None => f.write_str("no"),
+        }
+    }
 }

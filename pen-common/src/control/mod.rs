@@ -10,7 +10,7 @@ mod reply;
 mod selection;
 mod status;
 
-pub use certificates::{CertificateStatus, CertificatesStatus};
+pub use certificates::{CertificateStatus, CertificatesStatus, OcspQuestion};
 pub use connections::{ConnectionStatus, RecentClient, Stage};
 pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
 pub use selection::{ChosenBy, Ended, Refused};
@@ -20,6 +20,8 @@ pub use status::{
     PoolStatus, ProxyServerStatus, ProxyStatus, QueueStatus, Rung, ServedBy, ServerStatus, Status,
     VipStatus, XdpStatistics, XdpStatus,
 };
+
+use std::path::PathBuf;
 
 use crate::config::nearest::did_you_mean;
 use crate::config::{AclChange, Balance, Change, Command, CommandFault, Config, ServerRef};
@@ -89,6 +91,15 @@ pub enum Action {
     Close(u32),
     /// Show the clients of the last so many seconds: [`RecentClient`] each.
     Recent(u32),
+    /// Show whose staples can be asked for: [`OcspQuestion`] each.
+    Ocsp,
+    /// Say whether an OCSP answer would be stapled, as a text; refused if not.
+    OcspCheck {
+        /// File of the certificate.
+        certificate: PathBuf,
+        /// File with the answer.
+        answer: PathBuf,
+    },
     /// Accepted and without effect: succeed in silence.
     Nothing,
     /// Look all host names of back ends up at once.
@@ -198,6 +209,14 @@ fn live(command: Command) -> Result<Action, String> {
         Command::Connection(number) => Action::Connection(number),
         Command::Close(number) => Action::Close(number),
         Command::Recent(seconds) => Action::Recent(seconds),
+        Command::Ocsp => Action::Ocsp,
+        Command::OcspCheck {
+            certificate,
+            answer,
+        } => Action::OcspCheck {
+            certificate,
+            answer,
+        },
         Command::Mode => Action::Mode,
         Command::Pid => Action::Pid,
         Command::Control => Action::Control,

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConnectionStatus, Counter, Form, RecentClient, ServerStatus, Status};
+use super::{ConnectionStatus, Counter, Form, OcspQuestion, RecentClient, ServerStatus, Status};
 use crate::config::{Balance, Switches};
 
 /// An answer to a request that was understood.
@@ -34,7 +34,9 @@ pub enum Value {
     Connection(Box<ConnectionStatus>),
     /// To `recent`.
     Recent(Vec<RecentClient>),
-    /// To `mode`, `control`, `listen`, `close`.
+    /// To `ocsp`.
+    Ocsp(Vec<OcspQuestion>),
+    /// To `mode`, `control`, `listen`, `close`, `ocsp-check`.
     Text(String),
     /// To `pid`, `debug`.
     Number(u64),
@@ -115,6 +117,7 @@ impl Value {
             Self::Connections(connections) => lines(connections),
             Self::Connection(connection) => connection.lines(),
             Self::Recent(clients) => lines(clients),
+            Self::Ocsp(questions) => lines(questions),
             Self::Text(text) => format!("{text}\n"),
             Self::Number(number) => format!("{number}\n"),
             Self::Status(_) | Self::Counters(_) => {

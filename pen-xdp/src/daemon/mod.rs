@@ -218,6 +218,22 @@ impl Daemon {
                     observer.recent(service, seconds).map(Value::Recent)
                 });
             }
+            Action::Ocsp => {
+                return self.list(request, answer, |observer, service| {
+                    observer.ocsp_questions(service).map(Value::Ocsp)
+                });
+            }
+            Action::OcspCheck {
+                certificate,
+                answer: file,
+            } => {
+                let (certificate, file) = (certificate.clone(), file.clone());
+                return self.list(request, answer, move |observer, service| {
+                    observer
+                        .check_ocsp_answer(service, &certificate, &file)
+                        .map(Value::Text)
+                });
+            }
             Action::Option { value: None, .. }
             | Action::Connection(_)
             | Action::Close(_)
@@ -314,7 +330,9 @@ impl Daemon {
             | Action::Option { .. }
             | Action::Acl(..)
             | Action::Connections
-            | Action::Recent(_) => Ok(Value::Applied),
+            | Action::Recent(_)
+            | Action::Ocsp
+            | Action::OcspCheck { .. } => Ok(Value::Applied),
         }
     }
 

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
-use pen_common::control::{ConnectionStatus, RecentClient};
+use pen_common::control::{ConnectionStatus, OcspQuestion, RecentClient};
 
 use super::Proxy;
 use super::balance::Recent;
 use super::connections::{Connection, Connections};
 use super::service::{Service, now_ms};
+use super::tls::Terms;
 
 /// Clients that are looked at under one lock.
 const LOOK: usize = 256;
@@ -95,6 +97,51 @@ impl Observer {
         let mut clients: Vec<RecentClient> = clients.into_values().collect();
         clients.sort_by_key(|client| (client.age_ms, client.address));
         Ok(clients)
+    }
+
+    /// What is to be asked for staples, each certificate once.
+    ///
+    /// # Errors
+    /// There is no such service.
+    pub fn ocsp_questions(&self, service: Option<&str>) -> Result<Vec<OcspQuestion>, String> {
+        let terms = self.terms(service)?.into_iter();
+        let mut questions: Vec<_> = terms.flat_map(|terms| terms.store().questions()).collect();
+        // One that has a file where two services have the same certificate.
+        questions.sort_by_key(|question| (question.certificate.clone(), question.file.is_none()));
+        questions.dedup_by(|next, one| next.certificate == one.certificate);
+        Ok(questions)
+    }
+
+    /// Says for how long an OCSP answer would be stapled to a certificate.
+    ///
+    /// # Errors
+    /// It would not be; or there is no such certificate or service.
+    pub fn check_ocsp_answer(
+        &self,
+        service: Option<&str>,
+        certificate: &Path,
+        answer: &Path,
+    ) -> Result<String, String> {
+        let terms = self.terms(service)?;
+        let mut checked = terms
+            .iter()
+            .filter_map(|terms| terms.store().check_answer(certificate, answer));
+        let none = || {
+            format!(
+                "no certificate of {} is served: `status` and `ocsp` show those that are",
+                certificate.display()
+            )
+        };
+        let left = checked.next().ok_or_else(none)??;
+        Ok(format!("{} is good for {left} s", answer.display()))
+    }
+
+    /// Of the services that speak TLS, or of one.
+    fn terms(&self, service: Option<&str>) -> Result<Vec<Arc<Terms>>, String> {
+        let meant = self.meant(service)?;
+        let services = self.services.iter();
+        let services = services.filter(|one| meant.is_none_or(|meant| Arc::ptr_eq(meant, one)));
+        Ok(services.filter_map(|service| service.terms()).collect())
     }
 
     fn find(&self, service: Option<&str>, number: u32) -> Result<Arc<Connection>, String> {

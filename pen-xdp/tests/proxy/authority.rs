@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use lab::Lab;
+use lab::{Lab, Process};
 
 use crate::certificates::ECDSA;
 
@@ -24,6 +25,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) kind: &'a [&'a str],
     pub(crate) days: &'a str,
     pub(crate) must_staple: bool,
+    /// Who answers by OCSP, if it says so.
+    pub(crate) responder: Option<&'a str>,
 }
 
 impl<'a> Wish<'a> {
@@ -34,6 +37,7 @@ impl<'a> Wish<'a> {
             kind: ECDSA,
             days: "30",
             must_staple: false,
+            responder: None,
         }
     }
 }
@@ -81,6 +85,9 @@ impl<'a> Authority<'a> {
         }
         if wish.must_staple {
             text += "tlsfeature=status_request\n";
+        }
+        if let Some(url) = wish.responder {
+            text += &format!("authorityInfoAccess=OCSP;URI:{url}\n");
         }
         fs::write(&extensions, text).unwrap();
         let (ca, ca_key) = (self.ca(), self.path("ca.key"));
@@ -159,6 +166,24 @@ impl<'a> Authority<'a> {
             "-respout",
             file.to_str().unwrap(),
         ]);
+    }
+
+    /// Answers by OCSP over HTTP, on the client's machine, until it is dropped.
+    pub(crate) fn respond(&self, port: u16) -> Process {
+        let (index, ca, key) = (self.path("index"), self.ca(), self.path("ca.key"));
+        let port = port.to_string();
+        let words = [
+            "ocsp", "-port", &port, "-index", &index, "-CA", &ca, "-rsigner", &ca, "-rkey", &key,
+            "-ndays", "1",
+        ];
+        let process = self.lab.client().spawn("openssl", words).unwrap();
+        process
+            .wait_for_line(
+                "waiting for OCSP client connections",
+                Duration::from_secs(15),
+            )
+            .unwrap();
+        process
     }
 
     fn path(&self, file: &str) -> String {

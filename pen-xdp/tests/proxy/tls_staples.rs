@@ -1,9 +1,10 @@
 //! OCSP answers, of a real responder's making: stapled while they are good, and not a moment longer.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use lab::{Lab, Nginx};
+use lab::{Lab, Nginx, Output, Station};
 
 use crate::{
     authority::{Authority, Wish},
@@ -152,8 +153,134 @@ fn a_certificate_that_must_be_stapled_is_not_served_without() {
     let url = format!("https://{v4}:80/");
     let output = lab
         .client()
-        .run_for(std::time::Duration::from_secs(15), "curl", ["-sSk", &url]);
+        .run_for(Duration::from_secs(15), "curl", ["-sSk", &url]);
     assert!(output.unwrap().ok());
+    pen.wait_until_idle();
+    pen.stop();
+}
+
+/// `penctl SOCKET WORDS`, where the daemon runs.
+fn penctl(lab: &Lab, pen: &Pen, words: &[&str]) -> Output {
+    let penctl = Path::new(env!("CARGO_BIN_EXE_pen")).with_file_name("penctl");
+    assert!(
+        penctl.exists(),
+        "there is no penctl beside pen: cargo build -p pen-ctl"
+    );
+    let socket = pen.control.to_str().unwrap();
+    let words = [&[socket], words].concat();
+    let penctl = penctl.to_str().unwrap();
+    lab.balancer()
+        .run_for(Duration::from_secs(60), penctl, words)
+        .unwrap()
+}
+
+#[test]
+fn one_line_fetches_all_answers_and_a_bad_one_takes_the_place_of_none() {
+    if !lab::ready("one_line_fetches_all_answers_and_a_bad_one_takes_the_place_of_none") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let (authority, folder) = (Authority::new(&lab), folder(&lab));
+    let url = format!("http://{}:8888/", Station::client().v4());
+    for name in ["default", "named", "nested"] {
+        let names = format!("{name}.test");
+        authority.issue(Wish {
+            responder: Some(&url),
+            ..Wish::of(name, &names)
+        });
+    }
+    authority.issue(Wish::of("silent", "silent.test"));
+    let files = [
+        ("crt", "named.test.crt"),
+        ("key", "named.test.key"),
+        ("ca", "named.test.ca"),
+    ];
+    put(&authority, "named", &folder, &files);
+    put(&authority, "silent", &folder, &[("pem", "silent.test.pem")]);
+    let nested = folder.join("nested.test");
+    fs::create_dir(&nested).unwrap();
+    let chain =
+        [authority.file("nested", "crt"), authority.ca()].map(|file| fs::read(file).unwrap());
+    fs::write(nested.join("fullchain.pem"), chain.concat()).unwrap();
+    put(&authority, "nested", &nested, &[("key", "privkey.pem")]);
+    let answer = lab.folder().join("default.ocsp");
+    let words = [
+        format!("ssl_ocsp_response {}", answer.display()),
+        format!("ssl_sni_path {}", folder.display()),
+    ];
+    let pen = start(&lab, &authority, &["-O", &words[0], "-O", &words[1]]);
+    let files = [
+        answer.clone(),
+        folder.join("named.test.ocsp"),
+        nested.join("ocsp.der"),
+    ];
+    let there = || files.iter().filter(|file| file.exists()).count();
+
+    // Nobody answers.
+    let output = penctl(&lab, &pen, &["ocsp-fetch"]);
+    let said = output.text();
+    assert!(
+        !output.ok() && said.matches("Connection refused").count() == 3,
+        "{said}"
+    );
+    assert_eq!(there(), 0);
+
+    let responder = authority.respond(8888);
+    let output = penctl(&lab, &pen, &["ocsp-fetch"]);
+    assert!(output.ok(), "{}", output.text());
+    assert_eq!(
+        (output.text().lines().count(), there()),
+        (3, 3),
+        "{}",
+        output.text()
+    );
+    for name in ["default.test", "named.test", "nested.test"] {
+        wait_for("a staple", || is_stapled(&lab, &authority, name));
+    }
+    let listed = penctl(&lab, &pen, &["ocsp"]).text();
+    assert_eq!(
+        listed.lines().filter(|line| line.contains(&url)).count(),
+        3,
+        "{listed}"
+    );
+
+    // One is revoked: that is said, its file stays as it was, and the others are renewed.
+    let before: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    drop(responder);
+    authority.enter("named", "R");
+    let responder = authority.respond(8888);
+    let output = penctl(&lab, &pen, &["ocsp-fetch"]);
+    let said = output.text();
+    assert!(
+        !output.ok() && said.contains("named.test.crt: ") && said.contains("revoked"),
+        "{said}"
+    );
+    assert_eq!(fs::read(&files[1]).unwrap(), before[1]);
+    assert_eq!(said.matches(" is good for ").count(), 2, "{said}");
+    let left: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    assert!(
+        !left
+            .iter()
+            .any(|path| path.to_string_lossy().ends_with(".new")),
+        "{left:?}"
+    );
+    drop(responder);
+
+    let refused = penctl(
+        &lab,
+        &pen,
+        &["ocsp-check", "/nowhere", answer.to_str().unwrap()],
+    );
+    assert!(
+        !refused.ok()
+            && refused
+                .text()
+                .contains("no certificate of /nowhere is served")
+    );
     pen.wait_until_idle();
     pen.stop();
 }

@@ -13,9 +13,14 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::certificate::Files;
+
+/// The certificate in a folder of its own.
+const NESTED: &str = "fullchain.pem";
+/// Its OCSP answer.
+const NESTED_ANSWER: &str = "ocsp.der";
 
 /// A certificate by its files.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,6 +62,20 @@ pub(super) fn scan(folder: &Path) -> io::Result<Vec<Found>> {
     let nested = folders.iter();
     found.extend(nested.filter_map(|name| nested_in(&folder.join(name), &listed, name)));
     Ok(found)
+}
+
+/// Where the OCSP answer of a certificate in such a folder is to be.
+pub(super) fn place_of_answer(certificate: &Path) -> PathBuf {
+    let name = certificate.file_name().and_then(|name| name.to_str());
+    let name = name.unwrap_or_default();
+    let answer = match stem(name) {
+        _ if name == NESTED => NESTED_ANSWER.to_owned(),
+        // For one of two that have the stem together.
+        Some((_, true)) if !name.ends_with(".pem") => format!("{name}.ocsp"),
+        Some((stem, _)) => format!("{stem}.ocsp"),
+        None => format!("{name}.ocsp"),
+    };
+    certificate.with_file_name(answer)
 }
 
 /// The certificate of a file, if one is to be in it.
@@ -109,10 +128,115 @@ fn nested_in(folder: &Path, listed: &BTreeSet<String>, name: &str) -> Option<Fou
     Some(Found {
         name: name.to_lowercase(),
         files: Files {
-            certificate: there("fullchain.pem")?,
+            certificate: there(NESTED)?,
             key: there("privkey.pem"),
             chain: None,
-            staple: there("ocsp.der").or(outer.map(|outer| outer.join(&beside))),
+            staple: there(NESTED_ANSWER).or(outer.map(|outer| outer.join(&beside))),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The name and the files of every certificate in a folder that holds `files`.
+    fn found(test: &str, files: &[&str]) -> Vec<String> {
+        let folder = std::env::temp_dir().join(format!("pen-names-{test}-{}", std::process::id()));
+        for file in files {
+            let path = folder.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let found = scan(&folder).unwrap();
+        let line = |Found { name, files }| {
+            let short = |path: &Path| path.strip_prefix(&folder).unwrap().display().to_string();
+            let files: Vec<String> = files.iter().map(short).collect();
+            format!("{name}: {}", files.join(" "))
+        };
+        let lines = found.into_iter().map(line).collect();
+        fs::remove_dir_all(&folder).unwrap();
+        lines
+    }
+
+    #[test]
+    fn files_that_belong_together_are_found_in_every_layout() {
+        let files = [
+            "Pen.test.crt",
+            "Pen.test.key",
+            "Pen.test.ca",
+            "Pen.test.ocsp",
+            "pen.test.txt",
+            "alone.test.crt",
+            "ha.test.pem",
+            "ha.test.pem.ocsp",
+            "ha.test.pem.issuer",
+            "ha.test.key",
+            "two.test.pem.rsa",
+            "two.test.pem.rsa.ocsp",
+            "two.test.pem.ecdsa",
+            "sides.test.rsa.crt",
+            "sides.test.rsa.key",
+            "sides.test.ecdsa.crt",
+            "sides.test.ecdsa.key",
+            "lego.test.crt",
+            "lego.test.key",
+            "lego.test.issuer.crt",
+            "lego.test.pem",
+            "bot.test/fullchain.pem",
+            "bot.test/privkey.pem",
+            "bot.test/cert.pem",
+            "bot.test.ocsp",
+            "dehydrated.test/fullchain.pem",
+            "dehydrated.test/privkey.pem",
+            "dehydrated.test/ocsp.der",
+            "empty.test/cert.pem",
+            ".hidden.test.pem",
+            ".pem",
+            "README",
+            "*.wide.test.pem",
+            "new.test.pem.new",
+        ];
+        let expected = [
+            "*.wide.test: *.wide.test.pem",
+            "pen.test: Pen.test.crt Pen.test.key Pen.test.ca Pen.test.ocsp",
+            "alone.test: alone.test.crt",
+            "ha.test: ha.test.pem ha.test.key ha.test.pem.issuer ha.test.pem.ocsp",
+            "lego.test: lego.test.crt lego.test.key",
+            "sides.test: sides.test.ecdsa.crt sides.test.ecdsa.key",
+            "sides.test: sides.test.rsa.crt sides.test.rsa.key",
+            "two.test: two.test.pem.ecdsa",
+            "two.test: two.test.pem.rsa two.test.pem.rsa.ocsp",
+            "bot.test: bot.test/fullchain.pem bot.test/privkey.pem bot.test.ocsp",
+            "dehydrated.test: dehydrated.test/fullchain.pem dehydrated.test/privkey.pem \
+             dehydrated.test/ocsp.der",
+        ];
+        assert_eq!(found("layouts", &files), expected);
+    }
+
+    #[test]
+    fn answers_are_put_where_they_are_found() {
+        for (certificate, answer) in [
+            ("a.test.crt", "a.test.ocsp"),
+            ("a.test.pem", "a.test.ocsp"),
+            ("a.test.pem.rsa", "a.test.pem.rsa.ocsp"),
+            ("a.test.ecdsa.crt", "a.test.ecdsa.ocsp"),
+            ("a.test/fullchain.pem", "a.test/ocsp.der"),
+        ] {
+            assert_eq!(place_of_answer(Path::new(certificate)), Path::new(answer));
+            let both = found("answers", &[certificate, answer]);
+            assert!(
+                both[0].ends_with(&format!("{certificate} {answer}")),
+                "{both:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_empty() {
+        assert!(scan(Path::new("/nowhere/at/all")).is_err());
+        assert_eq!(found("empty", &["README"]), [""; 0]);
+    }
 }

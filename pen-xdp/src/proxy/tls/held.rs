@@ -220,3 +220,109 @@ fn stamp(files: &Files) -> u64 {
     }
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+    use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+    use rustls::pki_types::PrivateKeyDer;
+
+    use super::*;
+    use crate::proxy::tls::facts::KeyKind;
+    use crate::proxy::tls::ocsp::authority::{Authority, P256};
+    use crate::proxy::tls::ocsp::request;
+    use crate::proxy::tls::store::now;
+
+    impl Certificate {
+        /// One that nobody could use: what it says of itself, and any key.
+        pub(in crate::proxy::tls) fn for_tests(
+            names: &[&str],
+            key: KeyKind,
+            not_after: i64,
+        ) -> Self {
+            let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
+            let pair = EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new()).unwrap();
+            let pair = PrivateKeyDer::try_from(pair.as_ref().to_vec()).unwrap();
+            let signing = any_supported_type(&pair).unwrap();
+            Self {
+                facts: Facts {
+                    names: names.iter().map(|name| (*name).to_owned()).collect(),
+                    not_before: 0,
+                    not_after,
+                    responder: None,
+                    must_staple: false,
+                    key,
+                },
+                plain: Arc::new(CertifiedKey::new(Vec::new(), signing)),
+                stapled: None,
+                unstapled: None,
+            }
+        }
+    }
+
+    /// Files of a certificate that asks to be stapled, with an answer that is good for a day.
+    fn files(authority: &Authority) -> Files {
+        authority.issue("www", "ca", "full");
+        authority.knows(&["www"], &[]);
+        let question = request(&authority.chain("www")).unwrap();
+        let answer = authority.answer(&question, "ca", "-ndays 1");
+        let at = |file: &str| authority.file(file);
+        fs::write(at("www.ocsp"), answer).unwrap();
+        Files {
+            certificate: at("www.pem"),
+            key: Some(at("www.key")),
+            chain: Some(at("ca.pem")),
+            staple: Some(at("www.ocsp")),
+        }
+    }
+
+    #[test]
+    fn a_staple_is_served_until_it_expires_and_not_a_second_longer() {
+        let authority = Authority::new("expiry", P256);
+        let (files, now) = (files(&authority), now());
+        let held = Held::read(String::new(), files, now);
+        let certificate = held.certificate().unwrap();
+        let until = certificate.stapled_until(now).unwrap();
+        assert!((now + 86_000..=now + 86_400).contains(&until));
+        for (second, stapled) in [(now, true), (until - 1, true), (until, false)] {
+            assert_eq!(certificate.key(second).ocsp.is_some(), stapled);
+            assert_eq!(certificate.lacks_staple(second), !stapled);
+            assert_eq!(held.trouble(second).is_none(), stapled);
+        }
+        let said = held.trouble(until).unwrap();
+        assert!(said.contains("OCSP answer has expired"), "{said}");
+        let said = held.trouble(certificate.facts().not_after + 1).unwrap();
+        assert!(said.contains("www.pem: it has expired"), "{said}");
+    }
+
+    #[test]
+    fn what_did_not_change_is_not_read_and_what_broke_is_said_once() {
+        let authority = Authority::new("renewal", P256);
+        let (files, now) = (files(&authority), now());
+        let mut held = Held::read(String::new(), files.clone(), now);
+        assert_eq!(held.renew(&files, now), Renewed::Same);
+        let (certificate, staple) = (&files.certificate, files.staple.as_ref().unwrap());
+        let whole = fs::read(certificate).unwrap();
+        fs::write(certificate, &whole[..100]).unwrap();
+        assert_eq!(held.renew(&files, now), Renewed::Broken);
+        assert_eq!(held.renew(&files, now), Renewed::Same);
+        assert!(held.certificate().is_some());
+        fs::write(certificate, &whole).unwrap();
+        assert_eq!(held.renew(&files, now), Renewed::Changed);
+        // A bad answer costs the staple, not the certificate, and is looked at again each time.
+        fs::write(staple, "no answer").unwrap();
+        assert_eq!(held.renew(&files, now), Renewed::Changed);
+        assert_eq!(held.renew(&files, now), Renewed::Same);
+        assert!(held.certificate().unwrap().stapled_until(now).is_none());
+        assert!(held.trouble(now).unwrap().contains("www.ocsp: "));
+        let none = Files {
+            staple: None::<PathBuf>,
+            ..files
+        };
+        assert_eq!(held.renew(&none, now), Renewed::Changed);
+        assert!(held.trouble(now).unwrap().contains("must-staple"));
+    }
+}

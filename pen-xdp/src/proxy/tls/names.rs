@@ -69,3 +69,48 @@ fn is_name(text: &str) -> bool {
     let text = text.strip_prefix("*.").unwrap_or(text);
     DnsName::try_from(text).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::tls::facts::KeyKind;
+    use crate::proxy::tls::held::Certificate;
+
+    fn certificate(names: &[&str], key: KeyKind, not_after: i64) -> Arc<Certificate> {
+        Arc::new(Certificate::for_tests(names, key, not_after))
+    }
+
+    #[test]
+    fn the_best_certificate_for_a_name_is_first() {
+        let all = [
+            ("a.test", certificate(&["a.test"], KeyKind::Rsa, 9)),
+            ("x", certificate(&["a.test", "*.w.test"], KeyKind::Ecdsa, 5)),
+            ("y", certificate(&["a.test", "x.w.test"], KeyKind::Ecdsa, 7)),
+            ("a.test", certificate(&["a.test"], KeyKind::Ecdsa, 1)),
+            ("not a name", certificate(&[], KeyKind::Ecdsa, 1)),
+        ];
+        let names = Names::of(all.iter().map(|(file, one)| (*file, one)));
+        let order = |name: &str| -> Vec<usize> {
+            let place = |one| all.iter().position(|(_, other)| Arc::ptr_eq(one, other));
+            names.find(name).iter().filter_map(place).collect()
+        };
+        // By its file, then by its kind, then by its time.
+        assert_eq!(order("a.test"), [3, 0, 2, 1]);
+        assert_eq!(order("A.TEST."), [3, 0, 2, 1]);
+        assert_eq!(order("x.w.test"), [2]);
+        assert_eq!(order("y.w.test"), [1]);
+        for name in [
+            "z.y.w.test",
+            "w.test",
+            "*.test",
+            "",
+            ".",
+            "not a name",
+            "../a.test",
+        ] {
+            assert_eq!(order(name), [0; 0], "{name}");
+        }
+        assert_eq!(order("*.w.test"), [1], "which no client can ask for");
+        assert_eq!(names.len(), 5);
+    }
+}

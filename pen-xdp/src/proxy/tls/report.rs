@@ -1,11 +1,15 @@
 //! What a store of certificates shows of itself.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use pen_common::control::{CertificateStatus, CertificatesStatus};
+use pen_common::control::{CertificateStatus, CertificatesStatus, OcspQuestion};
 
+use super::certificate::read;
+use super::directory::place_of_answer;
 use super::facts::KeyKind;
 use super::held::Held;
+use super::ocsp::{Staple, request};
 use super::store::{Store, now};
 
 /// Certificates that are shown; the others are counted.
@@ -41,6 +45,56 @@ impl Store {
             shown: rows,
         }
     }
+
+    /// What is to be asked for staples, in the order of the certificates' files.
+    pub(in crate::proxy) fn questions(&self) -> Vec<OcspQuestion> {
+        let (now, read) = (now(), self.read());
+        let default = read.default.as_ref().map(|held| question(held, None, now));
+        let named = read.named.values().map(|held| {
+            let place = place_of_answer(&held.files.certificate);
+            question(held, Some(&place), now)
+        });
+        let mut questions: Vec<_> = default.into_iter().chain(named).flatten().collect();
+        questions.sort_by(|a, b| a.certificate.cmp(&b.certificate));
+        questions
+    }
+
+    /// Whether the answer in a file would be stapled to the certificate of another; the seconds for
+    /// which it would. `None` if there is no such certificate.
+    pub(in crate::proxy) fn check_answer(
+        &self,
+        certificate: &Path,
+        answer: &Path,
+    ) -> Option<Result<i64, String>> {
+        let now = now();
+        let chain = {
+            let read = self.read();
+            let mut all = read.all();
+            let held = all.find(|held| held.files.certificate == certificate)?;
+            held.certificate()?.key(now).cert.clone()
+        };
+        let bytes = read(answer).map_err(|error| error.to_string());
+        Some(bytes.and_then(|bytes| {
+            let staple = Staple::check(bytes.to_vec(), &chain, now);
+            staple
+                .map(|staple| staple.until() - now)
+                .map_err(|error| format!("{}: {error}", answer.display()))
+        }))
+    }
+}
+
+/// `place` is where an answer is looked for if nothing else is said.
+fn question(held: &Held, place: Option<&Path>, now: i64) -> Option<OcspQuestion> {
+    let certificate = held.certificate()?;
+    let text = |path: &Path| path.display().to_string();
+    let until = certificate.stapled_until(now);
+    Some(OcspQuestion {
+        certificate: text(&held.files.certificate),
+        responder: certificate.facts().responder.clone()?,
+        request: request(&certificate.key(now).cert)?,
+        file: held.files.staple.as_deref().or(place).map(text),
+        staple_left_s: until.map(|until| until - now),
+    })
 }
 
 fn row(held: &Held, now: i64) -> CertificateStatus {

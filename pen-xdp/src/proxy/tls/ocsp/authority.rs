@@ -93,6 +93,11 @@ impl Authority {
         CertificateDer::from_pem_file(self.folder.join(format!("{name}.pem"))).unwrap()
     }
 
+    /// Where one of its files is.
+    pub(in crate::proxy) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     pub(in crate::proxy) fn chain(&self, name: &str) -> Vec<CertificateDer<'static>> {
         vec![self.certificate(name), self.certificate("ca")]
     }

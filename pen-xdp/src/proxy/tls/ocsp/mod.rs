@@ -20,7 +20,6 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use basic::{Basic, Status};
 use der::{Reader, tag};
 pub(in crate::proxy) use error::{Refusal, StapleError};
-#[cfg_attr(not(test), expect(unused_imports, reason = "nobody asks yet"))]
 pub(in crate::proxy) use request::request;
 
 /// Longest answer, in bytes. They are some hundred to some thousand, and each handshake sends one.
