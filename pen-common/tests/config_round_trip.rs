@@ -120,6 +120,7 @@ prop_compose! {
         files in proptest::array::uniform3(proptest::option::of(path())),
         directory in proptest::option::of(path()),
         timeout in 1..=TLS_TIMEOUT_MAX,
+        handshakes_max in 0..=1000u32,
         options in proptest::collection::vec(pick(SslOption::ALL), 0..4),
         ciphers in proptest::option::of(pick(&["HIGH", "ECDHE+AESGCM:!ECDSA", "RC4:HIGH"])),
     ) -> TlsOptions {
@@ -131,6 +132,7 @@ prop_compose! {
             staple,
             directory,
             timeout,
+            handshakes_max,
             options: Vec::new(),
             ciphers: ciphers.map(|list| list.parse().unwrap()),
         };

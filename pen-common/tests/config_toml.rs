@@ -146,6 +146,7 @@ chain = "/etc/pen/chain.pem"
 ssl_ocsp_response = "/etc/pen/cert.ocsp"
 ssl_sni_path = "/etc/pen/sni"
 tls_timeout = 13
+client_handshakes_max = 14
 ssl_option = ["no_sslv3", "allow_unstapled", "no_tlsv1.2"]
 ssl_ciphers = "ECDHE+AESGCM"
 hsts = "63072000 includeSubDomains"
@@ -336,6 +337,7 @@ fn every_key_of_a_proxy(config: &Config) {
             staple: Some(PathBuf::from("/etc/pen/cert.ocsp")),
             directory: Some(PathBuf::from("/etc/pen/sni")),
             timeout: 13,
+            handshakes_max: 14,
             options: vec![
                 SslOption::NoSslv3,
                 SslOption::NoTlsv1_2,

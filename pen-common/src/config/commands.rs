@@ -211,6 +211,7 @@ const OPTIONS: &[&str] = &[
     "client_acl",
     "client_conn_max",
     "client_conn_rate",
+    "client_handshakes_max",
     "clients_max",
     "conn_max",
     "head_timeout",

@@ -39,7 +39,11 @@ const OF_CONNECTIONS: &[&str] = &[
     "send_proxy",
     "certificate",
     "key",
+    "chain",
+    "ssl_sni_path",
+    "ssl_ocsp_response",
     "tls_timeout",
+    "client_handshakes_max",
     "ssl_option",
     "ssl_ciphers",
 ];
@@ -409,6 +413,19 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
             &mut s.proxy.tls.timeout
         ),
         |s| number(s.proxy.tls.timeout)
+    ),
+    key!(
+        Mode::Tcp,
+        "client_handshakes_max",
+        "TLS handshakes of one client (an IPv4 address, an IPv6 /64) at a time, others wait; 0 is no \
+         limit",
+        |s, given| within(
+            "client_handshakes_max",
+            given,
+            0..=CONN_MAX_MAX,
+            &mut s.proxy.tls.handshakes_max
+        ),
+        |s| number(s.proxy.tls.handshakes_max)
     ),
     Key {
         name: "ssl_option",

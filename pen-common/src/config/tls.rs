@@ -60,6 +60,8 @@ pub struct TlsOptions {
     pub directory: Option<PathBuf>,
     /// Seconds that a handshake may take; at least 1.
     pub timeout: u32,
+    /// Handshakes of one client that may be under way at the same time, others wait; 0 is no limit.
+    pub handshakes_max: u32,
     /// In the order of their declaration, each once.
     pub options: Vec<SslOption>,
     /// Ciphers that are offered; `None` is all.
@@ -159,6 +161,7 @@ impl Default for TlsOptions {
             staple: None,
             directory: None,
             timeout: 10,
+            handshakes_max: 100,
             options: Vec::new(),
             ciphers: None,
         }

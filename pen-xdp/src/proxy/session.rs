@@ -1,7 +1,7 @@
 //! One client from its coming to its end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,7 +206,8 @@ async fn secured(
 ) -> Option<Stream> {
     let service = &connection.service;
     connection.reached(Stage::Handshake);
-    let why = match encrypted(connection, client, terms).await {
+    let address = visitor.address.map(|address| address.ip());
+    let why = match encrypted(connection, client, address, terms).await {
         Ok(client) => {
             connection.reached(Stage::Connecting);
             return Some(client);
@@ -233,11 +234,12 @@ async fn secured(
 async fn encrypted(
     connection: &Connection,
     client: Stream,
+    address: Option<IpAddr>,
     terms: &Terms,
 ) -> Result<Stream, Failed> {
     let client = Encrypted::new(client, terms.config())?;
     let cut = connection.cuts(client.below());
-    shake_hands(&client, terms.timeout()).await?;
+    shake_hands(&client, address, terms).await?;
     drop(cut);
     Ok(Stream::Tls(Box::new(client)))
 }

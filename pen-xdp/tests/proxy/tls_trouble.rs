@@ -113,7 +113,7 @@ fn two_thousand_half_handshakes_hinder_nobody() {
          \x20 while c.recv(10000): pass\n\
          \x20except OSError: pass\n\
          print('over', flush=True)\n",
-        addresses()[0]
+        addresses()[1]
     );
     let crowd = python::start(lab.client(), &script);
     wait_for("all to be in the middle of it", || {
@@ -301,5 +301,34 @@ fn files_that_can_not_be_used_are_named_and_change_nothing() {
     // One that can be used is, by who comes from then on.
     pen.change(&format!("certificate {}", other.whole));
     assert_eq!(client(&lab, &other, page), "b'HTTP/1.1 200'");
+    pen.stop();
+}
+
+#[test]
+fn a_clients_handshakes_take_turns_and_others_do_not_wait() {
+    if !lab::ready("a_clients_handshakes_take_turns_and_others_do_not_wait") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let certificate = make(&lab, "ecdsa", ECDSA);
+    let one = ["-E", &certificate.whole, "-O", "client_handshakes_max 1"];
+    let pen = Pen::start(&lab, &[&one[..], &["80", &server(0)]].concat());
+    let script = format!(
+        "import queue\n\
+         first = connect(); first.sendall(b'\\x16\\x03\\x01'); time.sleep(.2)\n\
+         done = queue.Queue()\n\
+         threading.Thread(target=lambda: done.put(tls().version()), daemon=True).start()\n\
+         try: print(done.get(timeout=1))\n\
+         except queue.Empty: print('waits')\n\
+         other = s.create_connection(('{}', 80), timeout=10)\n\
+         print(tls(c=other).version())\n\
+         first.close()\n\
+         print(done.get(timeout=5))\n",
+        addresses()[1]
+    );
+    let said = client(&lab, &certificate, &script);
+    assert_eq!(said, "waits\nTLSv1.3\nTLSv1.3");
+    pen.wait_until_idle();
     pen.stop();
 }

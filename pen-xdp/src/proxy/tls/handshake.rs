@@ -3,11 +3,12 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
-use std::time::Duration;
+use std::net::IpAddr;
 
 use tokio::time::timeout;
 
 use super::stream::Encrypted;
+use super::terms::Terms;
 
 /// Why there is no connection over TLS.
 #[derive(Debug)]
@@ -24,15 +25,21 @@ pub(in crate::proxy) enum Failed {
     Broken(io::Error),
 }
 
-/// Waits until the handshake is over, `limit` at most.
+/// Waits for the client's turn and until the handshake is over, as long as the terms have it.
+/// `address` is the client's; without one there is nobody to take turns with.
 ///
 /// # Errors
-/// It is not.
+/// It is not over.
 pub(in crate::proxy) async fn shake_hands(
     client: &Encrypted,
-    limit: Duration,
+    address: Option<IpAddr>,
+    terms: &Terms,
 ) -> Result<(), Failed> {
-    let over = timeout(limit, async {
+    let over = timeout(terms.timeout(), async {
+        let _turn = match address {
+            Some(address) => terms.turn(address).await,
+            None => None,
+        };
         loop {
             poll_fn(|context| client.poll_readable(context)).await?;
             match client.shake_hands() {

@@ -8,6 +8,7 @@ mod directory;
 mod facts;
 pub mod handshake;
 mod held;
+mod in_flight;
 mod names;
 mod ocsp;
 mod renewal;

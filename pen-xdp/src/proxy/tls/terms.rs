@@ -3,6 +3,7 @@
 //! All threads of a service share one value, and it stays as long as nothing of it is changed: who
 //! has a ticket of it resumes on any thread, after any change of something else.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::certificate::CertificateError;
+use super::in_flight::{InFlight, Turn};
 use super::store::{Store, warn};
 use crate::proxy::routes::{Route, Routes};
 
@@ -49,6 +51,7 @@ pub struct Terms {
     options: TlsOptions,
     store: Arc<Store>,
     config: Arc<ServerConfig>,
+    in_flight: Arc<InFlight>,
 }
 
 /// The terms of all services, in the order of the routes that they were made for.
@@ -107,10 +110,11 @@ impl Terms {
             if before.options == *options {
                 return Ok(Some(Arc::clone(before)));
             }
-            let timeout = before.options.timeout;
+            let (timeout, handshakes_max) = (before.options.timeout, before.options.handshakes_max);
             if before.options
                 == (TlsOptions {
                     timeout,
+                    handshakes_max,
                     ..options.clone()
                 })
             {
@@ -119,6 +123,7 @@ impl Terms {
                     options: options.clone(),
                     store: Arc::clone(&before.store),
                     config: Arc::clone(&before.config),
+                    in_flight: Arc::default(),
                 })));
             }
         }
@@ -138,6 +143,7 @@ impl Terms {
             options: options.clone(),
             store,
             config: Arc::new(config(http, options, certificates)?),
+            in_flight: Arc::default(),
         })))
     }
 
@@ -149,7 +155,15 @@ impl Terms {
         &self.store
     }
 
-    /// How long a handshake may take.
+    /// Waits until a handshake of a client may begin; `None` if they take no turns.
+    pub(super) async fn turn(&self, client: IpAddr) -> Option<Turn> {
+        match self.options.handshakes_max {
+            0 => None,
+            max => Some(self.in_flight.enter(client, max).await),
+        }
+    }
+
+    /// How long a handshake may take, and wait for its turn.
     pub(in crate::proxy) fn timeout(&self) -> Duration {
         Duration::from_secs(self.options.timeout.into())
     }
