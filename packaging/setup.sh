@@ -50,6 +50,7 @@ bench|valgrind|counts instructions (callgrind)
 bench|haproxy|what the proxy is measured against
 bench|libnginx-mod-stream|likewise: nginx as a proxy of TCP, which nginx-light does not have by itself
 bench|wrk|likewise, for the proxy's figures
+bench|openssl|certificates for its figures over TLS
 vm|qemu-system-x86|the machine that boots Debian's own kernel
 vm|busybox-static|its shell and tools
 vm|kmod|depmod for the kernel's modules

@@ -88,6 +88,8 @@ enum Part {
     Hold(proxy::client::Options),
     #[command(hide = true)]
     Download(proxy::client::Options),
+    /// Part of the measurement: connections with a TLS handshake each
+    Handshakes(proxy::client::Options),
 }
 
 impl Options {
@@ -107,6 +109,7 @@ fn main() -> Result<ExitCode> {
         Some(Part::Pace(options)) => proxy::client::pace(options)?,
         Some(Part::Hold(options)) => proxy::client::hold(options)?,
         Some(Part::Download(options)) => proxy::client::download(options)?,
+        Some(Part::Handshakes(options)) => proxy::tls::handshakes(options)?,
         None if options.proxy => return proxy::run(&options),
         None => return run(&options),
     }

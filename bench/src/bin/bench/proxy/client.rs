@@ -11,6 +11,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::server::{BODY_BYTES, BULK};
+use super::tls;
 
 /// How long an answer may take before it is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,15 +19,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const WARM_UP: Duration = Duration::from_millis(200);
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
+/// What a request goes by: TCP, or TLS over it.
+pub(super) trait Wire: Read + Write + Send {}
+
+impl Wire for TcpStream {}
+
 /// A load of our own.
-#[derive(Args, Debug, Clone, Copy)]
+#[derive(Args, Debug, Clone)]
 pub(crate) struct Options {
     #[arg(long)]
     to: SocketAddr,
     #[arg(long)]
-    connections: u32,
+    pub(super) connections: u32,
     #[arg(long, default_value_t = 1000)]
-    milliseconds: u64,
+    pub(super) milliseconds: u64,
+    #[command(flatten)]
+    pub(super) tls: tls::Options,
     /// Requests a second over all connections (paced load only)
     #[arg(long, default_value_t = 1000.0)]
     rate: f64,
@@ -91,7 +99,7 @@ pub(crate) fn pace(options: &Options) -> Result<()> {
 
 /// Times of one connection's answers to requests that were due from `counts` on.
 fn ask_when_due(
-    mut stream: TcpStream,
+    mut stream: Box<dyn Wire>,
     (first, end, every): (Instant, Instant, Duration),
     counts: Instant,
 ) -> Result<Vec<Duration>> {
@@ -99,7 +107,7 @@ fn ask_when_due(
     let mut due = first;
     while due < end {
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        exchange(&mut stream)?;
+        exchange(&mut *stream)?;
         if due >= counts {
             times.push(due.elapsed());
         }
@@ -119,7 +127,7 @@ fn share(sorted: &[Duration], share: f64) -> Option<f64> {
 pub(crate) fn hold(options: &Options) -> Result<()> {
     let mut streams = open(options)?;
     for stream in &mut streams {
-        exchange(stream)?;
+        exchange(&mut **stream)?;
     }
     println!("holding");
     loop {
@@ -155,15 +163,25 @@ pub(crate) fn download(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn open(options: &Options) -> Result<Vec<TcpStream>> {
-    let one = |number| -> Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(&options.to, PATIENCE)
-            .with_context(|| format!("opening connection {number} to {}", options.to))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(stream)
+fn open(options: &Options) -> Result<Vec<Box<dyn Wire>>> {
+    let config = options.tls.config()?;
+    let one = |number| -> Result<Box<dyn Wire>> {
+        let stream = connect(options).with_context(|| format!("connection {number}"))?;
+        match &config {
+            Some(config) => Ok(Box::new(tls::over(config, stream)?)),
+            None => Ok(Box::new(stream)),
+        }
     };
     (1..=options.connections).map(one).collect()
+}
+
+/// One connection, without TLS.
+pub(super) fn connect(options: &Options) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&options.to, PATIENCE)
+        .with_context(|| format!("connecting to {}", options.to))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 fn request(path: &str) -> String {
@@ -171,7 +189,7 @@ fn request(path: &str) -> String {
 }
 
 /// One request and its whole answer.
-fn exchange(stream: &mut TcpStream) -> Result<()> {
+fn exchange(stream: &mut dyn Wire) -> Result<()> {
     stream.write_all(request("/").as_bytes())?;
     let mut buffer = [0; 1024];
     let mut length = 0;
@@ -185,7 +203,7 @@ fn exchange(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-fn is_whole(answer: &[u8]) -> bool {
+pub(super) fn is_whole(answer: &[u8]) -> bool {
     let end = answer
         .windows(HEAD_END.len())
         .position(|bytes| bytes == HEAD_END);

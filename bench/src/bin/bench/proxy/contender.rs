@@ -33,25 +33,55 @@ pub(crate) enum Contender {
     HaproxyHttp,
     NginxHttp,
     DebianPenHttp,
+    /// Over TLS, with a certificate of P-256, in HTTP mode.
+    PenTls,
+    HaproxyTls,
+    DebianPenTls,
+    /// With one of RSA-2048.
+    PenTlsRsa,
+    HaproxyTlsRsa,
 }
 
 impl Contender {
+    /// Whether clients speak TLS with it.
+    pub(crate) const fn is_tls(self) -> bool {
+        matches!(
+            self,
+            Self::PenTls
+                | Self::HaproxyTls
+                | Self::DebianPenTls
+                | Self::PenTlsRsa
+                | Self::HaproxyTlsRsa
+        )
+    }
+
     /// Its program, with its version.
     pub(crate) fn name(self) -> String {
         let version = match self {
-            Self::Pen | Self::PenHttp => return "Pen".into(),
-            Self::Haproxy | Self::HaproxySplice | Self::HaproxyHttp => {
-                version_of("haproxy", "version ")
-            }
+            Self::Pen | Self::PenHttp | Self::PenTls | Self::PenTlsRsa => return "Pen".into(),
+            Self::Haproxy
+            | Self::HaproxySplice
+            | Self::HaproxyHttp
+            | Self::HaproxyTls
+            | Self::HaproxyTlsRsa => version_of("haproxy", "version "),
             Self::Nginx | Self::NginxHttp => version_of("nginx", "nginx/"),
-            Self::DebianPen => return "Debian's pen".into(),
+            Self::DebianPen | Self::DebianPenTls => return "Debian's pen".into(),
             Self::DebianPenHttp => return "Debian's pen -H".into(),
         };
         match self {
             Self::HaproxySplice => format!("HAProxy {version}, forced splice"),
             Self::Nginx | Self::NginxHttp => format!("nginx {version}"),
+            Self::HaproxyTls | Self::HaproxyTlsRsa => {
+                format!("HAProxy {version} with OpenSSL {}", openssl_of_haproxy())
+            }
             Self::Haproxy | Self::HaproxyHttp => format!("HAProxy {version}"),
-            Self::Pen | Self::PenHttp | Self::DebianPen | Self::DebianPenHttp => version,
+            Self::Pen
+            | Self::PenHttp
+            | Self::PenTls
+            | Self::PenTlsRsa
+            | Self::DebianPen
+            | Self::DebianPenHttp
+            | Self::DebianPenTls => version,
         }
     }
 
@@ -69,7 +99,13 @@ impl Contender {
             | Self::DebianPen
             | Self::PenHttp
             | Self::HaproxyHttp
-            | Self::NginxHttp => "",
+            | Self::NginxHttp
+            | Self::PenTls
+            | Self::HaproxyTls
+            | Self::PenTlsRsa
+            | Self::HaproxyTlsRsa => "",
+            // It does not read what it passes on.
+            Self::DebianPenTls => "Debian's pen in TCP mode",
         }
     }
 
@@ -88,6 +124,14 @@ impl Contender {
             Self::NginxHttp => nginx(place, nginx_http_config(place)),
             Self::DebianPen => debian_pen(place, &["-O", "tcp_nodelay"]),
             Self::DebianPenHttp => debian_pen(place, &["-O", "tcp_nodelay", "-H"]),
+            Self::PenTls => pen(place, &["-H", "-E", &place.certificate("ecdsa")]),
+            Self::PenTlsRsa => pen(place, &["-H", "-E", &place.certificate("rsa")]),
+            Self::HaproxyTls => haproxy(place, haproxy_tls_config(place, "ecdsa")),
+            Self::HaproxyTlsRsa => haproxy(place, haproxy_tls_config(place, "rsa")),
+            Self::DebianPenTls => {
+                let file = place.certificate("ecdsa");
+                debian_pen(place, &["-O", "tcp_nodelay", "-E", &file, "-K", &file])
+            }
         }
     }
 
@@ -96,7 +140,13 @@ impl Contender {
     pub(crate) fn probe(self) -> &'static str {
         match self {
             Self::PenHttp | Self::HaproxyHttp | Self::NginxHttp | Self::DebianPenHttp => FORWARDED,
-            Self::Pen | Self::Haproxy | Self::HaproxySplice | Self::Nginx | Self::DebianPen => "/",
+            Self::PenTls | Self::HaproxyTls | Self::PenTlsRsa | Self::HaproxyTlsRsa => FORWARDED,
+            Self::Pen
+            | Self::Haproxy
+            | Self::HaproxySplice
+            | Self::Nginx
+            | Self::DebianPen
+            | Self::DebianPenTls => "/",
         }
     }
 }
@@ -107,6 +157,8 @@ pub(crate) struct Place {
     pub(crate) folder: PathBuf,
     pub(crate) at: SocketAddr,
     pub(crate) server: SocketAddr,
+    /// See [`super::tls::make_certificates`].
+    pub(crate) certificates: PathBuf,
 }
 
 /// What is to be started.
@@ -189,6 +241,14 @@ fn started(words: &[&str]) -> Program {
 }
 
 impl Place {
+    /// The file with a certificate of this kind and its key.
+    fn certificate(&self, kind: &str) -> String {
+        self.certificates
+            .join(format!("{kind}.pem"))
+            .display()
+            .to_string()
+    }
+
     /// Most connections, where to listen, the server: as a Pen is told them.
     fn words(&self) -> (String, String, String) {
         let most = CLIENTS_MAX.to_string();
@@ -206,6 +266,31 @@ fn haproxy_config(place: &Place, mode: &str) -> String {
          listen bench\n    bind {at}\n    maxconn {CLIENTS_MAX}\n    balance roundrobin\n    \
          server web {server}\n"
     )
+}
+
+/// TLS as HAProxy's own documents have it for clients of today, the cipher that Pen prefers first.
+fn haproxy_tls_config(place: &Place, kind: &str) -> String {
+    let certificate = place.certificate(kind);
+    let clear = haproxy_config(place, HAPROXY_HTTP);
+    let global = "global\n    ssl-default-bind-options ssl-min-ver TLSv1.2\n    \
+                  ssl-default-bind-ciphersuites TLS_AES_256_GCM_SHA384\n    \
+                  ssl-default-bind-ciphers \
+                  ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384\n";
+    let at = format!("bind {}", place.at);
+    clear
+        .replacen("global\n", global, 1)
+        .replacen(&at, &format!("{at} ssl crt {certificate}"), 1)
+}
+
+/// The version of OpenSSL that HAProxy runs with.
+fn openssl_of_haproxy() -> String {
+    let output = Command::new("haproxy").arg("-vv").output();
+    let text = output.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    );
+    let version = version_in(&text, "Running on OpenSSL version : OpenSSL ");
+    version.unwrap_or("of unknown version").to_owned()
 }
 
 /// One worker. nginx sets TCP_NODELAY itself in this mode.
@@ -257,7 +342,13 @@ mod tests {
             folder: PathBuf::new(),
             at: ([127, 0, 0, 1], 80).into(),
             server: ([127, 0, 0, 1], 8000).into(),
+            certificates: PathBuf::from("/certificates"),
         };
+        let tls = haproxy_tls_config(&place, "rsa");
+        assert!(
+            tls.contains("bind 127.0.0.1:80 ssl crt /certificates/rsa.pem\n"),
+            "{tls}"
+        );
         assert!(!haproxy_config(&place, "mode tcp").contains("splice"));
         let forced = haproxy_config(&place, HAPROXY_SPLICE);
         assert!(forced.contains("option splice-request"), "{forced}");

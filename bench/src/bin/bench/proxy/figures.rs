@@ -77,6 +77,52 @@ const COMPARISONS: &[Comparison] = &[
     },
 ];
 
+/// Over TLS, all of it in HTTP mode but for Debian's pen.
+const COMPARISONS_TLS: &[Comparison] = &[
+    Comparison {
+        what: "HTTPS, small requests on kept connections, per CPU-second",
+        load: Load::Kept,
+        ours: Contender::PenTls,
+        others: &[
+            (Contender::HaproxyTls, Target::AtLeast(1.0)),
+            (Contender::DebianPenTls, Target::None),
+        ],
+    },
+    Comparison {
+        what: "TLS 1.3, new connections with full handshakes, P-256, per CPU-second",
+        load: Load::Full,
+        ours: Contender::PenTls,
+        others: &[
+            (Contender::HaproxyTls, Target::AtLeast(1.8)),
+            (Contender::DebianPenTls, Target::None),
+        ],
+    },
+    Comparison {
+        what: "TLS 1.3, new connections with full handshakes, RSA-2048, per CPU-second",
+        load: Load::Full,
+        ours: Contender::PenTlsRsa,
+        others: &[(Contender::HaproxyTlsRsa, Target::AtLeast(1.3))],
+    },
+    Comparison {
+        what: "TLS 1.3, new connections that resume, per CPU-second",
+        load: Load::Resumed13,
+        ours: Contender::PenTls,
+        others: &[(Contender::HaproxyTls, Target::AtLeast(1.3))],
+    },
+    Comparison {
+        what: "TLS 1.2, new connections that resume, per CPU-second",
+        load: Load::Resumed12,
+        ours: Contender::PenTls,
+        others: &[(Contender::HaproxyTls, Target::AtLeast(2.0))],
+    },
+    Comparison {
+        what: "HTTPS, bulk from the server, AES-256-GCM, per CPU-second",
+        load: Load::Bulk,
+        ours: Contender::PenTls,
+        others: &[(Contender::HaproxyTls, Target::AtLeast(1.0))],
+    },
+];
+
 const TWO_CORES: &str =
     "TCP, small requests on kept connections, per second: Pen on two cores / on one";
 
@@ -87,13 +133,13 @@ pub(super) fn named(what: &str, ours: Contender, other: Contender) -> String {
 
 /// Every name of a figure.
 fn names() -> Vec<String> {
-    let compared = COMPARISONS.iter().flat_map(|row| {
+    let compared = COMPARISONS.iter().chain(COMPARISONS_TLS).flat_map(|row| {
         let others = row.others.iter();
         others.map(|(other, _)| named(row.what, row.ours, *other))
     });
     let more = [&latency::ROW].into_iter().chain(ROWS).flat_map(|row| {
         let others = row.others.iter();
-        others.map(|(other, _)| named(row.what, Contender::Pen, *other))
+        others.map(|(other, _)| named(row.what, row.ours, *other))
     });
     compared.chain(more).chain([TWO_CORES.into()]).collect()
 }
@@ -111,6 +157,7 @@ pub(crate) fn beyond(name: &str, cores: usize) -> bool {
 /// One quantity of which Pen and others are compared.
 pub(super) struct Row {
     pub(super) what: &'static str,
+    pub(super) ours: Contender,
     pub(super) others: &'static [(Contender, Target)],
 }
 
@@ -136,6 +183,11 @@ impl Bench {
             Contender::HaproxyHttp,
             Contender::NginxHttp,
             Contender::DebianPenHttp,
+            Contender::PenTls,
+            Contender::HaproxyTls,
+            Contender::DebianPenTls,
+            Contender::PenTlsRsa,
+            Contender::HaproxyTlsRsa,
         ];
         let mut proxies = Vec::new();
         for contender in order {
@@ -160,7 +212,7 @@ impl Bench {
     /// Every figure that is wanted, and what the proxies did for those about work.
     pub(crate) fn all(&self, wanted: &impl Fn(&str) -> bool) -> (Vec<Figure>, Vec<Rate>) {
         let (mut figures, mut rates) = (Vec::new(), Vec::new());
-        for row in COMPARISONS {
+        for row in COMPARISONS.iter().chain(COMPARISONS_TLS) {
             let others = row.others.iter().copied();
             let others: Vec<_> = others
                 .filter(|(other, _)| wanted(&named(row.what, row.ours, *other)))
@@ -303,7 +355,7 @@ mod tests {
         let count = names.len();
         names.sort();
         names.dedup();
-        assert_eq!((names.len(), count), (22, 22), "{names:#?}");
+        assert_eq!((names.len(), count), (32, 32), "{names:#?}");
         assert!(any(&|name| name.contains("bulk")));
         assert!(!any(&|name| name.contains("AF_XDP")));
     }

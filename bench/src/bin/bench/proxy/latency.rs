@@ -11,6 +11,7 @@ use crate::figure::{Target, median};
 /// Against whom.
 pub(super) const ROW: Row = Row {
     what: "TCP, added latency at half load, 99th percentile",
+    ours: Contender::Pen,
     others: &[
         (Contender::Haproxy, Target::AtMost(1.0)),
         (Contender::Nginx, Target::None),

@@ -9,11 +9,14 @@ use lab::Process;
 
 use super::client::{Downloaded, Paced};
 use super::site::{Proxy, Site};
+use super::tls::Shaken;
 
 /// Connections of loads by small requests.
 pub(crate) const CONNECTIONS: u32 = 64;
 /// Downloads at once.
 const DOWNLOADS: u32 = 4;
+/// Connections at once where each has a handshake.
+const HANDSHAKES: u32 = 16;
 /// What a load may take beyond its time.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -26,6 +29,12 @@ pub(crate) enum Load {
     New,
     /// Streams of bytes from the server, as fast as they come.
     Bulk,
+    /// Connections with a full handshake of TLS 1.3 and one small request each.
+    Full,
+    /// Such that resume a session of TLS 1.3.
+    Resumed13,
+    /// Such that resume a session of TLS 1.2.
+    Resumed12,
 }
 
 impl Load {
@@ -33,7 +42,9 @@ impl Load {
     pub(crate) const fn unit(self) -> (&'static str, f64) {
         match self {
             Self::Kept => ("1,000 requests", 1e3),
-            Self::New => ("1,000 connections", 1e3),
+            Self::New | Self::Full | Self::Resumed13 | Self::Resumed12 => {
+                ("1,000 connections", 1e3)
+            }
             Self::Bulk => ("Gbit", 1.25e8),
         }
     }
@@ -68,9 +79,12 @@ impl Site {
         let opened = || lab::snmp_counter(self.machine(), "TcpPassiveOpens");
         let (before, opened_before) = (proxy.cpu_seconds()?, opened()?);
         let (done, took) = match load {
-            Load::Kept => self.wrk(proxy.port, seconds, &[])?,
-            Load::New => self.wrk(proxy.port, seconds, &["-H", "Connection: close"])?,
-            Load::Bulk => self.download(proxy.port, seconds)?,
+            Load::Kept => self.wrk(proxy, seconds, &[])?,
+            Load::New => self.wrk(proxy, seconds, &["-H", "Connection: close"])?,
+            Load::Bulk => self.download(proxy, seconds)?,
+            Load::Full => self.handshakes(proxy, seconds, &[])?,
+            Load::Resumed13 => self.handshakes(proxy, seconds, &["--resume"])?,
+            Load::Resumed12 => self.handshakes(proxy, seconds, &["--resume", "--tls12"])?,
         };
         let cpu_seconds = proxy.cpu_seconds()? - before;
         let name = proxy.contender.name();
@@ -93,10 +107,15 @@ impl Site {
     }
 
     /// Requests answered and the seconds that it took.
-    fn wrk(&self, port: u16, seconds: u32, more: &[&str]) -> Result<(f64, f64)> {
+    fn wrk(&self, proxy: &Proxy, seconds: u32, more: &[&str]) -> Result<(f64, f64)> {
         let threads = self.load_cores.len().to_string();
         let (connections, time) = (CONNECTIONS.to_string(), format!("{seconds}s"));
-        let url = format!("http://127.0.0.1:{port}/");
+        let scheme = if proxy.contender.is_tls() {
+            "https"
+        } else {
+            "http"
+        };
+        let url = format!("{scheme}://127.0.0.1:{}/", proxy.port);
         let words = ["-t", &threads, "-c", &connections, "-d", &time];
         let words = words.iter().chain(more).copied();
         let words = words.chain([url.as_str()]).map(str::to_owned).collect();
@@ -105,12 +124,34 @@ impl Site {
     }
 
     /// Bytes and seconds.
-    fn download(&self, port: u16, seconds: u32) -> Result<(f64, f64)> {
-        let words = own_words("download", port, DOWNLOADS, seconds);
+    fn download(&self, proxy: &Proxy, seconds: u32) -> Result<(f64, f64)> {
+        let words = self.words_to(proxy, "download", DOWNLOADS, seconds);
         let text = self.finish(self.own_load(words), seconds)?;
         let Downloaded { bytes, seconds } =
             serde_json::from_str(&text).with_context(|| format!("reading {text:?}"))?;
         Ok((bytes as f64, seconds))
+    }
+
+    /// Connections and seconds.
+    fn handshakes(&self, proxy: &Proxy, seconds: u32, more: &[&str]) -> Result<(f64, f64)> {
+        let mut words = self.words_to(proxy, "handshakes", HANDSHAKES, seconds);
+        words.extend(more.iter().map(ToString::to_string));
+        let text = self.finish(self.own_load(words), seconds)?;
+        let shaken: Shaken =
+            serde_json::from_str(&text).with_context(|| format!("reading {text:?}"))?;
+        Ok((shaken.connections as f64, shaken.seconds))
+    }
+
+    /// One of our own loads on a proxy, over TLS if that is what it speaks.
+    fn words_to(&self, proxy: &Proxy, part: &str, connections: u32, seconds: u32) -> Vec<String> {
+        let mut words = own_words(part, proxy.port, connections, seconds);
+        if proxy.contender.is_tls() {
+            words.push(format!(
+                "--ca={}",
+                self.certificates().join("ca.pem").display()
+            ));
+        }
+        words
     }
 
     /// Answers at `rate` requests a second over all connections.
@@ -132,8 +173,8 @@ impl Site {
     }
 
     /// Opens connections that stay idle after one answer each, until the returned value is dropped.
-    pub(crate) fn hold(&self, port: u16, connections: u32) -> Result<Process> {
-        let words = own_words("hold", port, connections, 0);
+    pub(crate) fn hold(&self, proxy: &Proxy, connections: u32) -> Result<Process> {
+        let words = self.words_to(proxy, "hold", connections, 0);
         let process = self.machine().spawn_command(self.own_load(words), "hold")?;
         process.wait_for_line("holding", 2 * GRACE)?;
         Ok(process)

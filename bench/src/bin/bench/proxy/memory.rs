@@ -11,6 +11,7 @@ use crate::figure::{Figure, Target, median};
 
 const GROWTH: Row = Row {
     what: "TCP, memory for idle connections, growth",
+    ours: Contender::Pen,
     others: &[
         (Contender::Haproxy, Target::AtMost(0.8)),
         (Contender::Nginx, Target::None),
@@ -18,14 +19,25 @@ const GROWTH: Row = Row {
 };
 const WHOLE: Row = Row {
     what: "TCP, memory with idle connections, whole process",
+    ours: Contender::Pen,
     others: &[
         (Contender::Haproxy, Target::AtMost(0.8)),
         (Contender::Nginx, Target::None),
         (Contender::DebianPen, Target::None),
     ],
 };
+const GROWTH_TLS: Row = Row {
+    what: "HTTPS, memory for idle connections, growth",
+    ours: Contender::PenTls,
+    others: &[(Contender::HaproxyTls, Target::AtMost(0.8))],
+};
+const WHOLE_TLS: Row = Row {
+    what: "HTTPS, memory with idle connections, whole process",
+    ours: Contender::PenTls,
+    others: &[(Contender::HaproxyTls, Target::AtMost(0.8))],
+};
 /// What is compared, with whom.
-pub(super) const ROWS: [&Row; 2] = [&GROWTH, &WHOLE];
+pub(super) const ROWS: [&Row; 4] = [&GROWTH, &WHOLE, &GROWTH_TLS, &WHOLE_TLS];
 /// Open files of a proxy that are no connection: more than Pen keeps for itself.
 const FILES_ASIDE: u32 = 500;
 
@@ -44,31 +56,41 @@ struct Rounds {
 }
 
 impl Bench {
-    /// Every figure that is wanted: in each round every proxy is started and has its connections.
+    /// Every figure that is wanted.
     pub(super) fn memory(&self, wanted: &impl Fn(&str) -> bool) -> Vec<Figure> {
-        let rows = ROWS.iter().flat_map(|row| {
+        let modes = [Contender::Pen, Contender::PenTls].into_iter();
+        modes
+            .flat_map(|ours| self.memory_in(ours, wanted))
+            .collect()
+    }
+
+    /// In one mode of ours: in each round every proxy is started and has its connections.
+    fn memory_in(&self, ours: Contender, wanted: &impl Fn(&str) -> bool) -> Vec<Figure> {
+        let rows = ROWS.iter().filter(|row| row.ours == ours).flat_map(|row| {
             let others = row.others.iter();
             others.map(|(other, target)| (row.what, *other, *target))
         });
         let rows: Vec<_> = rows
-            .filter(|(what, other, _)| wanted(&named(what, Contender::Pen, *other)))
+            .filter(|(what, other, _)| wanted(&named(what, ours, *other)))
             .collect();
         if rows.is_empty() {
             return Vec::new();
         }
         eprintln!("memory of idle connections ...");
         let connections = self.connections();
-        let others = WHOLE.others.iter().map(|(other, _)| *other);
-        let others = others.filter(|other| rows.iter().any(|(_, of_row, _)| of_row == other));
-        let rounds = self.rounds([Contender::Pen].into_iter().chain(others), &connections);
+        let mut others: Vec<_> = rows.iter().map(|(_, other, _)| *other).collect();
+        others.sort_unstable();
+        others.dedup();
+        let rounds = self.rounds([ours].into_iter().chain(others), &connections);
         let figures = rows.into_iter().map(|(what, other, target)| {
-            let measured = compare(&rounds, other, what == GROWTH.what);
+            let growth = [GROWTH.what, GROWTH_TLS.what].contains(&what);
+            let measured = compare(&rounds, [ours, other], growth);
             let count = connections.as_ref().copied().unwrap_or_default();
             let measured = measured.map(|Measured { samples, note }| Measured {
                 samples,
                 note: format!("{note}; {count} connections"),
             });
-            figure(named(what, Contender::Pen, other), target, measured)
+            figure(named(what, ours, other), target, measured)
         });
         figures.collect()
     }
@@ -114,7 +136,7 @@ impl Bench {
             .map_err(|why| anyhow::anyhow!("{why:#}"))?;
         let proxy = self.site.start(contender)?;
         let before = proxy.resident_kib()?;
-        let held = self.site.hold(proxy.port, *connections);
+        let held = self.site.hold(&proxy, *connections);
         let _held = held.with_context(|| format!("{connections} idle connections"))?;
         let after = proxy.resident_kib()?;
         Ok(Memory {
@@ -125,7 +147,7 @@ impl Bench {
 }
 
 /// Ratios of each round.
-fn compare(rounds: &[Rounds], other: Contender, growth: bool) -> Result<Measured> {
+fn compare(rounds: &[Rounds], both: [Contender; 2], growth: bool) -> Result<Measured> {
     let of = |contender: Contender| -> Result<Vec<f64>> {
         let mut found = rounds.iter().filter(|of| of.contender == contender);
         let name = contender.name();
@@ -143,7 +165,8 @@ fn compare(rounds: &[Rounds], other: Contender, growth: bool) -> Result<Measured
         );
         Ok(values)
     };
-    let (ours, theirs) = (of(Contender::Pen)?, of(other)?);
+    let [ours, theirs] = both.map(of);
+    let (ours, theirs) = (ours?, theirs?);
     let mib = |values: &[f64]| median(values).unwrap_or_default() / 1024.0;
     let note = format!("{:.1} MiB against {:.1} MiB", mib(&ours), mib(&theirs));
     let samples = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
@@ -166,12 +189,13 @@ mod tests {
             of(Contender::Haproxy, memory(4096.0, 10240.0)),
             of(Contender::DebianPen, memory(0.0, 4096.0)),
         ];
-        let growth = compare(&rounds, Contender::Haproxy, true).unwrap();
+        let with = |other| [Contender::Pen, other];
+        let growth = compare(&rounds, with(Contender::Haproxy), true).unwrap();
         assert_eq!(growth.samples, [0.5]);
         assert_eq!(growth.note, "2.0 MiB against 4.0 MiB");
-        let whole = compare(&rounds, Contender::DebianPen, false).unwrap();
+        let whole = compare(&rounds, with(Contender::DebianPen), false).unwrap();
         assert_eq!(whole.samples, [2.0]);
-        assert!(compare(&rounds, Contender::DebianPen, true).is_err());
-        assert!(compare(&rounds, Contender::Nginx, false).is_err());
+        assert!(compare(&rounds, with(Contender::DebianPen), true).is_err());
+        assert!(compare(&rounds, with(Contender::Nginx), false).is_err());
     }
 }

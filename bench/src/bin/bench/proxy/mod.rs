@@ -14,6 +14,7 @@ mod memory;
 mod result;
 pub(crate) mod server;
 mod site;
+pub(crate) mod tls;
 mod usage;
 
 use std::path::Path;
@@ -103,7 +104,7 @@ fn check_prerequisites() -> Result<()> {
     if let Some(what) = lab::missing() {
         anyhow::bail!("no measurement without it: {what}");
     }
-    for program in ["taskset", "curl", "wrk", "haproxy", "nginx"] {
+    for program in ["taskset", "curl", "openssl", "wrk", "haproxy", "nginx"] {
         ensure!(
             lab::installed(program),
             "{program} is missing; mend: packaging/setup.sh test bench"

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Lab, Namespace, Process};
 
 use super::contender::{Contender, Place, Program};
-use super::usage;
+use super::{tls, usage};
 
 const START_LIMIT: Duration = Duration::from_secs(15);
 /// Where the back end listens; ports of the proxies follow.
@@ -78,6 +78,8 @@ impl Site {
             server: None,
         };
         site.machine().sysctl(&[PORT_RANGE])?;
+        fs::create_dir_all(site.certificates()).context("a folder for certificates")?;
+        tls::make_certificates(site.machine(), &site.certificates())?;
         site.server = Some(site.serve()?);
         Ok(site)
     }
@@ -102,6 +104,11 @@ impl Site {
     /// The machine in which all of it is.
     pub(crate) fn machine(&self) -> &Namespace {
         self.lab.balancer()
+    }
+
+    /// The folder with certificates; see [`tls::make_certificates`].
+    pub(crate) fn certificates(&self) -> PathBuf {
+        self.machine().folder().join("certificates")
     }
 
     /// Where the back end itself listens.
@@ -143,8 +150,7 @@ impl Site {
             process,
         };
         let deadline = Instant::now() + START_LIMIT;
-        let address = Ipv4Addr::LOCALHOST.into();
-        while let Err(error) = lab::fetch(self.machine(), address, port, contender.probe()) {
+        while let Err(error) = self.probe(contender, port) {
             let waiting = proxy.process.is_running() && Instant::now() < deadline;
             ensure!(
                 waiting,
@@ -156,6 +162,18 @@ impl Site {
         Ok(proxy)
     }
 
+    /// Whether it answers.
+    fn probe(&self, contender: Contender, port: u16) -> Result<()> {
+        let path = contender.probe();
+        if !contender.is_tls() {
+            let address = Ipv4Addr::LOCALHOST.into();
+            return lab::fetch(self.machine(), address, port, path).map(drop);
+        }
+        let url = format!("https://127.0.0.1:{port}{path}");
+        let words = ["-sSfk", "--max-time", "2", &url];
+        self.machine().run_ok("curl", words).map(drop)
+    }
+
     fn run(&self, contender: Contender, port: u16, cores: &[usize]) -> Result<Process> {
         let folder = self.machine().folder().join(format!("proxy-{port}"));
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
@@ -163,6 +181,7 @@ impl Site {
             folder,
             at: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             server: self.direct(),
+            certificates: self.certificates(),
         };
         let Program { words, libraries } = contender.program(&place)?;
         let all = ["-c".into(), list(cores)].into_iter().chain(words);
