@@ -79,7 +79,7 @@ fn faults_name_file_line_and_mend() {
         (
             format!("{good}{}\n", line(2, 80)),
             ", line 1: ",
-            "no base64",
+            "and this has 160",
         ),
         (
             format!("{good}\n{good}"),
