@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
-use data_encoding::BASE64;
+use data_encoding::{BASE64, Encoding};
 use zeroize::Zeroizing;
 
 use super::certificate::{CertificateError, read};
@@ -211,9 +211,17 @@ fn decode(path: &Path, line: usize, text: &[u8]) -> Result<Zeroizing<Vec<u8>>, T
         path: path.to_owned(),
         line,
     };
-    let room = BASE64.decode_len(text.len()).map_err(|_| wrong())?;
+    let base64 = base64();
+    let room = base64.decode_len(text.len()).map_err(|_| wrong())?;
     let mut bytes = Zeroizing::new(vec![0; room]);
-    let length = BASE64.decode_mut(text, &mut bytes).map_err(|_| wrong())?;
+    let length = base64.decode_mut(text, &mut bytes).map_err(|_| wrong())?;
     bytes.truncate(length);
     Ok(bytes)
+}
+
+/// As HAProxy reads it, which does not mind bits behind the last byte.
+fn base64() -> Encoding {
+    let mut lenient = BASE64.specification();
+    lenient.check_trailing_bits = false;
+    lenient.encoding().unwrap_or(BASE64)
 }
