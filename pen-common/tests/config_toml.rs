@@ -145,6 +145,7 @@ key = "/etc/pen/key.pem"
 chain = "/etc/pen/chain.pem"
 ssl_ocsp_response = "/etc/pen/cert.ocsp"
 ssl_sni_path = "/etc/pen/sni"
+ssl_ticket_keys = "/etc/pen/tickets"
 tls_timeout = 13
 client_handshakes_max = 14
 ssl_option = ["no_sslv3", "allow_unstapled", "no_tlsv1.2"]
@@ -336,6 +337,7 @@ fn every_key_of_a_proxy(config: &Config) {
             chain: Some(PathBuf::from("/etc/pen/chain.pem")),
             staple: Some(PathBuf::from("/etc/pen/cert.ocsp")),
             directory: Some(PathBuf::from("/etc/pen/sni")),
+            ticket_keys: Some(PathBuf::from("/etc/pen/tickets")),
             timeout: 13,
             handshakes_max: 14,
             options: vec![

@@ -229,6 +229,7 @@ const OPTIONS: &[&str] = &[
     "ssl_ocsp_response",
     "ssl_option",
     "ssl_sni_path",
+    "ssl_ticket_keys",
     "tcp_fastclose",
     "timeout",
     "tls_timeout",

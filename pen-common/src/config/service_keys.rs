@@ -404,6 +404,16 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
     ),
     key!(
         Mode::Tcp,
+        "ssl_ticket_keys",
+        "file with keys of session tickets that machines share, one in base64 a line, as HAProxy's \
+         tls-ticket-keys",
+        |s, given| given
+            .path("ssl_ticket_keys")
+            .map(|file| s.proxy.tls.ticket_keys = Some(file)),
+        |s| s.proxy.tls.ticket_keys.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
         "tls_timeout",
         "seconds that a client's handshake may take",
         |s, given| within(

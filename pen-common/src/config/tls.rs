@@ -58,6 +58,9 @@ pub struct TlsOptions {
     pub staple: Option<PathBuf>,
     /// Folder with certificates by name (`ssl_sni_path`).
     pub directory: Option<PathBuf>,
+    /// File with keys of tickets that machines share (`ssl_ticket_keys`); without one they are
+    /// random, and nobody else's.
+    pub ticket_keys: Option<PathBuf>,
     /// Seconds that a handshake may take; at least 1.
     pub timeout: u32,
     /// Handshakes of one client that may be under way at the same time, others wait; 0 is no limit.
@@ -134,6 +137,10 @@ impl TlsOptions {
                 let why = "ssl_option and ssl_ciphers have no effect without a certificate";
                 notes.push(why.to_owned());
             }
+            if self.ticket_keys.is_some() {
+                let why = "ssl_ticket_keys has no effect without a certificate";
+                notes.push(why.to_owned());
+            }
             return notes;
         }
         let idle = self.options.iter().filter(|o| !o.changes_something());
@@ -160,6 +167,7 @@ impl Default for TlsOptions {
             chain: None,
             staple: None,
             directory: None,
+            ticket_keys: None,
             timeout: 10,
             handshakes_max: 100,
             options: Vec::new(),

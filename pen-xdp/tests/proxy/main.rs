@@ -34,5 +34,6 @@ mod tls_http;
 mod tls_names;
 mod tls_renewal;
 mod tls_staples;
+mod tls_tickets;
 mod tls_trouble;
 mod udp;

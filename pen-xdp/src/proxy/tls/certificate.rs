@@ -49,7 +49,7 @@ pub enum CertificateError {
         error: io::Error,
     },
     /// A file is no certificate's.
-    #[error("{} is longer than {FILE_MAX} bytes: that is no certificate", .0.display())]
+    #[error("{} is longer than {FILE_MAX} bytes: that is no file of certificates or keys", .0.display())]
     TooLong(PathBuf),
     /// There is no certificate in it.
     #[error("{} holds no certificate: it must be PEM, with a block BEGIN CERTIFICATE", .0.display())]

@@ -13,10 +13,13 @@ mod names;
 mod ocsp;
 mod renewal;
 mod report;
+mod resumption;
 mod session;
 mod store;
 pub mod stream;
 mod terms;
+mod ticket_keys;
+mod tickets;
 
 pub(in crate::proxy) use renewal::Renewal;
 pub use terms::{Agreed, Terms, TermsError};

@@ -1,4 +1,4 @@
-//! Looks after certificates: when a file of one changes, it is read again.
+//! Looks after certificates and keys of tickets: when a file of theirs changes, it is read again.
 //!
 //! inotify tells of changes; as it knows nothing of file systems that others write to (NFS), and of
 //! folders that could not be watched, all is looked at from time to time anyway.
@@ -17,7 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::store::Store;
+use super::store::{Look, Store};
+use super::tickets::TicketFile;
 
 /// How often all files are looked at though nothing was told of them.
 const ROUND: Duration = Duration::from_secs(60);
@@ -39,6 +40,33 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF);
 
+/// What is looked after.
+#[derive(Clone, Debug)]
+pub(in crate::proxy) enum Watched {
+    /// A service's certificates.
+    Certificates(Arc<Store>),
+    /// Its keys of tickets.
+    Tickets(Arc<TicketFile>),
+}
+
+impl Watched {
+    /// Looks at all files, and reads again what has changed.
+    fn refresh(&self) -> Look {
+        match self {
+            Self::Certificates(store) => store.refresh(),
+            Self::Tickets(file) => file.refresh(),
+        }
+    }
+
+    /// Where something happens when it becomes another.
+    fn folders(&self) -> BTreeSet<PathBuf> {
+        match self {
+            Self::Certificates(store) => store.folders(),
+            Self::Tickets(file) => file.folders(),
+        }
+    }
+}
+
 /// See the module; ends with its owner.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Renewal(Option<Running>);
@@ -51,7 +79,7 @@ struct Running {
 
 #[derive(Debug)]
 struct Orders {
-    stores: Mutex<Vec<Arc<Store>>>,
+    watched: Mutex<Vec<Watched>>,
     over: AtomicBool,
     wake: EventFd,
 }
@@ -66,9 +94,9 @@ enum Woken {
 
 impl Renewal {
     /// Looks after these from now on, and after no others.
-    pub(in crate::proxy) fn follow(&mut self, stores: Vec<Arc<Store>>) {
+    pub(in crate::proxy) fn follow(&mut self, watched: Vec<Watched>) {
         if self.0.is_none() {
-            if stores.is_empty() {
+            if watched.is_empty() {
                 return;
             }
             match Running::start() {
@@ -82,7 +110,7 @@ impl Renewal {
             }
         }
         if let Some(running) = &self.0 {
-            *running.orders.stores() = stores;
+            *running.orders.watched() = watched;
             running.orders.tell();
         }
     }
@@ -93,7 +121,7 @@ impl Running {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_value_and_flags(0, flags).context("no eventfd")?;
         let orders = Arc::new(Orders {
-            stores: Mutex::default(),
+            watched: Mutex::default(),
             over: AtomicBool::new(false),
             wake,
         });
@@ -121,8 +149,8 @@ impl Drop for Running {
 }
 
 impl Orders {
-    fn stores(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Store>>> {
-        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    fn watched(&self) -> std::sync::MutexGuard<'_, Vec<Watched>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self) {
@@ -138,10 +166,10 @@ impl Orders {
 fn run(orders: &Orders) {
     let mut warned = false;
     while !orders.is_over() {
-        let stores = orders.stores().clone();
+        let watched = orders.watched().clone();
         // First, so that what happens while files are looked at is told of.
-        let watched = watch(&stores);
-        if let Err(error) = &watched
+        let told = watch(&watched);
+        if let Err(error) = &told
             && !warned
         {
             tracing::warn!(
@@ -151,13 +179,13 @@ fn run(orders: &Orders) {
             warned = true;
         }
         let begun = Instant::now();
-        let mut round = match &watched {
+        let mut round = match &told {
             Ok(_) => ROUND,
             Err(_) => BLIND_ROUND,
         };
         let mut changed = false;
-        for store in &stores {
-            let look = store.refresh();
+        for one in &watched {
+            let look = one.refresh();
             changed |= look.changed;
             round = round.min(look.away.unwrap_or(round));
         }
@@ -166,19 +194,19 @@ fn run(orders: &Orders) {
             round = round.min(SETTLE);
         }
         let settle = (begun.elapsed() * SHARE).clamp(SETTLE, SETTLE_MAX);
-        if wait(orders, watched.as_ref().ok(), round) == Woken::Files {
+        if wait(orders, told.as_ref().ok(), round) == Woken::Files {
             wait(orders, None, settle);
         }
     }
 }
 
-/// Has the kernel tell of changes in all folders of the stores.
+/// Has the kernel tell of changes in all their folders.
 ///
 /// # Errors
 /// There are more than the kernel's limit.
-fn watch(stores: &[Arc<Store>]) -> Result<Inotify, Errno> {
+fn watch(watched: &[Watched]) -> Result<Inotify, Errno> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    let folders: BTreeSet<PathBuf> = stores.iter().flat_map(|store| store.folders()).collect();
+    let folders: BTreeSet<PathBuf> = watched.iter().flat_map(Watched::folders).collect();
     for folder in folders {
         match inotify.add_watch(&folder, CHANGES) {
             // It is not there now, or not for us: what belongs into it is in trouble, and seen so.

@@ -16,8 +16,9 @@ use super::store::{Store, now};
 const SHOWN_MAX: usize = 16;
 
 impl Store {
-    /// How many there are, and those that want to be looked at.
-    pub(in crate::proxy) fn status(&self) -> CertificatesStatus {
+    /// How many there are, and those that want to be looked at; `beside`: a file that belongs to
+    /// them, and what is wrong with it.
+    pub(super) fn status(&self, beside: Option<(String, String)>) -> CertificatesStatus {
         let now = now();
         let (names, counts) = (self.names(), self.counts());
         let read = self.read();
@@ -28,7 +29,8 @@ impl Store {
         let mut rows: Vec<_> = read.all().map(|held| row(held, now)).collect();
         let folder = self.folder().map(|folder| folder.display().to_string());
         let folder = folder.into_iter().zip(read.folder_trouble.clone());
-        rows.extend(folder.map(|(folder, why)| unlisted(folder, why)));
+        let others = folder.chain(beside);
+        rows.extend(others.map(|(file, why)| other(file, why)));
         let in_trouble = rows.iter().filter(|row| row.trouble.is_some()).count();
         rows.sort_by(|a, b| {
             let key = |row: &CertificateStatus| (row.trouble.is_none(), row.not_after);
@@ -119,10 +121,11 @@ fn row(held: &Held, now: i64) -> CertificateStatus {
     }
 }
 
-/// The row of a folder that can't be listed.
-fn unlisted(folder: String, why: String) -> CertificateStatus {
+/// The row of what is in trouble and no certificate: a folder that can't be listed, or a file that
+/// belongs to certificates.
+fn other(file: String, why: String) -> CertificateStatus {
     CertificateStatus {
-        file: folder,
+        file,
         key: None,
         not_after: None,
         left_s: None,

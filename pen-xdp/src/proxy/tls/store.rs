@@ -169,23 +169,11 @@ impl Store {
     /// the folders around them that can be swapped.
     pub(super) fn folders(&self) -> BTreeSet<PathBuf> {
         let mut folders = BTreeSet::new();
-        let mut add = |path: &Path| {
-            folders.extend(path.parent().map(in_full));
-        };
         for held in self.read().all() {
-            for file in held.files.iter() {
-                add(file);
-                // A link's target, which may be written in its place.
-                let data = fs::symlink_metadata(file);
-                if data.is_ok_and(|data| data.is_symlink())
-                    && let Ok(target) = fs::canonicalize(file)
-                {
-                    add(&target);
-                }
-            }
+            folders.extend(held.files.iter().flat_map(around));
         }
         if let Some(folder) = &self.sources.folder {
-            add(folder);
+            folders.extend(folder.parent().map(in_full));
             folders.insert(folder.clone());
         }
         folders
@@ -421,6 +409,20 @@ fn on_all_cores<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> 
         });
         joined.collect()
     })
+}
+
+/// Every folder in which something happens when a file becomes another one.
+pub(super) fn around(file: &Path) -> BTreeSet<PathBuf> {
+    let mut folders = BTreeSet::new();
+    folders.extend(file.parent().map(in_full));
+    // A link's target, which may be written in its place.
+    let data = fs::symlink_metadata(file);
+    if data.is_ok_and(|data| data.is_symlink())
+        && let Ok(target) = fs::canonicalize(file)
+    {
+        folders.extend(target.parent().map(in_full));
+    }
+    folders
 }
 
 /// The folder of a path; that of a bare file name is where we are.

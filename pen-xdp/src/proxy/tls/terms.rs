@@ -1,28 +1,32 @@
 //! What a service agrees to with clients that speak TLS: versions, ciphers, certificates, tickets.
 //!
 //! All threads of a service share one value, and it stays as long as nothing of it is changed: who
-//! has a ticket of it resumes on any thread, after any change of something else.
+//! has a ticket of it resumes on any thread. See [`super::resumption`] for what outlives changes.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pen_common::config::{Cipher, Mode, SslOption, TlsOptions};
-use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, default_provider, kx_group};
+use pen_common::control::CertificatesStatus;
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::server::ResolvesServerCert;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::certificate::CertificateError;
 use super::in_flight::{InFlight, Turn};
+use super::renewal::Watched;
+use super::resumption::{Resumption, Scope};
 use super::store::{Store, warn};
+use super::ticket_keys::TicketKeysError;
 use crate::proxy::routes::{Route, Routes};
 
-/// Sessions of TLS 1.2 that are kept for clients without tickets.
-const SESSIONS_MAX: usize = 4096;
 /// Clients of TLS 1.3 use a ticket once, and the next connection brings the next one.
 const TICKETS: usize = 1;
+/// What is asked of clients' certificates, for the scope of sessions.
+const NO_CLIENT_CERTIFICATES: &[u8] = b"";
 
 /// The best first: what also holds against a quantum computer, then what is quickest.
 const GROUPS: [&dyn SupportedKxGroup; 4] = [
@@ -38,6 +42,9 @@ pub enum TermsError {
     /// Its certificate can't be had.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// The keys of its tickets can't be had.
+    #[error(transparent)]
+    TicketKeys(#[from] TicketKeysError),
     /// rustls does not take what was put together.
     #[error("no TLS can be spoken: {0}")]
     Unusable(#[from] rustls::Error),
@@ -50,6 +57,7 @@ pub struct Terms {
     http: bool,
     options: TlsOptions,
     store: Arc<Store>,
+    resumption: Arc<Resumption>,
     config: Arc<ServerConfig>,
     in_flight: Arc<InFlight>,
 }
@@ -78,10 +86,14 @@ impl Agreed {
         Ok(Self(terms))
     }
 
-    /// The certificates of all of them.
-    pub(in crate::proxy) fn stores(&self) -> Vec<Arc<Store>> {
-        let terms = self.0.iter().flatten();
-        terms.map(|terms| Arc::clone(&terms.store)).collect()
+    /// The files of all of them.
+    pub(in crate::proxy) fn watched(&self) -> Vec<Watched> {
+        let each = self.0.iter().flatten().flat_map(|terms| {
+            let tickets = terms.resumption.file().cloned();
+            let certificates = Watched::Certificates(Arc::clone(&terms.store));
+            std::iter::once(certificates).chain(tickets.map(Watched::Tickets))
+        });
+        each.collect()
     }
 }
 
@@ -96,7 +108,9 @@ impl Terms {
             return Ok(Vec::new());
         };
         let troubles = store.troubles();
-        config(mode == Mode::Http, options, Arc::new(store))?;
+        let http = mode == Mode::Http;
+        let resumption = resumption(http, options, None)?;
+        config(http, options, Arc::new(store), &resumption)?;
         Ok(troubles)
     }
 
@@ -122,6 +136,7 @@ impl Terms {
                     http,
                     options: options.clone(),
                     store: Arc::clone(&before.store),
+                    resumption: Arc::clone(&before.resumption),
                     config: Arc::clone(&before.config),
                     in_flight: Arc::default(),
                 })));
@@ -137,12 +152,15 @@ impl Terms {
                 None => return Ok(None),
             },
         };
+        let resumption = resumption(http, options, before.map(|before| &*before.resumption))?;
         let certificates: Arc<Store> = Arc::clone(&store);
+        let config = config(http, options, certificates, &resumption)?;
         Ok(Some(Arc::new(Self {
             http,
             options: options.clone(),
             store,
-            config: Arc::new(config(http, options, certificates)?),
+            resumption: Arc::new(resumption),
+            config: Arc::new(config),
             in_flight: Arc::default(),
         })))
     }
@@ -153,6 +171,14 @@ impl Terms {
 
     pub(in crate::proxy) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What is to be known of its files.
+    pub(in crate::proxy) fn status(&self) -> CertificatesStatus {
+        let tickets = self.resumption.file();
+        let beside =
+            tickets.and_then(|file| Some((file.path().display().to_string(), file.trouble()?)));
+        self.store.status(beside)
     }
 
     /// Waits until a handshake of a client may begin; `None` if they take no turns.
@@ -170,11 +196,31 @@ impl Terms {
 }
 
 /// # Errors
+/// The file of keys can't be used.
+fn resumption(
+    http: bool,
+    options: &TlsOptions,
+    before: Option<&Resumption>,
+) -> Result<Resumption, TermsError> {
+    let scope = Scope::of(http, &protocols(http), options, NO_CLIENT_CERTIFICATES);
+    Resumption::make(scope, options.ticket_keys.as_deref(), before)
+}
+
+/// What is spoken inside TLS (ALPN, RFC 7301).
+fn protocols(http: bool) -> Vec<Vec<u8>> {
+    match http {
+        true => vec![b"http/1.1".to_vec()],
+        false => Vec::new(),
+    }
+}
+
+/// # Errors
 /// No cipher is left for a version.
 fn config(
     http: bool,
     options: &TlsOptions,
     certificates: Arc<dyn ResolvesServerCert>,
+    resumption: &Resumption,
 ) -> Result<ServerConfig, rustls::Error> {
     let provider = CryptoProvider {
         cipher_suites: suites(options),
@@ -186,14 +232,11 @@ fn config(
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     config.ignore_client_order = true;
-    config.ticketer = Ticketer::new()?;
+    resumption.enter(&mut config);
     config.send_tls13_tickets = TICKETS;
-    config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
     // What is sent before the handshake is over could be sent again by anybody.
     config.max_early_data_size = 0;
-    if http {
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    }
+    config.alpn_protocols = protocols(http);
     Ok(config)
 }
 
