@@ -263,6 +263,16 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
         ("-H", "-H: `-H` belongs to proxy mode"),
         ("-E x", "-E: `-E` belongs to proxy mode"),
         ("-K x", "-K: `-K` belongs to proxy mode"),
+        ("-A x", "-A: `-A` belongs to proxy mode"),
+        ("-R", "-R: `-R` belongs to proxy mode"),
+        (
+            "-R 80 10.0.0.11",
+            "service \"pen\": `client_certificate` (-R) asks clients that speak TLS",
+        ),
+        (
+            "-R -E x 80 10.0.0.11",
+            "service \"pen\": `client_certificate` (-R) has no authority",
+        ),
         (
             "-K x 80 10.0.0.11",
             "service \"pen\": `key` is the key of a certificate, and there is none",
@@ -303,7 +313,7 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
 
 #[test]
 fn flags_for_what_is_not_there_are_refused_by_name() {
-    for (flag, takes_value) in "i+ w+ A+ R X Z"
+    for (flag, takes_value) in "i+ w+ X Z"
         .split(' ')
         .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
     {

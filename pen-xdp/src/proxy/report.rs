@@ -72,7 +72,7 @@ fn status(service: &Service, route: &Route) -> ProxyStatus {
         servers: servers(service, route),
         listeners: service.came_to(),
         log: service.log.status(route.options.log_format),
-        certificates: service.terms().map(|terms| terms.store().status()),
+        certificates: service.terms().map(|terms| terms.status()),
     }
 }
 

@@ -135,7 +135,7 @@ impl Held {
     pub(super) fn read(name: String, files: Files, now: i64) -> Self {
         let mut held = Self {
             name,
-            stamp: stamp(&files),
+            stamp: stamp(files.iter()),
             files,
             certificate: None,
             trouble: None,
@@ -149,7 +149,7 @@ impl Held {
     /// read leaves what is served.
     pub(super) fn renew(&mut self, files: &Files, now: i64) -> Renewed {
         self.gone = None;
-        let stamp = stamp(files);
+        let stamp = stamp(files.iter());
         let same = stamp == self.stamp && *files == self.files;
         let unstapled = self
             .certificate
@@ -207,9 +207,9 @@ impl Held {
 }
 
 /// A number that is another one when one of the files is.
-fn stamp(files: &Files) -> u64 {
+pub(super) fn stamp<'a>(files: impl Iterator<Item = &'a Path>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for file in files.iter() {
+    for file in files {
         let data = fs::metadata(file).ok();
         let data = data.map(|data| {
             let written = (data.mtime(), data.mtime_nsec());

@@ -1,4 +1,4 @@
-//! Looks after certificates: when a file of one changes, it is read again.
+//! Looks after certificates and what clients' are checked by: when a file changes, it is read again.
 //!
 //! inotify tells of changes; as it knows nothing of file systems that others write to (NFS), and of
 //! folders that could not be watched, all is looked at from time to time anyway.
@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::store::Store;
+use super::terms::Terms;
 
 /// How often all files are looked at though nothing was told of them.
 const ROUND: Duration = Duration::from_secs(60);
@@ -51,7 +51,7 @@ struct Running {
 
 #[derive(Debug)]
 struct Orders {
-    stores: Mutex<Vec<Arc<Store>>>,
+    terms: Mutex<Vec<Arc<Terms>>>,
     over: AtomicBool,
     wake: EventFd,
 }
@@ -66,9 +66,9 @@ enum Woken {
 
 impl Renewal {
     /// Looks after these from now on, and after no others.
-    pub(in crate::proxy) fn follow(&mut self, stores: Vec<Arc<Store>>) {
+    pub(in crate::proxy) fn follow(&mut self, terms: Vec<Arc<Terms>>) {
         if self.0.is_none() {
-            if stores.is_empty() {
+            if terms.is_empty() {
                 return;
             }
             match Running::start() {
@@ -82,7 +82,7 @@ impl Renewal {
             }
         }
         if let Some(running) = &self.0 {
-            *running.orders.stores() = stores;
+            *running.orders.terms() = terms;
             running.orders.tell();
         }
     }
@@ -93,7 +93,7 @@ impl Running {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_value_and_flags(0, flags).context("no eventfd")?;
         let orders = Arc::new(Orders {
-            stores: Mutex::default(),
+            terms: Mutex::default(),
             over: AtomicBool::new(false),
             wake,
         });
@@ -121,8 +121,8 @@ impl Drop for Running {
 }
 
 impl Orders {
-    fn stores(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Store>>> {
-        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    fn terms(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Terms>>> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self) {
@@ -138,9 +138,9 @@ impl Orders {
 fn run(orders: &Orders) {
     let mut warned = false;
     while !orders.is_over() {
-        let stores = orders.stores().clone();
+        let all = orders.terms().clone();
         // First, so that what happens while files are looked at is told of.
-        let watched = watch(&stores);
+        let watched = watch(&all);
         if let Err(error) = &watched
             && !warned
         {
@@ -156,8 +156,8 @@ fn run(orders: &Orders) {
             Err(_) => BLIND_ROUND,
         };
         let mut changed = false;
-        for store in &stores {
-            let look = store.refresh();
+        for terms in &all {
+            let look = terms.refresh();
             changed |= look.changed;
             round = round.min(look.away.unwrap_or(round));
         }
@@ -172,13 +172,13 @@ fn run(orders: &Orders) {
     }
 }
 
-/// Has the kernel tell of changes in all folders of the stores.
+/// Has the kernel tell of changes in all folders of these terms.
 ///
 /// # Errors
 /// There are more than the kernel's limit.
-fn watch(stores: &[Arc<Store>]) -> Result<Inotify, Errno> {
+fn watch(all: &[Arc<Terms>]) -> Result<Inotify, Errno> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    let folders: BTreeSet<PathBuf> = stores.iter().flat_map(|store| store.folders()).collect();
+    let folders: BTreeSet<PathBuf> = all.iter().flat_map(|terms| terms.folders()).collect();
     for folder in folders {
         match inotify.add_watch(&folder, CHANGES) {
             // It is not there now, or not for us: what belongs into it is in trouble, and seen so.

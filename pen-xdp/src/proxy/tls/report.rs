@@ -12,8 +12,9 @@ use super::store::{Store, now};
 const SHOWN_MAX: usize = 16;
 
 impl Store {
-    /// How many there are, and those that want to be looked at.
-    pub(in crate::proxy) fn status(&self) -> CertificatesStatus {
+    /// How many there are, and those that want to be looked at; `of_clients` is a file that clients'
+    /// certificates are checked by and what is wrong with it.
+    pub(super) fn status(&self, of_clients: Option<(String, String)>) -> CertificatesStatus {
         let now = now();
         let (names, counts) = (self.names(), self.counts());
         let read = self.read();
@@ -24,7 +25,8 @@ impl Store {
         let mut rows: Vec<_> = read.all().map(|held| row(held, now)).collect();
         let folder = self.folder().map(|folder| folder.display().to_string());
         let folder = folder.into_iter().zip(read.folder_trouble.clone());
-        rows.extend(folder.map(|(folder, why)| unlisted(folder, why)));
+        let others = folder.chain(of_clients);
+        rows.extend(others.map(|(path, why)| unread(path, why)));
         let in_trouble = rows.iter().filter(|row| row.trouble.is_some()).count();
         rows.sort_by(|a, b| {
             let key = |row: &CertificateStatus| (row.trouble.is_none(), row.not_after);
@@ -65,10 +67,10 @@ fn row(held: &Held, now: i64) -> CertificateStatus {
     }
 }
 
-/// The row of a folder that can't be listed.
-fn unlisted(folder: String, why: String) -> CertificateStatus {
+/// The row of what can't be read and is no certificate that is served.
+fn unread(file: String, why: String) -> CertificateStatus {
     CertificateStatus {
-        file: folder,
+        file,
         key: None,
         not_after: None,
         left_s: None,

@@ -424,7 +424,7 @@ fn on_all_cores<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> 
 }
 
 /// The folder of a path; that of a bare file name is where we are.
-fn in_full(folder: &Path) -> PathBuf {
+pub(super) fn in_full(folder: &Path) -> PathBuf {
     match folder.as_os_str().is_empty() {
         true => PathBuf::from("."),
         false => folder.to_owned(),

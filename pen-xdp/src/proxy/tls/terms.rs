@@ -3,18 +3,22 @@
 //! All threads of a service share one value, and it stays as long as nothing of it is changed: who
 //! has a ticket of it resumes on any thread, after any change of something else.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use pen_common::config::{Cipher, Mode, SslOption, TlsOptions};
+use pen_common::config::{Cipher, ClientCertificate, Mode, SslOption, TlsOptions};
+use pen_common::control::CertificatesStatus;
 use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::certificate::CertificateError;
-use super::store::{Store, warn};
+use super::clients::{Clients, ClientsError, Policy};
+use super::store::{Look, Store, warn};
 use crate::proxy::routes::{Route, Routes};
 
 /// Sessions of TLS 1.2 that are kept for clients without tickets.
@@ -36,6 +40,9 @@ pub enum TermsError {
     /// Its certificate can't be had.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// Its clients' certificates can't be checked.
+    #[error(transparent)]
+    Clients(#[from] ClientsError),
     /// rustls does not take what was put together.
     #[error("no TLS can be spoken: {0}")]
     Unusable(#[from] rustls::Error),
@@ -48,6 +55,16 @@ pub struct Terms {
     http: bool,
     options: TlsOptions,
     store: Arc<Store>,
+    /// What clients' certificates are checked by, if they are asked for some.
+    clients: Option<Arc<Clients>>,
+    spoken: RwLock<Spoken>,
+}
+
+/// What handshakes go by. Whoever resumes a session is known from it, and by nothing else: one that
+/// began under another policy must not be resumed, so that tickets and sessions go with it.
+#[derive(Clone, Debug)]
+struct Spoken {
+    policy: Option<Arc<Policy>>,
     config: Arc<ServerConfig>,
 }
 
@@ -75,10 +92,9 @@ impl Agreed {
         Ok(Self(terms))
     }
 
-    /// The certificates of all of them.
-    pub(in crate::proxy) fn stores(&self) -> Vec<Arc<Store>> {
-        let terms = self.0.iter().flatten();
-        terms.map(|terms| Arc::clone(&terms.store)).collect()
+    /// Those that there are.
+    pub(in crate::proxy) fn terms(&self) -> Vec<Arc<Terms>> {
+        self.0.iter().flatten().cloned().collect()
     }
 }
 
@@ -93,7 +109,8 @@ impl Terms {
             return Ok(Vec::new());
         };
         let troubles = store.troubles();
-        config(mode == Mode::Http, options, Arc::new(store))?;
+        let policy = Clients::open(options)?.map(|clients| clients.policy());
+        Spoken::new(mode == Mode::Http, options, Arc::new(store), policy)?;
         Ok(troubles)
     }
 
@@ -118,7 +135,8 @@ impl Terms {
                     http,
                     options: options.clone(),
                     store: Arc::clone(&before.store),
-                    config: Arc::clone(&before.config),
+                    clients: before.clients.clone(),
+                    spoken: RwLock::new(before.spoken()),
                 })));
             }
         }
@@ -132,26 +150,95 @@ impl Terms {
                 None => return Ok(None),
             },
         };
-        let certificates: Arc<Store> = Arc::clone(&store);
+        let clients = before.and_then(|before| before.clients.as_ref());
+        let clients = match clients.filter(|clients| clients.is_of(options)) {
+            Some(clients) => Some(Arc::clone(clients)),
+            None => Clients::open(options)?.map(Arc::new),
+        };
+        let policy = clients.as_ref().map(|clients| clients.policy());
+        let spoken = Spoken::new(http, options, Arc::clone(&store), policy)?;
         Ok(Some(Arc::new(Self {
             http,
             options: options.clone(),
             store,
-            config: Arc::new(config(http, options, certificates)?),
+            clients,
+            spoken: RwLock::new(spoken),
         })))
     }
 
-    pub(in crate::proxy) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config)
+    /// Looks at all files, reads again what has changed, and goes by it.
+    pub(super) fn refresh(&self) -> Look {
+        let mut look = self.store.refresh();
+        if let Some(clients) = &self.clients {
+            clients.refresh();
+            look.changed |= self.follow(clients.policy());
+        }
+        look
     }
 
-    pub(in crate::proxy) fn store(&self) -> &Store {
-        &self.store
+    /// Whether what clients' certificates are checked by is another one than before.
+    fn follow(&self, policy: Arc<Policy>) -> bool {
+        let before = self.spoken().policy;
+        if before.is_some_and(|before| Arc::ptr_eq(&before, &policy)) {
+            return false;
+        }
+        let store = Arc::clone(&self.store);
+        match Spoken::new(self.http, &self.options, store, Some(policy)) {
+            Ok(spoken) => {
+                *self.spoken.write().unwrap_or_else(PoisonError::into_inner) = spoken;
+                true
+            }
+            Err(error) => {
+                tracing::warn!("client certificates: what was read is not in force: {error}");
+                false
+            }
+        }
+    }
+
+    /// Every folder in which something happens when a file becomes another one.
+    pub(super) fn folders(&self) -> BTreeSet<PathBuf> {
+        let mut folders = self.store.folders();
+        folders.extend(self.clients.iter().flat_map(|clients| clients.folders()));
+        folders
+    }
+
+    /// Certificates, and what is wrong with files.
+    pub(in crate::proxy) fn status(&self) -> CertificatesStatus {
+        let of_clients = self.clients.as_ref().and_then(|clients| clients.trouble());
+        self.store.status(of_clients)
+    }
+
+    pub(in crate::proxy) fn config(&self) -> Arc<ServerConfig> {
+        self.spoken().config
+    }
+
+    /// Whether clients are asked for certificates.
+    pub(in crate::proxy) fn asked(&self) -> ClientCertificate {
+        self.options.client_certificate
+    }
+
+    fn spoken(&self) -> Spoken {
+        let spoken = self.spoken.read();
+        spoken.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How long a handshake may take.
     pub(in crate::proxy) fn timeout(&self) -> Duration {
         Duration::from_secs(self.options.timeout.into())
+    }
+}
+
+impl Spoken {
+    /// # Errors
+    /// No cipher is left for a version.
+    fn new(
+        http: bool,
+        options: &TlsOptions,
+        certificates: Arc<Store>,
+        policy: Option<Arc<Policy>>,
+    ) -> Result<Self, rustls::Error> {
+        let config = Arc::new(config(http, options, certificates, policy.as_deref())?);
+        Ok(Self { policy, config })
     }
 }
 
@@ -161,15 +248,20 @@ fn config(
     http: bool,
     options: &TlsOptions,
     certificates: Arc<dyn ResolvesServerCert>,
+    policy: Option<&Policy>,
 ) -> Result<ServerConfig, rustls::Error> {
-    let provider = CryptoProvider {
+    let provider = Arc::new(CryptoProvider {
         cipher_suites: suites(options),
         kx_groups: GROUPS.to_vec(),
         ..default_provider()
+    });
+    let clients = match policy {
+        Some(policy) => policy.verifier(&provider)?,
+        None => WebPkiClientVerifier::no_client_auth(),
     };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions(options))?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_cert_resolver(certificates);
     config.ignore_client_order = true;
     config.ticketer = Ticketer::new()?;
@@ -203,6 +295,13 @@ fn suites(options: &TlsOptions) -> Vec<SupportedCipherSuite> {
         }
         None => Cipher::ALL.iter().map(|cipher| suite(*cipher)).collect(),
     }
+}
+
+/// The cipher that is spoken, by OpenSSL's name.
+pub(super) fn word(spoken: SupportedCipherSuite) -> Option<&'static str> {
+    let mut all = Cipher::ALL.iter();
+    let cipher = all.find(|cipher| suite(**cipher).suite() == spoken.suite());
+    cipher.map(|cipher| cipher.word())
 }
 
 fn suite(cipher: Cipher) -> SupportedCipherSuite {
