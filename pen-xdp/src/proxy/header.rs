@@ -284,7 +284,7 @@ mod tests {
         let own = tls(tlv::SSL, 5);
         for (tlvs, left) in [
             (vec![tls(tlv::SSL, 9), tls(tlv::UNIQUE_ID, 9)], 2),
-            (vec![tls(0xe0, 4050)], 1),
+            (vec![tls(0xe0, 4060)], 1),
         ] {
             let said = Header {
                 tlvs,
