@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use pen::cli::{Action, Detach, Start, Stop, System, parse};
-use pen_common::config::{Balance, Config, HashBy, Mode, Outside, Protocol, ProxyOptions};
+use pen_common::config::{
+    Balance, ClientCertificate, Config, HashBy, Mode, Outside, Protocol, ProxyOptions,
+};
 
 #[derive(Default)]
 struct World(HashMap<&'static str, &'static str>);
@@ -219,6 +221,28 @@ fn flags_of_proxy_mode_short_and_long() {
                 p.abuse
                     .as_ref()
                     .is_some_and(|b| b.path() == Some(Path::new("/run/no.sock")))
+            },
+        ),
+        (
+            &[
+                &["-R", "-E", "/c", "-A", "/a"],
+                &[
+                    "--require-client-certificate",
+                    "--certificate=/c",
+                    "--client-ca-path=/a",
+                ],
+                &[
+                    "-O",
+                    "client_certificate required",
+                    "-E/c",
+                    "-O",
+                    "client_ca_path /a",
+                ],
+            ],
+            |p| {
+                let folder = p.tls.client_ca_path.as_deref();
+                let required = p.tls.client_certificate == ClientCertificate::Required;
+                required && folder == Some(Path::new("/a"))
             },
         ),
         (&[&["-hWt7"]], |p| {

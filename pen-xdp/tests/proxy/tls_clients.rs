@@ -103,13 +103,14 @@ impl<'a> Rig<'a> {
     }
 }
 
-/// The lines that begin so, in lower case as they are compared.
+/// What a server got in headers of that kind, however they are spelled; Python folds long ones when
+/// it writes them.
 fn told(page: &str) -> Vec<String> {
+    let page = page.replace("\n ", " ");
     let lines = page.lines().map(|line| line.trim_end().to_owned());
     let about = |line: &String| {
-        line.to_lowercase()
-            .replace('_', "-")
-            .starts_with("x-ssl-client")
+        let line = line.to_lowercase().replace('_', "-");
+        line.starts_with("x-ssl-client")
     };
     lines.filter(about).collect()
 }
@@ -166,12 +167,10 @@ fn who_has_no_good_certificate_is_refused_or_unknown() {
             pen.refused("bad-handshake") == refused
         });
         let said = pen.process.output();
-        let reasons = [
-            "invalid peer certificate: UnknownIssuer",
-            "certificate expired",
-        ];
+        let reasons =
+            ["UnknownIssuer", "Expired"].map(|why| format!("invalid peer certificate: {why}"));
         for why in reasons {
-            assert!(said.contains(why), "{why}: {said}");
+            assert!(said.contains(&why), "{why}: {said}");
         }
         pen.wait_until_idle();
         pen.stop();

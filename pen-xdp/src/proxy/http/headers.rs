@@ -462,7 +462,9 @@ mod tests {
         assert_eq!(sent_by(&said, None, (false, &unasked)).0, OURS);
         for trusted in [false, true] {
             let got = sent_by(&said, None, (trusted, &Standing::Anonymous)).0;
-            assert_eq!(got, [&with_ours(&[])[..], &[none.clone()]].concat());
+            let mut expected = with_ours(&[]);
+            expected.push(none.clone());
+            assert_eq!(got, expected);
         }
         // A proxy before us that asked clients itself.
         let got = sent_by(&said[1..6], None, (true, &unasked)).0;

@@ -85,11 +85,12 @@ impl Session {
 
     /// Version and cipher, by OpenSSL's names, after the handshake.
     pub(super) fn spoken(&self) -> Option<(&'static str, Option<&'static str>)> {
-        let version = match self.tls.protocol_version()? {
-            ProtocolVersion::TLSv1_2 => "TLSv1.2",
-            ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            _ => return None,
-        };
+        let spoken = self.tls.protocol_version()?;
+        let both = [
+            (ProtocolVersion::TLSv1_2, "TLSv1.2"),
+            (ProtocolVersion::TLSv1_3, "TLSv1.3"),
+        ];
+        let (_, version) = both.into_iter().find(|(version, _)| *version == spoken)?;
         let cipher = self.tls.negotiated_cipher_suite();
         Some((version, cipher.and_then(word)))
     }

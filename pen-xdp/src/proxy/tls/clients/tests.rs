@@ -119,8 +119,11 @@ const PRINTABLE: u8 = 19;
 const T61: u8 = 20;
 const BMP: u8 = 30;
 
+/// One attribute of a name: type, tag, value.
+type Attribute<'a> = (&'a [u8], u8, &'a [u8]);
+
 /// A name of parts, each of attributes.
-fn name(parts: &[&[(&[u8], u8, &[u8])]]) -> Vec<u8> {
+fn name(parts: &[&[Attribute<'_>]]) -> Vec<u8> {
     let parts = parts.iter().map(|part| {
         let attributes = part
             .iter()
@@ -269,7 +272,7 @@ fn authorities_are_those_that_may_issue() {
     assert_eq!(description(&in_folder), both);
     let optional = TlsOptions {
         client_certificate: ClientCertificate::Optional,
-        ..in_folder.clone()
+        ..in_folder
     };
     assert_ne!(description(&optional), both);
     assert!(Clients::open(&TlsOptions::default()).unwrap().is_none());
