@@ -124,7 +124,14 @@ prop_compose! {
         handshakes_max in 0..=1000u32,
         options in proptest::collection::vec(pick(SslOption::ALL), 0..4),
         ciphers in proptest::option::of(pick(&["HIGH", "ECDHE+AESGCM:!ECDSA", "RC4:HIGH"])),
+        asked in pick(ClientCertificate::ALL),
+        of_clients in proptest::array::uniform3(proptest::option::of(path())),
     ) -> TlsOptions {
+        let [client_ca, client_ca_path, client_crl] = of_clients;
+        let spoken = certificate.is_some() || directory.is_some();
+        // Who is asked for a certificate is asked for one of somebody's.
+        let possible = spoken && client_ca.is_some();
+        let asked = Some(asked).filter(|_| possible).unwrap_or(ClientCertificate::Off);
         let [key, chain, staple] = files.map(|file| file.filter(|_| certificate.is_some()));
         let mut tls = TlsOptions {
             certificate,
@@ -137,6 +144,10 @@ prop_compose! {
             handshakes_max,
             options: Vec::new(),
             ciphers: ciphers.map(|list| list.parse().unwrap()),
+            client_certificate: asked,
+            client_ca,
+            client_ca_path,
+            client_crl,
         };
         for option in options {
             // Without both there is nothing to speak.

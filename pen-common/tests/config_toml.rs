@@ -150,6 +150,10 @@ tls_timeout = 13
 client_handshakes_max = 14
 ssl_option = ["no_sslv3", "allow_unstapled", "no_tlsv1.2"]
 ssl_ciphers = "ECDHE+AESGCM"
+client_certificate = "optional"
+client_ca = "/etc/pen/clients.pem"
+client_ca_path = "/etc/pen/clients"
+client_crl = "/etc/pen/clients.crl"
 hsts = "63072000 includeSubDomains"
 
 [[service]]
@@ -346,6 +350,10 @@ fn every_key_of_a_proxy(config: &Config) {
                 SslOption::AllowUnstapled,
             ],
             ciphers: Some("ECDHE+AESGCM".parse().unwrap()),
+            client_certificate: ClientCertificate::Optional,
+            client_ca: Some(PathBuf::from("/etc/pen/clients.pem")),
+            client_ca_path: Some(PathBuf::from("/etc/pen/clients")),
+            client_crl: Some(PathBuf::from("/etc/pen/clients.crl")),
         },
         ..ProxyOptions::default()
     };

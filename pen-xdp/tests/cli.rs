@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use pen::cli::{Action, Detach, Start, Stop, System, parse};
-use pen_common::config::{Balance, Config, HashBy, Mode, Outside, Protocol, ProxyOptions};
+use pen_common::config::{
+    Balance, ClientCertificate, Config, HashBy, Mode, Outside, Protocol, ProxyOptions,
+};
 
 #[derive(Default)]
 struct World(HashMap<&'static str, &'static str>);
@@ -221,6 +223,28 @@ fn flags_of_proxy_mode_short_and_long() {
                     .is_some_and(|b| b.path() == Some(Path::new("/run/no.sock")))
             },
         ),
+        (
+            &[
+                &["-R", "-E", "/c", "-A", "/a"],
+                &[
+                    "--require-client-certificate",
+                    "--certificate=/c",
+                    "--client-ca-path=/a",
+                ],
+                &[
+                    "-O",
+                    "client_certificate required",
+                    "-E/c",
+                    "-O",
+                    "client_ca_path /a",
+                ],
+            ],
+            |p| {
+                let folder = p.tls.client_ca_path.as_deref();
+                let required = p.tls.client_certificate == ClientCertificate::Required;
+                required && folder == Some(Path::new("/a"))
+            },
+        ),
         (&[&["-hWt7"]], |p| {
             p.balance.has(Balance::Hash) && p.balance.has(Balance::Weight) && p.timeout == 7
         }),
@@ -263,6 +287,16 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
         ("-H", "-H: `-H` belongs to proxy mode"),
         ("-E x", "-E: `-E` belongs to proxy mode"),
         ("-K x", "-K: `-K` belongs to proxy mode"),
+        ("-A x", "-A: `-A` belongs to proxy mode"),
+        ("-R", "-R: `-R` belongs to proxy mode"),
+        (
+            "-R 80 10.0.0.11",
+            "service \"pen\": `client_certificate` (-R) asks clients that speak TLS",
+        ),
+        (
+            "-R -E x 80 10.0.0.11",
+            "service \"pen\": `client_certificate` (-R) has no authority",
+        ),
         (
             "-K x 80 10.0.0.11",
             "service \"pen\": `key` is the key of a certificate, and there is none",
@@ -303,7 +337,7 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
 
 #[test]
 fn flags_for_what_is_not_there_are_refused_by_name() {
-    for (flag, takes_value) in "i+ w+ A+ R X Z"
+    for (flag, takes_value) in "i+ w+ X Z"
         .split(' ')
         .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
     {

@@ -42,7 +42,7 @@ pub use proxy::{
     UDP_IDLE_DEFAULT,
 };
 pub use redirect::Redirect;
-pub use tls::{SslOption, TLS_TIMEOUT_MAX, TlsOptions};
+pub use tls::{ClientCertificate, SslOption, TLS_TIMEOUT_MAX, TlsOptions};
 use words::words;
 
 use crate::maglev;

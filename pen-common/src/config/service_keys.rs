@@ -46,6 +46,10 @@ const OF_CONNECTIONS: &[&str] = &[
     "client_handshakes_max",
     "ssl_option",
     "ssl_ciphers",
+    "client_certificate",
+    "client_ca",
+    "client_ca_path",
+    "client_crl",
 ];
 
 impl Mode {
@@ -458,6 +462,46 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
             .word("ssl_ciphers")
             .map(|list| s.proxy.tls.ciphers = Some(list)),
         |s| s.proxy.tls.ciphers.as_ref().and_then(text)
+    ),
+    key!(
+        Mode::Tcp,
+        "client_certificate",
+        "whether clients must show a certificate over TLS: off, optional (who shows one must show a \
+         good one) or required (-R)",
+        |s, given| given
+            .word("client_certificate")
+            .map(|which| s.proxy.tls.client_certificate = which),
+        |s| text(s.proxy.tls.client_certificate)
+    ),
+    key!(
+        Mode::Tcp,
+        "client_ca",
+        "file with the authorities of clients' certificates, PEM; left out, those of chain that \
+         signed themselves",
+        |s, given| given
+            .path("client_ca")
+            .map(|file| s.proxy.tls.client_ca = Some(file)),
+        |s| s.proxy.tls.client_ca.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
+        "client_ca_path",
+        "folder with more of these authorities: files NAME.pem, NAME.crt, or as OpenSSL names them \
+         by their hashes (-A)",
+        |s, given| given
+            .path("client_ca_path")
+            .map(|folder| s.proxy.tls.client_ca_path = Some(folder)),
+        |s| s.proxy.tls.client_ca_path.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
+        "client_crl",
+        "file with these authorities' lists of revoked certificates, PEM: a client of whose \
+         certificate none of them tells is refused",
+        |s, given| given
+            .path("client_crl")
+            .map(|file| s.proxy.tls.client_crl = Some(file)),
+        |s| s.proxy.tls.client_crl.as_deref().and_then(path)
     ),
 ];
 

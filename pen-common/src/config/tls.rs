@@ -44,6 +44,18 @@ impl SslOption {
     }
 }
 
+words! {
+    /// What a service wants to know of who its clients are (`client_certificate`).
+    ClientCertificate {
+        /// They are not asked.
+        Off = "off",
+        /// Who shows a certificate must show a good one.
+        Optional = "optional",
+        /// Who shows none is refused as well (`-R`).
+        Required = "required",
+    }
+}
+
 /// TLS in front of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsOptions {
@@ -69,6 +81,15 @@ pub struct TlsOptions {
     pub options: Vec<SslOption>,
     /// Ciphers that are offered; `None` is all.
     pub ciphers: Option<CipherList>,
+    /// Whether clients are asked for certificates (`client_certificate`).
+    pub client_certificate: ClientCertificate,
+    /// File with the authorities of clients' certificates (`client_ca`); without one, those of
+    /// `chain` that signed themselves count.
+    pub client_ca: Option<PathBuf>,
+    /// Folder with more of them (`-A`).
+    pub client_ca_path: Option<PathBuf>,
+    /// File with these authorities' lists of revoked certificates (`client_crl`).
+    pub client_crl: Option<PathBuf>,
 }
 
 impl TlsOptions {
@@ -108,6 +129,7 @@ impl TlsOptions {
                 return Err((key, why));
             }
         }
+        self.check_clients()?;
         if !self.is_spoken() {
             return Ok(());
         }
@@ -129,6 +151,31 @@ impl TlsOptions {
         }
     }
 
+    /// Nobody must believe that clients are checked who are not.
+    fn check_clients(&self) -> Result<(), (&'static str, String)> {
+        if !self.asks_clients() {
+            return Ok(());
+        }
+        let key = "client_certificate";
+        if !self.is_spoken() {
+            let why = "`client_certificate` (-R) asks clients that speak TLS, and none do without \
+                       a certificate: add `certificate` (-E), or leave it out";
+            return Err((key, why.to_owned()));
+        }
+        let authorities = [&self.client_ca, &self.client_ca_path, &self.chain];
+        if authorities.iter().all(|file| file.is_none()) {
+            let why = "`client_certificate` (-R) has no authority whose certificates count: name \
+                       theirs by `client_ca`, or by `client_ca_path` (-A) or `chain` (-G)";
+            return Err((key, why.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Whether clients are asked for certificates.
+    pub fn asks_clients(&self) -> bool {
+        self.client_certificate != ClientCertificate::Off
+    }
+
     /// What its owner should know all the same, a sentence each.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
@@ -142,6 +189,12 @@ impl TlsOptions {
                 notes.push(why.to_owned());
             }
             return notes;
+        }
+        let of_clients = [&self.client_ca, &self.client_ca_path, &self.client_crl];
+        if !self.asks_clients() && of_clients.iter().any(|file| file.is_some()) {
+            let why = "client_ca, client_ca_path (-A) and client_crl have no effect without \
+                       client_certificate (-R)";
+            notes.push(why.to_owned());
         }
         let idle = self.options.iter().filter(|o| !o.changes_something());
         let idle: Vec<&str> = idle.map(|option| option.word()).collect();
@@ -172,6 +225,10 @@ impl Default for TlsOptions {
             handshakes_max: 100,
             options: Vec::new(),
             ciphers: None,
+            client_certificate: ClientCertificate::Off,
+            client_ca: None,
+            client_ca_path: None,
+            client_crl: None,
         }
     }
 }
@@ -210,6 +267,47 @@ mod tests {
             ..TlsOptions::default()
         };
         assert_eq!(alone.check().unwrap_err().0, "key");
+    }
+
+    #[test]
+    fn clients_are_asked_over_tls_and_for_certificates_of_somebody() {
+        let asking = TlsOptions {
+            client_certificate: ClientCertificate::Required,
+            ..options(&[], None)
+        };
+        let (key, why) = asking.check().unwrap_err();
+        assert_eq!(key, "client_certificate");
+        assert!(why.contains("has no authority"), "{why}");
+        let file = || Some(PathBuf::from("ca.pem"));
+        for known in [
+            TlsOptions {
+                client_ca: file(),
+                ..asking.clone()
+            },
+            TlsOptions {
+                client_ca_path: file(),
+                ..asking.clone()
+            },
+            TlsOptions {
+                chain: file(),
+                ..asking.clone()
+            },
+        ] {
+            assert_eq!((known.check(), known.notes()), (Ok(()), Vec::new()));
+            let clear = TlsOptions {
+                certificate: None,
+                chain: None,
+                ..known.clone()
+            };
+            assert_eq!(clear.check().unwrap_err().0, "client_certificate");
+            let off = ClientCertificate::Off;
+            let idle = TlsOptions {
+                client_certificate: off,
+                ..known
+            };
+            assert_eq!(idle.check(), Ok(()));
+            assert_eq!(idle.notes().len(), usize::from(idle.chain.is_none()));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! least, so that a reader may look without taking anything away from what follows.
 
 pub mod crc32c;
+mod ssl;
 mod v1;
 mod v2;
 
@@ -12,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::words::words;
 
+pub use ssl::{Ssl, SslCertificate};
 pub use v1::{LINE_MAX, write_v1};
 pub use v2::{HEADER_MAX, UNIQUE_ID_MAX, write_v2};
 
@@ -23,6 +25,8 @@ pub mod tlv {
     pub const NOOP: u8 = 0x04;
     /// What a connection is called by all proxies that it passes.
     pub const UNIQUE_ID: u8 = 0x05;
+    /// What a client's TLS is, and its certificate; see [`super::Ssl`].
+    pub const SSL: u8 = 0x20;
 }
 
 /// What the first bytes of a stream are, unless they are wrong.

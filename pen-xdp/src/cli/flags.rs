@@ -185,6 +185,22 @@ pub(super) const PROXY_FLAGS: &[ProxyFlag] = &[
         idle_in_dsr: None,
         help: "More of the certificate's chain (PEM), to be sent behind it",
     },
+    ProxyFlag {
+        short: "-R",
+        long: "require-client-certificate",
+        value: Err("required"),
+        key: "client_certificate",
+        idle_in_dsr: None,
+        help: "Serve clients only that show a certificate of client_ca, -A or -G",
+    },
+    ProxyFlag {
+        short: "-A",
+        long: "client-ca-path",
+        value: Ok("DIR"),
+        key: "client_ca_path",
+        idle_in_dsr: None,
+        help: "Folder with authorities of clients' certificates",
+    },
 ];
 
 /// Flags of Pen's for what isn't there, which nobody must believe in vain: letter, whether a value
@@ -194,14 +210,12 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
     ("-j", true, "chroot", LATER),
     ("-u", true, "switch user", LATER),
     ("-w", true, "HTML status page", LATER),
-    ("-A", true, "CA directory", LATER),
     (
         "-L",
         true,
         "TLS protocol",
         "chooses nothing: TLS 1.2 and 1.3 are spoken, and by -O \"ssl_option no_tlsv1.2\" 1.3 alone",
     ),
-    ("-R", false, "client certificates", LATER),
     (
         "-X",
         false,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pen_common::config::SendProxy;
 use pen_common::proxy_protocol::{
-    Addresses, HEADER_MAX, Header, ParseError, Parsed, parse, tlv, write_v1, write_v2,
+    Addresses, HEADER_MAX, Header, ParseError, Parsed, Tlv, parse, tlv, write_v1, write_v2,
 };
 use tokio::io::Interest;
 use tokio::time::timeout;
@@ -59,28 +59,40 @@ pub(super) async fn receive(client: &Stream, limit: Duration) -> Result<Header, 
     Ok(header)
 }
 
-/// What a server is sent about a client: who it is and where it went to, and what its own proxy
-/// said beside that.
+/// What a server is sent about a client: who it is and where it went to, what its own proxy said
+/// beside that, and what its TLS with us is, which counts for more than what a proxy said of it.
 pub(super) fn written(
     version: SendProxy,
     addresses: Option<Addresses>,
-    said: Option<Header>,
+    (said, tls): (Option<Header>, Option<Tlv>),
 ) -> Option<Vec<u8>> {
-    let tlvs = said.map(|header| header.tlvs).unwrap_or_default();
+    let said = said.map(|header| header.tlvs).unwrap_or_default();
+    let passes = |one: &Tlv| match one.kind {
+        tlv::NOOP => false,
+        tlv::SSL => tls.is_none(),
+        _ => true,
+    };
+    let said: Vec<_> = said.into_iter().filter(passes).collect();
     let mut header = Header {
         local: addresses.is_none(),
         addresses,
         checksum: true,
-        tlvs: tlvs.into_iter().filter(|t| t.kind != tlv::NOOP).collect(),
+        tlvs: tls.clone().into_iter().chain(said).collect(),
     };
     match version {
         SendProxy::Off => None,
         SendProxy::V1 => Some(write_v1(header.addresses.as_ref())),
-        SendProxy::V2 => write_v2(&header).or_else(|| {
-            // With the checksum it may be longer than the one that came.
-            header.checksum = false;
-            write_v2(&header)
-        }),
+        SendProxy::V2 => write_v2(&header)
+            .or_else(|| {
+                // With the checksum it may be longer than the one that came.
+                header.checksum = false;
+                write_v2(&header)
+            })
+            .or_else(|| {
+                // What is known here is worth more than what was said.
+                header.tlvs = tls.into_iter().collect();
+                write_v2(&header)
+            }),
     }
 }
 
@@ -181,7 +193,6 @@ impl fmt::Display for Missing {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
-    use pen_common::proxy_protocol::Tlv;
     use tokio::io::AsyncWriteExt;
     use tokio::net::UnixStream;
 
@@ -253,10 +264,10 @@ mod tests {
         };
         let both = ends(&client, None, Some(&said));
         assert_eq!(both, said.addresses);
-        assert_eq!(written(SendProxy::Off, both, None), None);
-        let line = written(SendProxy::V1, both, None).unwrap();
+        assert_eq!(written(SendProxy::Off, both, (None, None)), None);
+        let line = written(SendProxy::V1, both, (None, None)).unwrap();
         assert_eq!(line, b"PROXY TCP4 10.1.2.3 192.0.2.80 1 2\r\n");
-        let bytes = written(SendProxy::V2, both, Some(said.clone())).unwrap();
+        let bytes = written(SendProxy::V2, both, (Some(said.clone()), None)).unwrap();
         let Ok(Parsed::Complete { header, .. }) = parse(&bytes) else {
             panic!("{bytes:?}")
         };
@@ -265,7 +276,27 @@ mod tests {
             (header.checksum, header.tlvs),
             (true, said.tlvs[1..].to_vec())
         );
-        let unknown = written(SendProxy::V1, None, None).unwrap();
+        // What is known here counts, and has its room whatever else was said.
+        let tls = |kind, length| Tlv {
+            kind,
+            value: vec![1; length],
+        };
+        let own = tls(tlv::SSL, 5);
+        for (tlvs, left) in [
+            (vec![tls(tlv::SSL, 9), tls(tlv::UNIQUE_ID, 9)], 2),
+            (vec![tls(0xe0, 4060)], 1),
+        ] {
+            let said = Header {
+                tlvs,
+                ..said.clone()
+            };
+            let bytes = written(SendProxy::V2, both, (Some(said), Some(own.clone()))).unwrap();
+            let Ok(Parsed::Complete { header, .. }) = parse(&bytes) else {
+                panic!("{bytes:?}")
+            };
+            assert_eq!((header.tlvs.len(), header.tlvs.first()), (left, Some(&own)));
+        }
+        let unknown = written(SendProxy::V1, None, (None, None)).unwrap();
         assert_eq!(unknown, b"PROXY UNKNOWN\r\n");
     }
 }

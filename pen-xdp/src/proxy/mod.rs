@@ -88,7 +88,7 @@ impl Bound {
         agree(&services, self.agreed());
         let threads = Threads::start(&self, &services, taken, &everyone)?;
         let mut renewal = Renewal::default();
-        renewal.follow(self.agreed().watched());
+        renewal.follow(self.agreed().terms());
         Ok(Proxy {
             routes,
             services,
@@ -145,7 +145,7 @@ impl Proxy {
     pub fn update(&mut self, routes: Routes, opened: Opened, agreed: &Agreed) {
         log_to(&self.services, &routes, opened);
         agree(&self.services, agreed);
-        self.renewal.follow(agreed.watched());
+        self.renewal.follow(agreed.terms());
         for (service, route) in self.services.iter().zip(routes.iter()) {
             service.update(route);
         }

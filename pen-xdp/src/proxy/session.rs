@@ -130,7 +130,7 @@ async fn arrive(
     let version = visit.settings.send_proxy;
     if version != SendProxy::Off {
         let both = ends(client, peer, said.as_ref());
-        let header = written(version, both, said).unwrap_or_default();
+        let header = written(version, both, (said, client.told())).unwrap_or_default();
         if let Err(error) = send(&server, &header, visit.settings.timeout).await {
             let (service, name) = (&service.name, &point.name);
             tracing::debug!("service {service}: server {name} took no PROXY header: {error}");
@@ -237,10 +237,11 @@ async fn encrypted(
     address: Option<IpAddr>,
     terms: &Terms,
 ) -> Result<Stream, Failed> {
-    let client = Encrypted::new(client, terms.config())?;
+    let mut client = Encrypted::new(client, terms.config())?;
     let cut = connection.cuts(client.below());
     shake_hands(&client, address, terms).await?;
     drop(cut);
+    client.recognize(terms.asked())?;
     Ok(Stream::Tls(Box::new(client)))
 }
 

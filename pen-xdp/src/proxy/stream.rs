@@ -13,6 +13,7 @@ use std::{
 };
 
 use nix::sys::socket::{MsgFlags, recv};
+use pen_common::proxy_protocol::Tlv;
 use socket2::SockRef;
 use tokio::{
     io::{Interest, Ready},
@@ -20,6 +21,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::tls::Standing;
 use super::tls::stream::Encrypted;
 
 /// Where one end of a connection is.
@@ -88,6 +90,22 @@ impl Stream {
     pub fn server_name(&self) -> Option<String> {
         match self {
             Self::Tls(stream) => stream.server_name(),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
+    /// Who the client is by the certificate that it has shown.
+    pub(super) fn standing(&self) -> &Standing {
+        match self {
+            Self::Tls(stream) => stream.standing(),
+            Self::Tcp(_) | Self::Unix(_) => &Standing::Unasked,
+        }
+    }
+
+    /// What servers are told of a client's TLS by the PROXY protocol.
+    pub(super) fn told(&self) -> Option<Tlv> {
+        match self {
+            Self::Tls(stream) => stream.told(),
             Self::Tcp(_) | Self::Unix(_) => None,
         }
     }

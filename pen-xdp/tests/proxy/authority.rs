@@ -44,7 +44,12 @@ impl<'a> Wish<'a> {
 
 impl<'a> Authority<'a> {
     pub(crate) fn new(lab: &'a Lab) -> Self {
-        let folder = lab.folder().join("authority");
+        Self::called(lab, "authority")
+    }
+
+    /// One more of another name.
+    pub(crate) fn called(lab: &'a Lab, name: &str) -> Self {
+        let folder = lab.folder().join(name);
         fs::create_dir_all(&folder).unwrap();
         let it = Self { lab, folder };
         let (key, ca) = (it.path("ca.key"), it.path("ca.pem"));
@@ -53,7 +58,7 @@ impl<'a> Authority<'a> {
                 &["req", "-newkey"],
                 ECDSA,
                 &["-nodes", "-keyout", &key, "-x509", "-days", "30"],
-                &["-subj", "/CN=authority", "-out", &ca],
+                &["-subj", &format!("/CN={name}"), "-out", &ca],
             ]
             .concat(),
         );
@@ -184,6 +189,19 @@ impl<'a> Authority<'a> {
             )
             .unwrap();
         process
+    }
+
+    /// Writes a list of all that it has revoked (see [`Authority::enter`]) into a file.
+    pub(crate) fn list(&self, file: &str) {
+        let (config, index) = (self.path("ca.cnf"), self.path("index"));
+        let text = format!(
+            "[ca]\ndefault_ca=d\n[d]\ndatabase={index}\ndefault_md=sha256\n\
+             default_crl_days=1\ncrl_extensions=e\n[e]\nauthorityKeyIdentifier=keyid\n"
+        );
+        fs::write(&config, text).unwrap();
+        let (ca, key) = (self.ca(), self.path("ca.key"));
+        let by = ["-cert", &ca, "-keyfile", &key, "-out", file];
+        self.openssl(&[&["ca", "-gencrl", "-config", &config], &by[..]].concat());
     }
 
     fn path(&self, file: &str) -> String {

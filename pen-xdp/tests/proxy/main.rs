@@ -30,6 +30,7 @@ mod rig;
 mod smuggling;
 mod stream;
 mod tls;
+mod tls_clients;
 mod tls_http;
 mod tls_names;
 mod tls_renewal;

@@ -24,12 +24,17 @@ pub(super) enum Field {
     ForwardedHost,
     /// Says where a request comes from in a way that we don't.
     Claim,
+    /// Says who a client is by its certificate.
+    Identity,
     /// Passes as it is.
     Other,
 }
 
 /// What begins the names of headers in which proxies say where a request comes from.
 const CLAIMS: &[u8] = b"x-forwarded-";
+
+/// What begins the names of headers in which servers are told who a client is by its certificate.
+const IDENTITIES: &[u8] = b"x-ssl-client";
 
 /// Names that must not come behind a body: who reads them there might go by them (RFC 9110, 6.5.1).
 const NOT_IN_TRAILERS: &[&str] = &[
@@ -66,7 +71,8 @@ impl Field {
             17 if is("transfer-encoding") => Self::TransferEncoding,
             17 if is("x-forwarded-proto") => Self::Proto,
             25 if is("strict-transport-security") => Self::Hsts,
-            12.. if is_claim(name.as_bytes()) => Self::Claim,
+            12.. if begins(name.as_bytes(), CLAIMS) => Self::Claim,
+            12.. if begins(name.as_bytes(), IDENTITIES) => Self::Identity,
             _ => Self::Other,
         }
     }
@@ -84,7 +90,8 @@ impl Field {
             | Self::Trailer
             | Self::TransferEncoding
             | Self::Upgrade
-            | Self::Hop => false,
+            | Self::Hop
+            | Self::Identity => false,
             Self::For | Self::Proto | Self::ForwardedHost | Self::Claim | Self::Other => {
                 !(NOT_IN_TRAILERS.iter()).any(|other| name.eq_ignore_ascii_case(other))
             }
@@ -95,15 +102,15 @@ impl Field {
     pub(super) fn claims(self) -> bool {
         matches!(
             self,
-            Self::For | Self::Proto | Self::ForwardedHost | Self::Claim
+            Self::For | Self::Proto | Self::ForwardedHost | Self::Claim | Self::Identity
         )
     }
 }
 
 /// Servers that hand headers on as variables of a program take `_` for `-`.
-fn is_claim(name: &[u8]) -> bool {
-    let begin = name.iter().zip(CLAIMS);
-    begin.fold(name.len() >= CLAIMS.len(), |same, (byte, expected)| {
+fn begins(name: &[u8], with: &[u8]) -> bool {
+    let begin = name.iter().zip(with);
+    begin.fold(name.len() >= with.len(), |same, (byte, expected)| {
         let byte = match byte {
             b'_' => b'-',
             other => other.to_ascii_lowercase(),
@@ -135,6 +142,10 @@ mod tests {
             ("X_Forwarded_For", Field::Claim),
             ("x-forwarded_proto", Field::Claim),
             ("X-Forwarded-", Field::Claim),
+            ("X-SSL-Client-Verify", Field::Identity),
+            ("x_ssl_CLIENT_s-dn", Field::Identity),
+            ("X-SSL-Client", Field::Identity),
+            ("X-SSL-Clien", Field::Other),
             ("x-forwarded", Field::Other),
             ("x-forwarder-for", Field::Other),
             ("Transfer-Encodinx", Field::Other),

@@ -187,6 +187,7 @@ fn prepare(
         client: address,
         trusted: facts.trusted,
         scheme: client.scheme(),
+        standing: client.stream.standing(),
     };
     let (head, has_host) = headers::write_request(request, protocols.as_deref(), told);
     Task::Send(Send {

@@ -257,6 +257,7 @@ impl<'a> Said<'a> {
             | Field::Proto
             | Field::ForwardedHost
             | Field::Claim
+            | Field::Identity
             | Field::Other => {}
         }
         Ok(())

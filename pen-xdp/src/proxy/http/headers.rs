@@ -11,6 +11,7 @@ use super::date;
 use super::fields::Field;
 use super::head::{Answer, Fault, Framing, Request};
 use super::transfer::{Coding, Trailing};
+use crate::proxy::tls::Standing;
 
 /// Most trailers.
 const TRAILERS_MAX: usize = 100;
@@ -28,6 +29,8 @@ pub(super) struct Told<'a> {
     pub(super) trusted: bool,
     /// `http` or `https`, as the client asks.
     pub(super) scheme: &'a str,
+    /// Who the client is by its certificate.
+    pub(super) standing: &'a Standing,
 }
 
 /// What a client is told of an answer beside what the server says.
@@ -144,6 +147,11 @@ pub(super) fn write_request(
                 told.trusted
             }
             Field::Claim => told.trusted && !is_named(&request.wish.others, field.name),
+            // Where clients are asked for certificates nobody else says who they are.
+            Field::Identity => {
+                let unasked = matches!(told.standing, Standing::Unasked);
+                unasked && told.trusted && !is_named(&request.wish.others, field.name)
+            }
             Field::Other => !is_named(&request.wish.others, field.name),
         };
         if passes {
@@ -167,6 +175,7 @@ pub(super) fn write_request(
     if let Some(host) = host.filter(|_| !forwarded_host) {
         put(&mut out, "X-Forwarded-Host", host);
     }
+    write_standing(&mut out, told.standing);
     (out, host.is_some())
 }
 
@@ -192,6 +201,21 @@ fn write_way(out: &mut Vec<u8>, request: &Request<'_, '_>, told: Told<'_>) {
     }
     if begun {
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Who the client is by its certificate, in nginx's words.
+fn write_standing(out: &mut Vec<u8>, standing: &Standing) {
+    let verify = "X-SSL-Client-Verify";
+    match standing {
+        Standing::Unasked => {}
+        Standing::Anonymous => put(out, verify, b"NONE"),
+        Standing::Known(identity) => {
+            put(out, verify, b"SUCCESS");
+            for (name, value) in identity.fields() {
+                put(out, name, value.as_bytes());
+            }
+        }
     }
 }
 
@@ -221,6 +245,7 @@ pub(super) fn write_answer(answer: &Answer<'_, '_>, given: Given<'_>) -> Vec<u8>
             | Field::Proto
             | Field::ForwardedHost
             | Field::Claim
+            | Field::Identity
             | Field::Other => !is_named(&answer.wish.others, field.name),
         };
         if passes {
@@ -309,6 +334,14 @@ mod tests {
 
     /// The lines that a server gets for a request with these, and what it is asked to switch to.
     fn sent(lines: &[&str], client: Option<&str>, trusted: bool) -> (Vec<String>, Option<String>) {
+        sent_by(lines, client, (trusted, &Standing::Unasked))
+    }
+
+    fn sent_by(
+        lines: &[&str],
+        client: Option<&str>,
+        (trusted, standing): (bool, &Standing),
+    ) -> (Vec<String>, Option<String>) {
         let head = format!(
             "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n",
             lines.join("\r\n")
@@ -321,6 +354,7 @@ mod tests {
             client: client.map(|client| client.parse().unwrap()),
             trusted,
             scheme: "http",
+            standing,
         };
         let protocols = protocols(&request);
         let (out, has_host) = write_request(&request, protocols.as_deref(), told);
@@ -410,6 +444,31 @@ mod tests {
         assert_eq!(sent(&said, Some("10.0.0.9"), true).0, expected);
         // Nobody knows who is behind a Unix socket.
         assert_eq!(sent(&said, None, false).0, OURS);
+    }
+
+    #[test]
+    fn nobody_says_who_he_is_by_a_certificate() {
+        let said = [
+            "X-SSL-Client-Verify: SUCCESS",
+            "x-ssl-client-verify: SUCCESS",
+            "X_SSL_Client_Verify: SUCCESS",
+            "X-Ssl_Client-S-DN: CN=root",
+            "X-SSL-Client-CN: root",
+            "X-SSL-Client: 1",
+            "Connection: X-SSL-Client-Verify",
+        ];
+        let none = "X-SSL-Client-Verify: NONE".to_owned();
+        let unasked = Standing::Unasked;
+        assert_eq!(sent_by(&said, None, (false, &unasked)).0, OURS);
+        for trusted in [false, true] {
+            let got = sent_by(&said, None, (trusted, &Standing::Anonymous)).0;
+            let mut expected = with_ours(&[]);
+            expected.push(none.clone());
+            assert_eq!(got, expected);
+        }
+        // A proxy before us that asked clients itself.
+        let got = sent_by(&said[1..6], None, (true, &unasked)).0;
+        assert_eq!(got, with_ours(&said[1..6]));
     }
 
     fn answered(lines: &[&str], given: Given<'_>) -> Vec<String> {

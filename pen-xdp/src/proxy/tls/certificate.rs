@@ -132,7 +132,11 @@ pub fn load(files: &Files) -> Result<CertifiedKey, CertificateError> {
     Ok(CertifiedKey::new(certificates, signing))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+/// All certificates of a PEM file.
+///
+/// # Errors
+/// It can't be read, or there is none in it.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let bytes = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let found = found.map_err(|error| CertificateError::Unusable {

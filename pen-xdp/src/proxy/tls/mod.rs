@@ -4,6 +4,7 @@
 //! and whoever reads and writes, who need not know that it is there.
 
 pub mod certificate;
+mod clients;
 mod directory;
 mod facts;
 pub mod handshake;
@@ -21,5 +22,7 @@ mod terms;
 mod ticket_keys;
 mod tickets;
 
+pub use clients::ClientsError;
+pub(in crate::proxy) use clients::Standing;
 pub(in crate::proxy) use renewal::Renewal;
 pub use terms::{Agreed, Terms, TermsError};

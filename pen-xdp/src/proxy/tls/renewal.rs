@@ -1,4 +1,5 @@
-//! Looks after certificates and keys of tickets: when a file of theirs changes, it is read again.
+//! Looks after certificates, what clients' are checked by, and keys of tickets: when a file changes,
+//! it is read again.
 //!
 //! inotify tells of changes; as it knows nothing of file systems that others write to (NFS), and of
 //! folders that could not be watched, all is looked at from time to time anyway.
@@ -17,8 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::store::{Look, Store};
-use super::tickets::TicketFile;
+use super::terms::Terms;
 
 /// How often all files are looked at though nothing was told of them.
 const ROUND: Duration = Duration::from_secs(60);
@@ -40,33 +40,6 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF);
 
-/// What is looked after.
-#[derive(Clone, Debug)]
-pub(in crate::proxy) enum Watched {
-    /// A service's certificates.
-    Certificates(Arc<Store>),
-    /// Its keys of tickets.
-    Tickets(Arc<TicketFile>),
-}
-
-impl Watched {
-    /// Looks at all files, and reads again what has changed.
-    fn refresh(&self) -> Look {
-        match self {
-            Self::Certificates(store) => store.refresh(),
-            Self::Tickets(file) => file.refresh(),
-        }
-    }
-
-    /// Where something happens when it becomes another.
-    fn folders(&self) -> BTreeSet<PathBuf> {
-        match self {
-            Self::Certificates(store) => store.folders(),
-            Self::Tickets(file) => file.folders(),
-        }
-    }
-}
-
 /// See the module; ends with its owner.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Renewal(Option<Running>);
@@ -79,7 +52,7 @@ struct Running {
 
 #[derive(Debug)]
 struct Orders {
-    watched: Mutex<Vec<Watched>>,
+    terms: Mutex<Vec<Arc<Terms>>>,
     over: AtomicBool,
     wake: EventFd,
 }
@@ -94,9 +67,9 @@ enum Woken {
 
 impl Renewal {
     /// Looks after these from now on, and after no others.
-    pub(in crate::proxy) fn follow(&mut self, watched: Vec<Watched>) {
+    pub(in crate::proxy) fn follow(&mut self, terms: Vec<Arc<Terms>>) {
         if self.0.is_none() {
-            if watched.is_empty() {
+            if terms.is_empty() {
                 return;
             }
             match Running::start() {
@@ -110,7 +83,7 @@ impl Renewal {
             }
         }
         if let Some(running) = &self.0 {
-            *running.orders.watched() = watched;
+            *running.orders.terms() = terms;
             running.orders.tell();
         }
     }
@@ -121,7 +94,7 @@ impl Running {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_value_and_flags(0, flags).context("no eventfd")?;
         let orders = Arc::new(Orders {
-            watched: Mutex::default(),
+            terms: Mutex::default(),
             over: AtomicBool::new(false),
             wake,
         });
@@ -149,8 +122,8 @@ impl Drop for Running {
 }
 
 impl Orders {
-    fn watched(&self) -> std::sync::MutexGuard<'_, Vec<Watched>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn terms(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Terms>>> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self) {
@@ -166,10 +139,10 @@ impl Orders {
 fn run(orders: &Orders) {
     let mut warned = false;
     while !orders.is_over() {
-        let watched = orders.watched().clone();
+        let all = orders.terms().clone();
         // First, so that what happens while files are looked at is told of.
-        let told = watch(&watched);
-        if let Err(error) = &told
+        let watched = watch(&all);
+        if let Err(error) = &watched
             && !warned
         {
             tracing::warn!(
@@ -179,13 +152,13 @@ fn run(orders: &Orders) {
             warned = true;
         }
         let begun = Instant::now();
-        let mut round = match &told {
+        let mut round = match &watched {
             Ok(_) => ROUND,
             Err(_) => BLIND_ROUND,
         };
         let mut changed = false;
-        for one in &watched {
-            let look = one.refresh();
+        for terms in &all {
+            let look = terms.refresh();
             changed |= look.changed;
             round = round.min(look.away.unwrap_or(round));
         }
@@ -194,19 +167,19 @@ fn run(orders: &Orders) {
             round = round.min(SETTLE);
         }
         let settle = (begun.elapsed() * SHARE).clamp(SETTLE, SETTLE_MAX);
-        if wait(orders, told.as_ref().ok(), round) == Woken::Files {
+        if wait(orders, watched.as_ref().ok(), round) == Woken::Files {
             wait(orders, None, settle);
         }
     }
 }
 
-/// Has the kernel tell of changes in all their folders.
+/// Has the kernel tell of changes in all folders of these terms.
 ///
 /// # Errors
 /// There are more than the kernel's limit.
-fn watch(watched: &[Watched]) -> Result<Inotify, Errno> {
+fn watch(all: &[Arc<Terms>]) -> Result<Inotify, Errno> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    let folders: BTreeSet<PathBuf> = watched.iter().flat_map(Watched::folders).collect();
+    let folders: BTreeSet<PathBuf> = all.iter().flat_map(|terms| terms.folders()).collect();
     for folder in folders {
         match inotify.add_watch(&folder, CHANGES) {
             // It is not there now, or not for us: what belongs into it is in trouble, and seen so.

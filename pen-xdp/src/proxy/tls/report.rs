@@ -16,9 +16,12 @@ use super::store::{Store, now};
 const SHOWN_MAX: usize = 16;
 
 impl Store {
-    /// How many there are, and those that want to be looked at; `beside`: a file that belongs to
-    /// them, and what is wrong with it.
-    pub(super) fn status(&self, beside: Option<(String, String)>) -> CertificatesStatus {
+    /// How many there are, and those that want to be looked at; `beside` are files that belong to
+    /// them, and what is wrong with each.
+    pub(super) fn status(
+        &self,
+        beside: impl IntoIterator<Item = (String, String)>,
+    ) -> CertificatesStatus {
         let now = now();
         let (names, counts) = (self.names(), self.counts());
         let read = self.read();

@@ -4,8 +4,10 @@ use std::fmt;
 use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
 use std::sync::Arc;
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::pki_types::CertificateDer;
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 
+use super::terms::word;
 use crate::proxy::buffers::Buffer;
 use crate::proxy::stream::Stream;
 
@@ -68,6 +70,29 @@ impl Session {
     /// The name that the client asked for (SNI).
     pub(super) fn server_name(&self) -> Option<&str> {
         self.tls.server_name()
+    }
+
+    /// The client's own certificate, if it was asked for one and has shown it, here or in the
+    /// session that is resumed.
+    pub(super) fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.tls.peer_certificates()?.first()
+    }
+
+    /// Whether it goes on with a session of an earlier connection.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.tls.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Version and cipher, by OpenSSL's names, after the handshake.
+    pub(super) fn spoken(&self) -> Option<(&'static str, Option<&'static str>)> {
+        let spoken = self.tls.protocol_version()?;
+        let both = [
+            (ProtocolVersion::TLSv1_2, "TLSv1.2"),
+            (ProtocolVersion::TLSv1_3, "TLSv1.3"),
+        ];
+        let (_, version) = both.into_iter().find(|(version, _)| *version == spoken)?;
+        let cipher = self.tls.negotiated_cipher_suite();
+        Some((version, cipher.and_then(word)))
     }
 
     /// Whether anything has come.

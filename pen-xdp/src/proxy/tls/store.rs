@@ -31,6 +31,25 @@ const NAMED_MAX: usize = 20;
 /// As many certificates are not worth a thread.
 const ALONE: usize = 32;
 
+/// Ciphers of TLS 1.3, where they have nothing to do with the certificate's key.
+const BY_ANY: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS13_AES_256_GCM_SHA384,
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+];
+/// Ciphers of TLS 1.2 for keys of ECDSA.
+const BY_ECDSA: [CipherSuite; 3] = [
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+/// Those for keys of RSA.
+const BY_RSA: [CipherSuite; 3] = [
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+
 /// See the module.
 #[derive(Debug)]
 pub(in crate::proxy) struct Store {
@@ -237,16 +256,12 @@ fn is_usable(key: &CertifiedKey, hello: &ClientHello<'_>) -> bool {
     if key.key.choose_scheme(hello.signature_schemes()).is_none() {
         return false;
     }
-    let ecdsa = key.key.algorithm() == SignatureAlgorithm::ECDSA;
-    hello.cipher_suites().iter().any(|suite| match suite {
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-        | CipherSuite::TLS13_AES_256_GCM_SHA384
-        | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => true,
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
-        | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => ecdsa,
-        _ => !ecdsa,
-    })
+    let of_its_kind = match key.key.algorithm() == SignatureAlgorithm::ECDSA {
+        true => BY_ECDSA,
+        false => BY_RSA,
+    };
+    let mut suites = hello.cipher_suites().iter();
+    suites.any(|suite| BY_ANY.contains(suite) || of_its_kind.contains(suite))
 }
 
 impl Sources {
@@ -327,6 +342,14 @@ pub(super) struct Look {
     pub(super) changed: bool,
     /// Files are away: when to look whether they stay away.
     pub(super) away: Option<Duration>,
+}
+
+impl Look {
+    /// Both together.
+    pub(super) fn join(&mut self, other: Self) {
+        self.changed |= other.changed;
+        self.away = self.away.into_iter().chain(other.away).min();
+    }
 }
 
 /// What a look at the files came to, for the log.
@@ -426,7 +449,7 @@ pub(super) fn around(file: &Path) -> BTreeSet<PathBuf> {
 }
 
 /// The folder of a path; that of a bare file name is where we are.
-fn in_full(folder: &Path) -> PathBuf {
+pub(super) fn in_full(folder: &Path) -> PathBuf {
     match folder.as_os_str().is_empty() {
         true => PathBuf::from("."),
         false => folder.to_owned(),

@@ -9,9 +9,14 @@ use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use pen_common::config::ClientCertificate;
+use pen_common::proxy_protocol::{Ssl, SslCertificate, Tlv};
 use rustls::ServerConfig;
 
+use super::clients::{Identity, Standing};
+use super::handshake::Failed;
 use super::session::{Session, is_blocked};
+use super::store::now;
 use crate::proxy::stream::Stream;
 
 /// Times that a read looks at the socket before somebody else has a turn: records that hold nothing
@@ -23,6 +28,7 @@ const LOOKS: u32 = 4;
 pub struct Encrypted {
     below: Stream,
     session: Mutex<Session>,
+    standing: Standing,
 }
 
 impl Encrypted {
@@ -37,6 +43,7 @@ impl Encrypted {
         Ok(Self {
             below,
             session: Mutex::new(Session::new(config)?),
+            standing: Standing::Unasked,
         })
     }
 
@@ -48,6 +55,58 @@ impl Encrypted {
     /// The name that the client asked for (SNI).
     pub(in crate::proxy) fn server_name(&self) -> Option<String> {
         self.session().server_name().map(str::to_owned)
+    }
+
+    /// Finds out who the client is, after the handshake.
+    ///
+    /// # Errors
+    /// It has to have a certificate that is valid now, and has none.
+    pub(in crate::proxy) fn recognize(&mut self, asked: ClientCertificate) -> Result<(), Failed> {
+        if asked == ClientCertificate::Off {
+            return Ok(());
+        }
+        let refused = |why: &str| Err(Failed::Refused(why.to_owned()));
+        let session = self.session();
+        let standing = match session.certificate() {
+            Some(certificate) => {
+                let identity = Identity::of(certificate, session.is_resumed());
+                let identity = identity.map_err(Failed::Refused)?;
+                if !identity.is_valid(now()) {
+                    return refused("its certificate, of the session that is resumed, has expired");
+                }
+                Standing::Known(Box::new(identity))
+            }
+            None if asked == ClientCertificate::Required => {
+                return refused("there is no certificate in the session that is resumed");
+            }
+            None => Standing::Anonymous,
+        };
+        drop(session);
+        self.standing = standing;
+        Ok(())
+    }
+
+    /// Who the client is by its certificate.
+    pub(in crate::proxy) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// What servers are told of it by the PROXY protocol.
+    pub(in crate::proxy) fn told(&self) -> Option<Tlv> {
+        let (version, cipher) = self.session().spoken()?;
+        let certificate = match &self.standing {
+            Standing::Known(identity) => Some(SslCertificate {
+                common_name: identity.common_name.as_deref(),
+                resumed: identity.resumed,
+            }),
+            Standing::Unasked | Standing::Anonymous => None,
+        };
+        let ssl = Ssl {
+            version,
+            cipher,
+            certificate,
+        };
+        ssl.tlv()
     }
 
     /// Whether the client has said anything.

@@ -3,30 +3,30 @@
 //! All threads of a service share one value, and it stays as long as nothing of it is changed: who
 //! has a ticket of it resumes on any thread. See [`super::resumption`] for what outlives changes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use pen_common::config::{Cipher, Mode, SslOption, TlsOptions};
+use pen_common::config::{Cipher, ClientCertificate, Mode, SslOption, TlsOptions};
 use pen_common::control::CertificatesStatus;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::server::ResolvesServerCert;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::certificate::CertificateError;
+use super::clients::{Clients, ClientsError, Policy};
 use super::in_flight::{InFlight, Turn};
-use super::renewal::Watched;
 use super::resumption::{Resumption, Scope};
-use super::store::{Store, warn};
+use super::store::{Look, Store, warn};
 use super::ticket_keys::TicketKeysError;
 use crate::proxy::routes::{Route, Routes};
 
 /// Clients of TLS 1.3 use a ticket once, and the next connection brings the next one.
 const TICKETS: usize = 1;
-/// What is asked of clients' certificates, for the scope of sessions.
-const NO_CLIENT_CERTIFICATES: &[u8] = b"";
 
 /// The best first: what also holds against a quantum computer, then what is quickest.
 const GROUPS: [&dyn SupportedKxGroup; 4] = [
@@ -42,7 +42,10 @@ pub enum TermsError {
     /// Its certificate can't be had.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-    /// The keys of its tickets can't be had.
+    /// Its clients' certificates can't be checked.
+    #[error(transparent)]
+    Clients(#[from] ClientsError),
+    /// Its keys of tickets can't be had.
     #[error(transparent)]
     TicketKeys(#[from] TicketKeysError),
     /// rustls does not take what was put together.
@@ -57,9 +60,19 @@ pub struct Terms {
     http: bool,
     options: TlsOptions,
     store: Arc<Store>,
+    /// What clients' certificates are checked by, if they are asked for some.
+    clients: Option<Arc<Clients>>,
+    spoken: RwLock<Spoken>,
+    in_flight: Arc<InFlight>,
+}
+
+/// What handshakes go by. Whoever resumes a session is known from it, and by nothing else: one that
+/// began under another policy must not be resumed, so that the policy is in the scope of sessions.
+#[derive(Clone, Debug)]
+struct Spoken {
+    policy: Option<Arc<Policy>>,
     resumption: Arc<Resumption>,
     config: Arc<ServerConfig>,
-    in_flight: Arc<InFlight>,
 }
 
 /// The terms of all services, in the order of the routes that they were made for.
@@ -86,14 +99,9 @@ impl Agreed {
         Ok(Self(terms))
     }
 
-    /// The files of all of them.
-    pub(in crate::proxy) fn watched(&self) -> Vec<Watched> {
-        let each = self.0.iter().flatten().flat_map(|terms| {
-            let tickets = terms.resumption.file().cloned();
-            let certificates = Watched::Certificates(Arc::clone(&terms.store));
-            std::iter::once(certificates).chain(tickets.map(Watched::Tickets))
-        });
-        each.collect()
+    /// Those that there are.
+    pub(in crate::proxy) fn terms(&self) -> Vec<Arc<Terms>> {
+        self.0.iter().flatten().cloned().collect()
     }
 }
 
@@ -108,9 +116,13 @@ impl Terms {
             return Ok(Vec::new());
         };
         let troubles = store.troubles();
-        let http = mode == Mode::Http;
-        let resumption = resumption(http, options, None)?;
-        config(http, options, Arc::new(store), &resumption)?;
+        let policy = Clients::open(options)?.map(|clients| clients.policy());
+        let made = Made {
+            http: mode == Mode::Http,
+            options,
+            store: &Arc::new(store),
+        };
+        made.spoken(policy, None)?;
         Ok(troubles)
     }
 
@@ -136,8 +148,8 @@ impl Terms {
                     http,
                     options: options.clone(),
                     store: Arc::clone(&before.store),
-                    resumption: Arc::clone(&before.resumption),
-                    config: Arc::clone(&before.config),
+                    clients: before.clients.clone(),
+                    spoken: RwLock::new(before.spoken()),
                     in_flight: Arc::default(),
                 })));
             }
@@ -152,33 +164,86 @@ impl Terms {
                 None => return Ok(None),
             },
         };
-        let resumption = resumption(http, options, before.map(|before| &*before.resumption))?;
-        let certificates: Arc<Store> = Arc::clone(&store);
-        let config = config(http, options, certificates, &resumption)?;
+        let clients = before.and_then(|before| before.clients.as_ref());
+        let clients = match clients.filter(|clients| clients.is_of(options)) {
+            Some(clients) => Some(Arc::clone(clients)),
+            None => Clients::open(options)?.map(Arc::new),
+        };
+        let policy = clients.as_ref().map(|clients| clients.policy());
+        let made = Made {
+            http,
+            options,
+            store: &store,
+        };
+        let spoken = made.spoken(policy, before.map(|before| before.spoken().resumption))?;
         Ok(Some(Arc::new(Self {
             http,
             options: options.clone(),
             store,
-            resumption: Arc::new(resumption),
-            config: Arc::new(config),
+            clients,
+            spoken: RwLock::new(spoken),
             in_flight: Arc::default(),
         })))
     }
 
-    pub(in crate::proxy) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config)
+    /// Looks at all files, reads again what has changed, and goes by it.
+    pub(super) fn refresh(&self) -> Look {
+        let mut look = self.store.refresh();
+        if let Some(file) = self.spoken().resumption.file() {
+            look.join(file.refresh());
+        }
+        if let Some(clients) = &self.clients {
+            clients.refresh();
+            look.changed |= self.follow(clients.policy());
+        }
+        look
+    }
+
+    /// Whether what clients' certificates are checked by is another one than before.
+    fn follow(&self, policy: Arc<Policy>) -> bool {
+        let before = self.spoken();
+        if (before.policy).is_some_and(|before| Arc::ptr_eq(&before, &policy)) {
+            return false;
+        }
+        let made = Made {
+            http: self.http,
+            options: &self.options,
+            store: &self.store,
+        };
+        match made.spoken(Some(policy), Some(before.resumption)) {
+            Ok(spoken) => {
+                *self.spoken.write().unwrap_or_else(PoisonError::into_inner) = spoken;
+                true
+            }
+            Err(error) => {
+                tracing::warn!("client certificates: what was read is not in force: {error}");
+                false
+            }
+        }
+    }
+
+    /// Every folder in which something happens when a file becomes another one.
+    pub(super) fn folders(&self) -> BTreeSet<PathBuf> {
+        let mut folders = self.store.folders();
+        folders.extend(self.clients.iter().flat_map(|clients| clients.folders()));
+        let spoken = self.spoken();
+        let tickets = spoken.resumption.file().into_iter();
+        folders.extend(tickets.flat_map(|file| file.folders()));
+        folders
+    }
+
+    /// Certificates, and what is wrong with files.
+    pub(in crate::proxy) fn status(&self) -> CertificatesStatus {
+        let of_clients = self.clients.as_ref().and_then(|clients| clients.trouble());
+        let spoken = self.spoken();
+        let tickets = spoken.resumption.file();
+        let of_tickets =
+            tickets.and_then(|file| Some((file.path().display().to_string(), file.trouble()?)));
+        self.store.status(of_clients.into_iter().chain(of_tickets))
     }
 
     pub(in crate::proxy) fn store(&self) -> &Store {
         &self.store
-    }
-
-    /// What is to be known of its files.
-    pub(in crate::proxy) fn status(&self) -> CertificatesStatus {
-        let tickets = self.resumption.file();
-        let beside =
-            tickets.and_then(|file| Some((file.path().display().to_string(), file.trouble()?)));
-        self.store.status(beside)
     }
 
     /// Waits until a handshake of a client may begin; `None` if they take no turns.
@@ -189,21 +254,83 @@ impl Terms {
         }
     }
 
+    pub(in crate::proxy) fn config(&self) -> Arc<ServerConfig> {
+        self.spoken().config
+    }
+
+    /// Whether clients are asked for certificates.
+    pub(in crate::proxy) fn asked(&self) -> ClientCertificate {
+        self.options.client_certificate
+    }
+
+    fn spoken(&self) -> Spoken {
+        let spoken = self.spoken.read();
+        spoken.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// How long a handshake may take, and wait for its turn.
     pub(in crate::proxy) fn timeout(&self) -> Duration {
         Duration::from_secs(self.options.timeout.into())
     }
 }
 
-/// # Errors
-/// The file of keys can't be used.
-fn resumption(
+/// What handshakes' parameters are made of.
+struct Made<'a> {
     http: bool,
-    options: &TlsOptions,
-    before: Option<&Resumption>,
-) -> Result<Resumption, TermsError> {
-    let scope = Scope::of(http, &protocols(http), options, NO_CLIENT_CERTIFICATES);
-    Resumption::make(scope, options.ticket_keys.as_deref(), before)
+    options: &'a TlsOptions,
+    store: &'a Arc<Store>,
+}
+
+impl Made<'_> {
+    /// By a policy for clients' certificates; of sessions and keys of tickets `before` stays what is
+    /// safe.
+    ///
+    /// # Errors
+    /// The file of keys can't be used, or no cipher is left for a version.
+    fn spoken(
+        &self,
+        policy: Option<Arc<Policy>>,
+        before: Option<Arc<Resumption>>,
+    ) -> Result<Spoken, TermsError> {
+        let described = policy.as_ref().map(|policy| policy.description());
+        let protocols = protocols(self.http);
+        let clients = described.unwrap_or_default();
+        let scope = Scope::of(self.http, &protocols, self.options, &clients);
+        let keys = self.options.ticket_keys.as_deref();
+        let resumption = Arc::new(Resumption::make(scope, keys, before.as_deref())?);
+        let mut config = self.config(policy.as_deref())?;
+        config.alpn_protocols = protocols;
+        resumption.enter(&mut config);
+        Ok(Spoken {
+            policy,
+            resumption,
+            config: Arc::new(config),
+        })
+    }
+
+    /// # Errors
+    /// No cipher is left for a version.
+    fn config(&self, policy: Option<&Policy>) -> Result<ServerConfig, rustls::Error> {
+        let provider = Arc::new(CryptoProvider {
+            cipher_suites: suites(self.options),
+            kx_groups: GROUPS.to_vec(),
+            ..default_provider()
+        });
+        let clients = match policy {
+            Some(policy) => policy.verifier(&provider)?,
+            None => WebPkiClientVerifier::no_client_auth(),
+        };
+        let certificates: Arc<dyn ResolvesServerCert> = Arc::clone(self.store) as _;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions(self.options))?
+            .with_client_cert_verifier(clients)
+            .with_cert_resolver(certificates);
+        config.ignore_client_order = true;
+        config.send_tls13_tickets = TICKETS;
+        // What is sent before the handshake is over could be sent again by anybody.
+        config.max_early_data_size = 0;
+        Ok(config)
+    }
 }
 
 /// What is spoken inside TLS (ALPN, RFC 7301).
@@ -212,32 +339,6 @@ fn protocols(http: bool) -> Vec<Vec<u8>> {
         true => vec![b"http/1.1".to_vec()],
         false => Vec::new(),
     }
-}
-
-/// # Errors
-/// No cipher is left for a version.
-fn config(
-    http: bool,
-    options: &TlsOptions,
-    certificates: Arc<dyn ResolvesServerCert>,
-    resumption: &Resumption,
-) -> Result<ServerConfig, rustls::Error> {
-    let provider = CryptoProvider {
-        cipher_suites: suites(options),
-        kx_groups: GROUPS.to_vec(),
-        ..default_provider()
-    };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&versions(options))?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
-    config.ignore_client_order = true;
-    resumption.enter(&mut config);
-    config.send_tls13_tickets = TICKETS;
-    // What is sent before the handshake is over could be sent again by anybody.
-    config.max_early_data_size = 0;
-    config.alpn_protocols = protocols(http);
-    Ok(config)
 }
 
 fn versions(options: &TlsOptions) -> Vec<&'static SupportedProtocolVersion> {
@@ -260,6 +361,13 @@ fn suites(options: &TlsOptions) -> Vec<SupportedCipherSuite> {
         }
         None => Cipher::ALL.iter().map(|cipher| suite(*cipher)).collect(),
     }
+}
+
+/// The cipher that is spoken, by OpenSSL's name.
+pub(super) fn word(spoken: SupportedCipherSuite) -> Option<&'static str> {
+    let mut all = Cipher::ALL.iter();
+    let cipher = all.find(|cipher| suite(**cipher).suite() == spoken.suite());
+    cipher.map(|cipher| cipher.word())
 }
 
 fn suite(cipher: Cipher) -> SupportedCipherSuite {
