@@ -106,7 +106,7 @@ impl<'a> Rig<'a> {
 /// What a server got in headers of that kind, however they are spelled; Python folds long ones when
 /// it writes them.
 fn told(page: &str) -> Vec<String> {
-    let page = page.replace("\n ", " ");
+    let page = page.replace("\n ", "");
     let lines = page.lines().map(|line| line.trim_end().to_owned());
     let about = |line: &String| {
         let line = line.to_lowercase().replace('_', "-");
