@@ -104,10 +104,11 @@ impl<'a> Rig<'a> {
 }
 
 /// What a server got in headers of that kind, however they are spelled; Python folds long ones when
-/// it writes them.
+/// it writes them, each version otherwise.
 fn told(page: &str) -> Vec<String> {
-    let page = page.replace("\n ", "");
-    let lines = page.lines().map(|line| line.trim_end().to_owned());
+    let page = page.replace("\n ", " ");
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines = page.lines().map(words);
     let about = |line: &String| {
         let line = line.to_lowercase().replace('_', "-");
         line.starts_with("x-ssl-client")
