@@ -231,17 +231,15 @@ fn servers_are_told_who_it_is_and_by_nobody_else() {
         assert_eq!(told(&rig.asks(Who::Nobody, more)), none);
     }
     // A body's trailers say nothing of it either.
-    let script = format!(
-        "import ssl\n\
+    let script = "import ssl\n\
          x = ssl.create_default_context(); x.check_hostname = False; x.verify_mode = ssl.CERT_NONE\n\
          c = x.wrap_socket(connect(), server_hostname='default.test')\n\
          c.sendall(b'POST / HTTP/1.1\\r\\nHost: default.test\\r\\nTransfer-Encoding: chunked\\r\\nConnection: close\\r\\n\\r\\n'\n\
          \x20b'3\\r\\nabc\\r\\n0\\r\\nX-SSL-Client-Verify: SUCCESS\\r\\nX_SSL_Client_S_DN: CN=root\\r\\nX-Sum: 7\\r\\n\\r\\n')\n\
          got = b''\n\
          while b := c.recv(65536): got += b\n\
-         print(b'X-Sum: 7' in got, b'SUCCESS' in got, b'root' in got)\n"
-    );
-    assert_eq!(python::client(&lab, &script), "True False False");
+         print(b'X-Sum: 7' in got, b'SUCCESS' in got, b'root' in got)\n";
+    assert_eq!(python::client(&lab, script), "True False False");
     // Without the question it is as with all that says where a request comes from: who is trusted
     // is a proxy that asked its clients itself.
     pen.change("client_certificate off");
