@@ -21,6 +21,7 @@ demo:
 ## Every test, the traffic matrix by pairs.
 test:
 	packaging/setup.sh build test
+	packaging/sslyze.sh
 	$(CARGO) test --locked --workspace
 
 ## Every test, the whole traffic matrix.

@@ -42,6 +42,7 @@ test|apache2-utils|ab: the client's requests, many at once
 test|wrk|likewise, on connections that are kept
 test|netbase|names of services and protocols, which wrk and rules of routing look up
 test|python3|single datagrams of given size and source port; servers and clients that misbehave
+test|python3-venv|a place of its own for sslyze
 test|iperf3|streams of TCP and UDP
 test|tcpdump|what passes a cable
 test|nftables|frames dropped on purpose

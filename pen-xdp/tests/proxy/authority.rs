@@ -58,6 +58,10 @@ impl<'a> Authority<'a> {
                 &["req", "-newkey"],
                 ECDSA,
                 &["-nodes", "-keyout", &key, "-x509", "-days", "30"],
+                &[
+                    "-addext",
+                    "keyUsage=critical,keyCertSign,cRLSign,digitalSignature",
+                ],
                 &["-subj", &format!("/CN={name}"), "-out", &ca],
             ]
             .concat(),
@@ -87,6 +91,7 @@ impl<'a> Authority<'a> {
         let mut text = String::new();
         if !names.is_empty() {
             text += &format!("subjectAltName=DNS:{}\n", names.join(",DNS:"));
+            text += "extendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n";
         }
         if wish.must_staple {
             text += "tlsfeature=status_request\n";

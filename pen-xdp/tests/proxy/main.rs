@@ -31,6 +31,7 @@ mod smuggling;
 mod stream;
 mod tls;
 mod tls_clients;
+mod tls_grade;
 mod tls_http;
 mod tls_names;
 mod tls_renewal;
