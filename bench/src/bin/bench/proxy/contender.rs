@@ -40,9 +40,21 @@ pub(crate) enum Contender {
     /// With one of RSA-2048.
     PenTlsRsa,
     HaproxyTlsRsa,
+    /// With a folder of certificates of each kind beside it; see [`super::names`].
+    PenNames,
+    PenNamesRsa,
 }
 
 impl Contender {
+    /// The kind of the certificates that it has by name, if any.
+    pub(super) const fn has_names(self) -> Option<&'static str> {
+        match self {
+            Self::PenNames => Some("ecdsa"),
+            Self::PenNamesRsa => Some("rsa"),
+            _ => None,
+        }
+    }
+
     /// Whether clients speak TLS with it.
     pub(crate) const fn is_tls(self) -> bool {
         matches!(
@@ -52,13 +64,20 @@ impl Contender {
                 | Self::DebianPenTls
                 | Self::PenTlsRsa
                 | Self::HaproxyTlsRsa
+                | Self::PenNames
+                | Self::PenNamesRsa
         )
     }
 
     /// Its program, with its version.
     pub(crate) fn name(self) -> String {
         let version = match self {
-            Self::Pen | Self::PenHttp | Self::PenTls | Self::PenTlsRsa => return "Pen".into(),
+            Self::Pen
+            | Self::PenHttp
+            | Self::PenTls
+            | Self::PenTlsRsa
+            | Self::PenNames
+            | Self::PenNamesRsa => return "Pen".into(),
             Self::Haproxy
             | Self::HaproxySplice
             | Self::HaproxyHttp
@@ -79,6 +98,8 @@ impl Contender {
             | Self::PenHttp
             | Self::PenTls
             | Self::PenTlsRsa
+            | Self::PenNames
+            | Self::PenNamesRsa
             | Self::DebianPen
             | Self::DebianPenHttp
             | Self::DebianPenTls => version,
@@ -103,7 +124,9 @@ impl Contender {
             | Self::PenTls
             | Self::HaproxyTls
             | Self::PenTlsRsa
-            | Self::HaproxyTlsRsa => "",
+            | Self::HaproxyTlsRsa
+            | Self::PenNames
+            | Self::PenNamesRsa => "",
             Self::DebianPenTls => {
                 "Debian's pen in TCP mode; it exchanges keys by P-256 alone, so handshakes of TLS 1.3 \
                  take it one more round"
@@ -128,6 +151,8 @@ impl Contender {
             Self::DebianPenHttp => debian_pen(place, &["-O", "tcp_nodelay", "-H"]),
             Self::PenTls => pen(place, &["-H", "-E", &place.certificate("ecdsa")]),
             Self::PenTlsRsa => pen(place, &["-H", "-E", &place.certificate("rsa")]),
+            Self::PenNames => pen_with_names(place, "ecdsa"),
+            Self::PenNamesRsa => pen_with_names(place, "rsa"),
             Self::HaproxyTls => haproxy(place, haproxy_tls_config(place, "ecdsa")),
             Self::HaproxyTlsRsa => haproxy(place, haproxy_tls_config(place, "rsa")),
             Self::DebianPenTls => {
@@ -142,7 +167,12 @@ impl Contender {
     pub(crate) fn probe(self) -> &'static str {
         match self {
             Self::PenHttp | Self::HaproxyHttp | Self::NginxHttp | Self::DebianPenHttp => FORWARDED,
-            Self::PenTls | Self::HaproxyTls | Self::PenTlsRsa | Self::HaproxyTlsRsa => FORWARDED,
+            Self::PenTls
+            | Self::HaproxyTls
+            | Self::PenTlsRsa
+            | Self::HaproxyTlsRsa
+            | Self::PenNames
+            | Self::PenNamesRsa => FORWARDED,
             Self::Pen
             | Self::Haproxy
             | Self::HaproxySplice
@@ -203,6 +233,12 @@ fn pen(place: &Place, more: &[&str]) -> Result<Program> {
         &program, "-f", "-r", "-C", &control, "-p", &pid, "-x", &most,
     ];
     Ok(started(&[&words[..], more, &[&at, &server]].concat()))
+}
+
+fn pen_with_names(place: &Place, kind: &str) -> Result<Program> {
+    let names = place.certificates.join(format!("{kind}-names"));
+    let names = format!("ssl_sni_path {}", names.display());
+    pen(place, &["-H", "-E", &place.certificate(kind), "-O", &names])
 }
 
 fn debian_pen(place: &Place, more: &[&str]) -> Result<Program> {

@@ -141,6 +141,7 @@ fn names() -> Vec<String> {
         let others = row.others.iter();
         others.map(|(other, _)| named(row.what, row.ours, *other))
     });
+    let more = more.chain(super::names::names());
     compared.chain(more).chain([TWO_CORES.into()]).collect()
 }
 
@@ -230,6 +231,7 @@ impl Bench {
             }
         }
         figures.extend(self.memory(wanted));
+        figures.extend(self.names(wanted));
         if wanted(TWO_CORES) {
             eprintln!("{TWO_CORES} ...");
             let samples = self.two_cores();
@@ -355,7 +357,7 @@ mod tests {
         let count = names.len();
         names.sort();
         names.dedup();
-        assert_eq!((names.len(), count), (32, 32), "{names:#?}");
+        assert_eq!((names.len(), count), (35, 35), "{names:#?}");
         assert!(any(&|name| name.contains("bulk")));
         assert!(!any(&|name| name.contains("AF_XDP")));
     }

@@ -11,6 +11,7 @@ mod figures;
 mod latency;
 mod load;
 mod memory;
+mod names;
 mod result;
 pub(crate) mod server;
 mod site;

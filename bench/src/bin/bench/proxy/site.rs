@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Lab, Namespace, Process};
 
 use super::contender::{Contender, Place, Program};
-use super::{tls, usage};
+use super::{names, tls, usage};
 
 const START_LIMIT: Duration = Duration::from_secs(15);
 /// Where the back end listens; ports of the proxies follow.
@@ -177,6 +177,9 @@ impl Site {
     fn run(&self, contender: Contender, port: u16, cores: &[usize]) -> Result<Process> {
         let folder = self.machine().folder().join(format!("proxy-{port}"));
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        if let Some(kind) = contender.has_names() {
+            names::fill(self, kind)?;
+        }
         let place = Place {
             folder,
             at: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),

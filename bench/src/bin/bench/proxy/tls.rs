@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::client::{self, Wire};
 
 /// The name that clients ask for.
-const NAME: &str = "bench.test";
+pub(super) const NAME: &str = "bench.test";
 const KINDS: [(&str, &[&str]); 2] = [
     ("ecdsa", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]),
     ("rsa", &["rsa:2048"]),

@@ -1,0 +1,98 @@
+//! Ten thousand certificates by name: how long Pen takes to start with them, what they weigh, and
+//! whether handshakes notice.
+
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::contender::Contender;
+use super::figures::{Bench, Measured, figure};
+use super::load::Load;
+use super::site::Site;
+use super::tls::NAME;
+use crate::figure::{Figure, Target, median};
+
+const NAMES: usize = 10_000;
+/// Who has them, and what they are called.
+const KINDS: [(Contender, &str); 2] = [
+    (
+        Contender::PenNames,
+        "TLS, 10,000 names in a folder, P-256, seconds until it answers: Pen",
+    ),
+    (
+        Contender::PenNamesRsa,
+        "TLS, 10,000 names in a folder, RSA-2048, seconds until it answers: Pen",
+    ),
+];
+const LOOK_UP: &str = "TLS 1.3, full handshakes per CPU-second: Pen with 10,000 names in a folder / with one certificate";
+
+/// What figures are called.
+pub(super) fn names() -> impl Iterator<Item = String> {
+    let starts = KINDS.iter().map(|(_, name)| *name);
+    starts.chain([LOOK_UP]).map(str::to_owned)
+}
+
+/// Fills a folder of the site's with a file for each name.
+pub(super) fn fill(site: &Site, kind: &str) -> Result<()> {
+    let folder = site.certificates().join(format!("{kind}-names"));
+    if folder.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir(&folder)?;
+    let pem = fs::read(site.certificates().join(format!("{kind}.pem")))?;
+    for number in 1..NAMES {
+        fs::write(folder.join(format!("name{number}.test.pem")), &pem)?;
+    }
+    fs::write(folder.join(format!("{NAME}.pem")), &pem).context("filling a folder")
+}
+
+impl Bench {
+    /// Every figure of them that is wanted.
+    pub(super) fn names(&self, wanted: &impl Fn(&str) -> bool) -> Vec<Figure> {
+        let mut figures = Vec::new();
+        for (contender, name) in KINDS {
+            if wanted(name) {
+                eprintln!("{name} ...");
+                let measured = self.start_with_names(contender);
+                let target = Target::AtMost(2.0);
+                figures.push(Figure {
+                    unit: "s",
+                    ..figure(name.into(), target, measured)
+                });
+            }
+        }
+        if wanted(LOOK_UP) {
+            eprintln!("{LOOK_UP} ...");
+            figures.push(figure(LOOK_UP.into(), Target::None, self.look_up()));
+        }
+        figures
+    }
+
+    fn start_with_names(&self, contender: Contender) -> Result<Measured> {
+        let (mut samples, mut memory) = (Vec::new(), Vec::new());
+        for _ in 0..self.effort.rounds {
+            let begun = Instant::now();
+            let proxy = self.site.start(contender)?;
+            samples.push(begun.elapsed().as_secs_f64());
+            memory.push(proxy.resident_kib()? as f64 / 1024.0);
+        }
+        let memory = median(&memory).unwrap_or_default();
+        let note = format!("{memory:.1} MiB, the whole process");
+        Ok(Measured { samples, note })
+    }
+
+    fn look_up(&self) -> Result<Measured> {
+        let (with, one) = (
+            self.site.start(Contender::PenNames)?,
+            self.proxy(Contender::PenTls)?,
+        );
+        let mut samples = Vec::new();
+        for _ in 0..self.effort.rounds {
+            let work = |proxy| self.site.measure(proxy, Load::Full, self.effort.seconds);
+            samples.push(work(&with)?.per_cpu_second() / work(one)?.per_cpu_second());
+        }
+        let note = String::new();
+        Ok(Measured { samples, note })
+    }
+}
