@@ -47,12 +47,10 @@ pub(crate) enum Contender {
 
 impl Contender {
     /// The kind of the certificates that it has by name, if any.
-    pub(super) const fn has_names(self) -> Option<&'static str> {
-        match self {
-            Self::PenNames => Some("ecdsa"),
-            Self::PenNamesRsa => Some("rsa"),
-            _ => None,
-        }
+    pub(super) fn has_names(self) -> Option<&'static str> {
+        let mut kinds = [(Self::PenNames, "ecdsa"), (Self::PenNamesRsa, "rsa")].into_iter();
+        let found = kinds.find(|(contender, _)| *contender == self);
+        found.map(|(_, kind)| kind)
     }
 
     /// Whether clients speak TLS with it.
