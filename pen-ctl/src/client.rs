@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
 use pen_common::control::Envelope;
 
 /// Longest reply in bytes: the status of the greatest configuration stays well below.
@@ -14,6 +16,15 @@ const REPLY_BYTES_MAX: u64 = 64 << 20;
 
 /// Letters of a reply that is not understood, for the message.
 const REPLY_SHOWN_MAX: usize = 120;
+
+/// Whose daemon is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Anybody's: what it answers is shown.
+    Anybodys,
+    /// Root's or the caller's own: what it answers is acted upon.
+    OursOrRoots,
+}
 
 /// An answer, as it came and as it is understood.
 #[derive(Debug)]
@@ -29,14 +40,19 @@ pub(crate) struct Answer {
 /// # Errors
 /// A sentence that names the socket and what to do: nobody answers there, or nobody who speaks
 /// this language.
-pub(crate) fn ask(socket: &Path, line: &str, timeout: Duration) -> Result<Answer, String> {
+pub(crate) fn ask(
+    socket: &Path,
+    line: &str,
+    timeout: Duration,
+    whose: Whose,
+) -> Result<Answer, String> {
     let (path, request) = (PathBuf::from(socket), format!("json {line}\n"));
     let (sender, receiver) = mpsc::channel();
     // Connecting to a Unix socket blocks while its backlog is full, and knows no time limit: so a
     // thread does it all, and is left behind if it takes too long.
     thread::spawn(move || {
         // The receiver is gone only when nobody wants the answer any more.
-        let _unwanted = sender.send(exchange(&path, &request));
+        let _unwanted = sender.send(exchange(&path, &request, whose));
     });
     let name = socket.display();
     let reply = receiver.recv_timeout(timeout).map_err(|_| {
@@ -54,10 +70,13 @@ pub(crate) fn ask(socket: &Path, line: &str, timeout: Duration) -> Result<Answer
     })
 }
 
-fn exchange(socket: &Path, request: &str) -> Result<String, String> {
+fn exchange(socket: &Path, request: &str, whose: Whose) -> Result<String, String> {
     let name = socket.display();
     let mut stream = UnixStream::connect(socket)
         .map_err(|error| format!("{name}: {}", no_daemon(socket, &error)))?;
+    if whose == Whose::OursOrRoots {
+        check_peer(&stream).map_err(|why| format!("{name}: {why}"))?;
+    }
     let mut reply = Vec::new();
     stream
         .write_all(request.as_bytes())
@@ -69,6 +88,20 @@ fn exchange(socket: &Path, request: &str) -> Result<String, String> {
         ));
     }
     Ok(String::from_utf8_lossy(&reply).into_owned())
+}
+
+/// Who holds the other end by the kernel's word (unix(7), SO_PEERCRED).
+fn check_peer(stream: &UnixStream) -> Result<(), String> {
+    let peer = getsockopt(stream, PeerCredentials)
+        .map_err(|error| format!("it is not known who answers there: {error}"))?;
+    match peer.uid() == 0 || peer.uid() == geteuid().as_raw() {
+        true => Ok(()),
+        false => Err(format!(
+            "who answers there is user {}, neither root nor who asks: files are not written on such \
+             a word",
+            peer.uid()
+        )),
+    }
 }
 
 /// Why nobody could be reached, and what to do.

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use client::Whose;
 use pen_common::control::{Envelope, REQUEST_BYTES_MAX};
 
 const EXIT_REFUSED: u8 = 2;
@@ -92,7 +93,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return fetch_answers(arguments);
     }
     let line = request(arguments).map_err(refused)?;
-    let answer = client::ask(&arguments.socket, &line, TIMEOUT).map_err(no_daemon)?;
+    let answer =
+        client::ask(&arguments.socket, &line, TIMEOUT, Whose::Anybodys).map_err(no_daemon)?;
     if arguments.json {
         show(&format!("{}\n", answer.text)).map_err(refused)?;
     }
@@ -125,7 +127,7 @@ fn fetch_answers(arguments: &Arguments) -> Result<(), Failure> {
     };
     let ask = |words: &[&str]| -> Result<Envelope, Failure> {
         let line = line(words).map_err(|why| failure(EXIT_REFUSED, why))?;
-        let answer = client::ask(&arguments.socket, &line, TIMEOUT);
+        let answer = client::ask(&arguments.socket, &line, TIMEOUT, Whose::OursOrRoots);
         Ok(answer.map_err(|why| failure(EXIT_NO_DAEMON, why))?.envelope)
     };
     let asked = ask(&["ocsp"])?;

@@ -1,11 +1,13 @@
 //! `ocsp-fetch`: asks for the OCSP answers of all certificates and puts the good ones where the
-//! daemon looks for them. The daemon says whom to ask, what, and whether an answer is good; what
-//! reaches the network and writes files has the rights of who called.
+//! daemon looks for them. The daemon says whom to ask, what, where to, and whether an answer is good;
+//! what reaches the network and writes files has the rights of who called.
 
+use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -27,23 +29,41 @@ pub(crate) fn fetch(
     questions: Vec<OcspQuestion>,
     check: impl Fn(&str, &Path) -> Result<String>,
 ) -> Vec<Fetched> {
-    let one = |question: OcspQuestion| Fetched {
-        outcome: fetch_one(&question, &check),
-        certificate: question.certificate,
-    };
-    questions.into_iter().map(one).collect()
+    let mut silent = HashSet::new();
+    let mut fetched = Vec::new();
+    for question in questions {
+        fetched.push(Fetched {
+            outcome: fetch_one(&question, &mut silent, &check),
+            certificate: question.certificate,
+        });
+    }
+    fetched
 }
 
+/// `silent` are responders that did not answer, and are not waited for once more.
 fn fetch_one(
     question: &OcspQuestion,
+    silent: &mut HashSet<String>,
     check: impl Fn(&str, &Path) -> Result<String>,
 ) -> Result<String> {
+    let Some(request) = &question.request else {
+        bail!("its issuer is not known: add the issuer's certificate to the chain (`chain`, -G)");
+    };
     let Some(file) = &question.file else {
         bail!("there is no file for its OCSP answer: add ssl_ocsp_response = \"FILE\"");
     };
-    let answer = ask(question).with_context(|| format!("responder {}", question.responder))?;
-    // Beside it, to take its place at once; the daemon takes it for nothing by this name.
-    let new = PathBuf::from(format!("{file}.new"));
+    let responder = || format!("responder {}", question.responder);
+    if silent.contains(&question.responder) {
+        bail!("{} did not answer before", responder());
+    }
+    let answer = ask(&question.responder, request);
+    if answer.is_err() {
+        silent.insert(question.responder.clone());
+    }
+    let answer = answer.with_context(responder)?;
+    // Beside it, to take its place at once; the daemon takes it for nothing by this name, and it is
+    // nobody else's who fetches at the same time.
+    let new = PathBuf::from(format!("{file}.{}.new", process::id()));
     write(&new, &answer).with_context(|| format!("can't write {}", new.display()))?;
     let placed = check(&question.certificate, &new).and_then(|good| {
         let moved = fs::rename(&new, file);
@@ -58,14 +78,14 @@ fn fetch_one(
 }
 
 /// By POST, as every responder has it (RFC 6960 appendix A.1).
-fn ask(question: &OcspQuestion) -> Result<Vec<u8>> {
+fn ask(responder: &str, request: &[u8]) -> Result<Vec<u8>> {
     let config = ureq::Agent::config_builder()
         .timeout_global(Some(TIMEOUT))
         .build();
     let mut response = ureq::Agent::new_with_config(config)
-        .post(&question.responder)
+        .post(responder)
         .header("Content-Type", "application/ocsp-request")
-        .send(&question.request[..])?;
+        .send(request)?;
     let body = response.body_mut().with_config().limit(ANSWER_MAX);
     Ok(body.read_to_vec()?)
 }

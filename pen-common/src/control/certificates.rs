@@ -49,8 +49,9 @@ pub struct OcspQuestion {
     pub certificate: String,
     /// Whom to ask: a URL that begins with `http://`.
     pub responder: String,
-    /// What to ask (RFC 6960 section 4.1), in DER.
-    pub request: Vec<u8>,
+    /// What to ask (RFC 6960 section 4.1), in DER; `None` if the issuer is not known, who has to be in
+    /// the chain.
+    pub request: Option<Vec<u8>>,
     /// Where an answer has to be, to be stapled; `None` if nobody has said so.
     pub file: Option<String>,
     /// Seconds until what is stapled now has expired; `None` if nothing is.

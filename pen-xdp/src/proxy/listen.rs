@@ -114,9 +114,9 @@ impl Bound {
         })
     }
 
-    /// What clients that speak TLS are offered.
-    pub(super) fn agreed(&self) -> &Agreed {
-        &self.agreed
+    /// What clients that speak TLS are offered; once, as keys must go when nobody goes by them.
+    pub(super) fn take_agreed(&mut self) -> Agreed {
+        std::mem::take(&mut self.agreed)
     }
 
     /// What is to be served.

@@ -69,7 +69,7 @@ impl Bound {
     /// # Errors
     /// A log can't be opened, a listener can't be opened for a further thread, or there is no
     /// further thread to be had.
-    pub fn start(self, taken: &BTreeSet<usize>) -> Result<Proxy> {
+    pub fn start(mut self, taken: &BTreeSet<usize>) -> Result<Proxy> {
         let routes = self.routes().clone();
         let (clients_max, warning) = clients_max(&routes);
         if let Some(warning) = warning {
@@ -85,10 +85,11 @@ impl Bound {
         };
         let services: Vec<_> = routes.iter().map(service).collect();
         log_to(&services, &routes, opened);
-        agree(&services, self.agreed());
+        let agreed = self.take_agreed();
+        agree(&services, &agreed);
         let threads = Threads::start(&self, &services, taken, &everyone)?;
         let mut renewal = Renewal::default();
-        renewal.follow(self.agreed().terms());
+        renewal.follow(agreed.terms());
         Ok(Proxy {
             routes,
             services,

@@ -123,6 +123,9 @@ impl Observer {
         answer: &Path,
     ) -> Result<String, String> {
         let terms = self.terms(service)?;
+        let certificate =
+            std::path::absolute(certificate).unwrap_or_else(|_| certificate.to_owned());
+        let certificate = certificate.as_path();
         let mut checked = terms
             .iter()
             .filter_map(|terms| terms.store().check_answer(certificate, answer));

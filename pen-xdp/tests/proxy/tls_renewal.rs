@@ -10,13 +10,15 @@ use pen_common::control::CertificatesStatus;
 
 use crate::{
     authority::{Authority, Wish},
+    certificates::RSA,
     python,
     rig::{Pen, addresses, lab, server, wait_for},
     tls_names::{folder, put, start, subject},
 };
 
-/// Within this a file that was written is served.
-const EFFECT: Duration = Duration::from_secs(2);
+/// Within this a file that was written is served: on a machine that does nothing else two seconds
+/// are enough, and all files are looked at after sixty anyway.
+const EFFECT: Duration = Duration::from_secs(10);
 
 fn certificates(pen: &Pen) -> CertificatesStatus {
     pen.service().certificates.unwrap()
@@ -40,6 +42,7 @@ fn soon(lab: &Lab, name: &str, expected: &str) {
             return;
         }
         assert!(took < EFFECT, "{name} still gets {got}, not {expected}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -309,6 +312,11 @@ fn one_bad_name_does_not_keep_the_others_from_the_start() {
     authority.issue(Wish::of("good", "good.test"));
     put(&authority, "good", &folder, &[("pem", "good.test.pem")]);
     put(&authority, "good", &folder, &[("crt", "bad.test.crt")]);
+    // Who reads that waits for a writer.
+    let fifo = folder.join("fifo.test.pem");
+    lab.balancer()
+        .run_ok("mkfifo", [fifo.to_str().unwrap()])
+        .unwrap();
     let pen = start(&lab, &authority, &folder);
     assert_eq!(subject(&lab, "good.test", &[]), "good");
     assert_eq!(subject(&lab, "bad.test", &[]), "default");
@@ -318,7 +326,8 @@ fn one_bad_name_does_not_keep_the_others_from_the_start() {
             .contains("bad.test.crt holds no private key")
     );
     let status = certificates(&pen);
-    assert_eq!((status.served, status.in_trouble), (2, 1), "{status:?}");
+    assert_eq!((status.served, status.in_trouble), (2, 2), "{status:?}");
+    assert!(troubles(&pen).contains("fifo.test.pem is no regular file"));
     // The check before a start says the same, and goes well.
     let own = authority.file("default", "pem");
     let path = format!("ssl_sni_path {}", folder.display());
@@ -340,6 +349,124 @@ fn one_bad_name_does_not_keep_the_others_from_the_start() {
     ));
     assert!(
         !output.ok() && output.text().contains("/nowhere/sni: No such file"),
+        "{}",
+        output.text()
+    );
+    pen.stop();
+}
+
+#[test]
+fn files_behind_links_and_in_new_folders_are_noticed_too() {
+    if !lab::ready("files_behind_links_and_in_new_folders_are_noticed_too") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let (authority, folder) = (Authority::new(&lab), folder(&lab));
+    let place = lab.folder().join("released");
+    for version in ["v1", "v2", "v3"] {
+        authority.issue(Wish::of(version, "default.test"));
+        let own = place.join(version);
+        fs::create_dir_all(&own).unwrap();
+        put(&authority, version, &own, &[("crt", "crt"), ("key", "key")]);
+    }
+    let current = place.join("current");
+    symlink("v1", &current).unwrap();
+    let at = |file: &str| current.join(file).to_str().unwrap().to_owned();
+    let path = format!("ssl_sni_path {}", folder.display());
+    authority.issue(Wish::of("late", "late.test"));
+    put(&authority, "late", &folder, &[("pem", "some.test.pem")]);
+    let (crt, key) = (at("crt"), at("key"));
+    let pen = Pen::start(
+        &lab,
+        &["-E", &crt, "-K", &key, "-O", &path, "80", &server(0)],
+    );
+    assert_eq!(subject(&lab, "default.test", &[]), "v1");
+    // Another link takes its place, as releases are made.
+    symlink("v2", place.join("next")).unwrap();
+    fs::rename(place.join("next"), &current).unwrap();
+    soon(&lab, "default.test", "v2");
+    // The folder itself, with a while in which there is none.
+    fs::rename(place.join("v2"), place.join("old")).unwrap();
+    wait_for("it to be missed", || {
+        troubles(&pen).contains("No such file")
+    });
+    assert_eq!(subject(&lab, "default.test", &[]), "v2");
+    fs::rename(place.join("v3"), place.join("v2")).unwrap();
+    soon(&lab, "default.test", "v3");
+    // A folder for a name that is filled later.
+    let nested = folder.join("late.test");
+    authority.issue(Wish::of("nested", "late.test"));
+    fs::create_dir(&nested).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    put(
+        &authority,
+        "nested",
+        &nested,
+        &[("key", "privkey.pem"), ("crt", "fullchain.pem")],
+    );
+    soon(&lab, "late.test", "nested");
+    pen.wait_until_idle();
+    pen.rests();
+    pen.stop();
+}
+
+#[test]
+fn a_valid_certificate_goes_before_an_expired_one_and_an_odd_one_refuses_the_start() {
+    if !lab::ready(
+        "a_valid_certificate_goes_before_an_expired_one_and_an_odd_one_refuses_the_start",
+    ) {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let (authority, folder) = (Authority::new(&lab), folder(&lab));
+    authority.issue(Wish {
+        days: "0",
+        ..Wish::of("expired", "both.test")
+    });
+    authority.issue(Wish {
+        kind: RSA,
+        ..Wish::of("valid", "both.test")
+    });
+    put(
+        &authority,
+        "expired",
+        &folder,
+        &[("pem", "both.test.pem.ecdsa")],
+    );
+    put(
+        &authority,
+        "valid",
+        &folder,
+        &[("pem", "both.test.pem.rsa")],
+    );
+    let pen = start(&lab, &authority, &folder);
+    wait_for("it to expire", || troubles(&pen).contains("it has expired"));
+    assert_eq!(subject(&lab, "both.test", &[]), "valid");
+    // A client of today is served as well where TLS 1.3 and ECDSA's ciphers are off.
+    pen.change("ssl_option no_tlsv1.3");
+    pen.change("ssl_ciphers ECDHE-RSA-AES256-GCM-SHA384");
+    assert_eq!(subject(&lab, "both.test", &[]), "valid");
+    // It belongs to its key, but what it says of itself can't be read.
+    let (key, odd) = (lab.folder().join("odd.key"), lab.folder().join("odd.pem"));
+    let [key, odd] = [&key, &odd].map(|path| path.to_str().unwrap());
+    let feature = "1.3.6.1.5.5.7.1.24=DER:05:00";
+    let request = [
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=odd",
+    ];
+    let rest = ["-addext", feature, "-keyout", key, "-out", odd];
+    lab.client()
+        .run_ok("openssl", [&request[..], &rest].concat())
+        .unwrap();
+    let words = ["--check", "-E", odd, "-K", key, "80", &server(0)];
+    let pen_program = env!("CARGO_BIN_EXE_pen");
+    let output = lab
+        .balancer()
+        .run_for(Duration::from_secs(15), pen_program, words)
+        .unwrap();
+    assert!(
+        !output.ok() && output.text().contains("odd.pem: its TLS features"),
         "{}",
         output.text()
     );

@@ -198,6 +198,12 @@ fn one_line_fetches_all_answers_and_a_bad_one_takes_the_place_of_none() {
     ];
     put(&authority, "named", &folder, &files);
     put(&authority, "silent", &folder, &[("pem", "silent.test.pem")]);
+    // Whose issuer is not in its chain: nobody can be asked.
+    authority.issue(Wish {
+        responder: Some(&url),
+        ..Wish::of("alone", "alone.test")
+    });
+    put(&authority, "alone", &folder, &[("pem", "alone.test.pem")]);
     let nested = folder.join("nested.test");
     fs::create_dir(&nested).unwrap();
     let chain =
@@ -221,12 +227,21 @@ fn one_line_fetches_all_answers_and_a_bad_one_takes_the_place_of_none() {
     let output = penctl(&lab, &pen, &["ocsp-fetch"]);
     let said = output.text();
     assert!(
-        !output.ok() && said.matches("Connection refused").count() == 3,
+        !output.ok()
+            && said.matches("Connection refused").count() == 1
+            && said.matches("did not answer before").count() == 2
+            && said.contains("alone.test.pem: its issuer is not known"),
         "{said}"
     );
     assert_eq!(there(), 0);
 
     let responder = authority.respond(8888);
+    let output = penctl(&lab, &pen, &["ocsp-fetch"]);
+    assert!(!output.ok(), "{}", output.text());
+    fs::remove_file(folder.join("alone.test.pem")).unwrap();
+    wait_for("it to be gone", || {
+        pen.service().certificates.unwrap().served == 4
+    });
     let output = penctl(&lab, &pen, &["ocsp-fetch"]);
     assert!(output.ok(), "{}", output.text());
     assert_eq!(

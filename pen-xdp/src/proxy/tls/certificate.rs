@@ -1,6 +1,7 @@
 //! Reads a certificate with its chain and its key.
 
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::{fs::File, io};
 
@@ -48,6 +49,9 @@ pub enum CertificateError {
         /// What the kernel says.
         error: io::Error,
     },
+    /// It is a folder, a FIFO or the like.
+    #[error("{} is no regular file", .0.display())]
+    NoFile(PathBuf),
     /// A file is no certificate's.
     #[error("{} is longer than {FILE_MAX} bytes: that is no file of certificates or keys", .0.display())]
     TooLong(PathBuf),
@@ -169,7 +173,13 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertificateError> 
         path: path.to_owned(),
         error,
     };
-    let file = File::open(path).map_err(unreadable)?;
+    // Of a FIFO or a device nobody knows when it has an end.
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(unreadable)?;
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(CertificateError::NoFile(path.to_owned()));
+    }
     // A buffer that grows leaves copies behind.
     let size = file.metadata().map_or(0, |data| data.len().min(FILE_MAX));
     let mut bytes = Zeroizing::new(Vec::with_capacity(size as usize + 1));

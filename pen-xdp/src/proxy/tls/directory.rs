@@ -31,11 +31,20 @@ pub(super) struct Found {
     pub(super) files: Files,
 }
 
-/// All certificates of a folder, in the order of their files' names.
+/// What is in a folder.
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// All certificates, in the order of their files' names.
+    pub(super) found: Vec<Found>,
+    /// The folders in it: there may be a certificate some time.
+    pub(super) folders: Vec<PathBuf>,
+}
+
+/// Lists a folder.
 ///
 /// # Errors
-/// The folder can't be listed.
-pub(super) fn scan(folder: &Path) -> io::Result<Vec<Found>> {
+/// It can't be listed.
+pub(super) fn scan(folder: &Path) -> io::Result<Scan> {
     let mut listed = BTreeSet::new();
     let mut folders = BTreeSet::new();
     for entry in folder.read_dir()? {
@@ -61,7 +70,8 @@ pub(super) fn scan(folder: &Path) -> io::Result<Vec<Found>> {
     let mut found: Vec<_> = single.collect();
     let nested = folders.iter();
     found.extend(nested.filter_map(|name| nested_in(&folder.join(name), &listed, name)));
-    Ok(found)
+    let folders = folders.iter().map(|name| folder.join(name)).collect();
+    Ok(Scan { found, folders })
 }
 
 /// Where the OCSP answer of a certificate in such a folder is to be.
@@ -150,7 +160,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        let found = scan(&folder).unwrap();
+        let Scan { found, .. } = scan(&folder).unwrap();
         let line = |Found { name, files }| {
             let short = |path: &Path| path.strip_prefix(&folder).unwrap().display().to_string();
             let files: Vec<String> = files.iter().map(short).collect();

@@ -60,6 +60,11 @@ impl Certificate {
         &self.facts
     }
 
+    /// Whether clients find it in time.
+    pub(super) fn is_valid(&self, now: i64) -> bool {
+        (self.facts.not_before..=self.facts.not_after).contains(&now)
+    }
+
     /// Until when it has a staple, in seconds since 1970; `None` if it has none now.
     pub(super) fn stapled_until(&self, now: i64) -> Option<i64> {
         let (_, until) = self.stapled.as_ref()?;
@@ -106,7 +111,7 @@ fn staple(file: &Path, key: &CertifiedKey, now: i64) -> Result<Staple, String> {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Held {
     /// What its file is called.
     pub(super) name: String,
@@ -132,6 +137,24 @@ pub(super) enum Renewed {
 }
 
 impl Held {
+    /// One that can be used now.
+    ///
+    /// # Errors
+    /// It can't.
+    pub(super) fn open(files: Files, now: i64) -> Result<Self, CertificateError> {
+        let stamp = stamp(files.iter());
+        let certificate = Certificate::read(&files, now)?;
+        Ok(Self {
+            name: String::new(),
+            files,
+            stamp,
+            certificate: Some(Arc::new(certificate)),
+            trouble: None,
+            gone: None,
+        })
+    }
+
+    /// One that may be in trouble.
     pub(super) fn read(name: String, files: Files, now: i64) -> Self {
         let mut held = Self {
             name,
@@ -167,7 +190,9 @@ impl Held {
         match Certificate::read(&self.files, now) {
             Ok(certificate) => {
                 let before = self.certificate.as_ref();
-                if again && before.is_some_and(|one| one.unstapled == certificate.unstapled) {
+                // Not after trouble: what could not be read then may be another certificate.
+                let settled = again && self.trouble.is_none();
+                if settled && before.is_some_and(|one| one.unstapled == certificate.unstapled) {
                     return Renewed::Same;
                 }
                 self.certificate = Some(Arc::new(certificate));
@@ -318,6 +343,12 @@ mod tests {
         assert_eq!(held.renew(&files, now), Renewed::Same);
         assert!(held.certificate().unwrap().stapled_until(now).is_none());
         assert!(held.trouble(now).unwrap().contains("www.ocsp: "));
+        // Trouble that was over when it was looked at again, of files that did not change since.
+        let other = Held::read(String::new(), files.clone(), now);
+        held.stamp = other.stamp;
+        held.trouble = Some("Too many open files".to_owned());
+        assert_eq!(held.renew(&files, now), Renewed::Changed);
+        assert!(held.trouble.is_none());
         let none = Files {
             staple: None::<PathBuf>,
             ..files

@@ -28,8 +28,10 @@ const BLIND_ROUND: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(100);
 /// Part of the time that looking may take while files change all the time: one of so many.
 const SHARE: u32 = 5;
+/// How long the end waits for a look that is under way: it may be at a disk that is gone.
+const END_MAX: Duration = Duration::from_secs(2);
 /// Longest wait after a change, whatever looking takes.
-const SETTLE_MAX: Duration = Duration::from_secs(1);
+const SETTLE_MAX: Duration = Duration::from_millis(500);
 
 /// What can have become of a file, other than that it is being written.
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
@@ -55,6 +57,15 @@ struct Orders {
     terms: Mutex<Vec<Arc<Terms>>>,
     over: AtomicBool,
     wake: EventFd,
+}
+
+/// Of what the kernel tells.
+#[derive(Debug, PartialEq, Eq)]
+enum Reach {
+    /// Of all folders.
+    All,
+    /// Not of those that are not there.
+    Some,
 }
 
 /// Why it is time to look.
@@ -114,7 +125,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.orders.over.store(true, Ordering::Relaxed);
         self.orders.tell();
-        if let Some(thread) = self.thread.take() {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let end = Instant::now() + END_MAX;
+        while !thread.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if thread.is_finished() {
             // What it panicked of was said when it did.
             let _ = thread.join();
         }
@@ -153,8 +171,8 @@ fn run(orders: &Orders) {
         }
         let begun = Instant::now();
         let mut round = match &watched {
-            Ok(_) => ROUND,
-            Err(_) => BLIND_ROUND,
+            Ok((_, Reach::All)) => ROUND,
+            Ok((_, Reach::Some)) | Err(_) => BLIND_ROUND,
         };
         let mut changed = false;
         for terms in &all {
@@ -167,7 +185,8 @@ fn run(orders: &Orders) {
             round = round.min(SETTLE);
         }
         let settle = (begun.elapsed() * SHARE).clamp(SETTLE, SETTLE_MAX);
-        if wait(orders, watched.as_ref().ok(), round) == Woken::Files {
+        let inotify = watched.as_ref().ok().map(|(inotify, _)| inotify);
+        if wait(orders, inotify, round) == Woken::Files {
             wait(orders, None, settle);
         }
     }
@@ -177,17 +196,21 @@ fn run(orders: &Orders) {
 ///
 /// # Errors
 /// There are more than the kernel's limit.
-fn watch(all: &[Arc<Terms>]) -> Result<Inotify, Errno> {
+fn watch(all: &[Arc<Terms>]) -> Result<(Inotify, Reach), Errno> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     let folders: BTreeSet<PathBuf> = all.iter().flat_map(|terms| terms.folders()).collect();
+    let mut reach = Reach::All;
     for folder in folders {
         match inotify.add_watch(&folder, CHANGES) {
-            // It is not there now, or not for us: what belongs into it is in trouble, and seen so.
-            Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => {}
+            Ok(_) => {}
+            // Nobody tells when it is there again.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => {
+                reach = Reach::Some;
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(inotify)
+    Ok((inotify, reach))
 }
 
 /// Waits for one of them, `longest` at most.

@@ -75,7 +75,9 @@ impl Store {
         let chain = {
             let read = self.read();
             let mut all = read.all();
-            let held = all.find(|held| held.files.certificate == certificate)?;
+            let is_meant =
+                |file: &Path| std::path::absolute(file).is_ok_and(|file| file == certificate);
+            let held = all.find(|held| is_meant(&held.files.certificate))?;
             held.certificate()?.key(now).cert.clone()
         };
         let bytes = read(answer).map_err(|error| error.to_string());
@@ -91,12 +93,16 @@ impl Store {
 /// `place` is where an answer is looked for if nothing else is said.
 fn question(held: &Held, place: Option<&Path>, now: i64) -> Option<OcspQuestion> {
     let certificate = held.certificate()?;
-    let text = |path: &Path| path.display().to_string();
+    // Who asks is in another folder than we.
+    let text = |path: &Path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        path.display().to_string()
+    };
     let until = certificate.stapled_until(now);
     Some(OcspQuestion {
         certificate: text(&held.files.certificate),
         responder: certificate.facts().responder.clone()?,
-        request: request(&certificate.key(now).cert)?,
+        request: request(&certificate.key(now).cert),
         file: held.files.staple.as_deref().or(place).map(text),
         staple_left_s: until.map(|until| until - now),
     })

@@ -28,6 +28,8 @@ use super::names::Names;
 const AWAY: Duration = Duration::from_secs(1);
 /// Certificates in trouble that are named in the log at once.
 const NAMED_MAX: usize = 20;
+/// Links that lead to links, as the kernel has it (path_resolution(7)) in a smaller number.
+const LINKS_MAX: u32 = 8;
 /// As many certificates are not worth a thread.
 const ALONE: usize = 32;
 
@@ -65,14 +67,17 @@ struct Sources {
     default: Option<Files>,
     folder: Option<PathBuf>,
     allow_unstapled: bool,
+    no_tls13: bool,
 }
 
 /// What was read.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Read {
     pub(super) default: Option<Held>,
     /// By the certificate's file.
     pub(super) named: HashMap<PathBuf, Held>,
+    /// Folders in the folder.
+    nested: Vec<PathBuf>,
     /// Why the folder can't be listed now.
     pub(super) folder_trouble: Option<String>,
 }
@@ -104,19 +109,15 @@ impl Store {
         let now = now();
         let mut read = Read::default();
         if let Some(files) = &sources.default {
-            let held = Held::read(String::new(), files.clone(), now);
-            if held.certificate().is_none() {
-                // Read once more for the error that it was.
-                super::certificate::load(files)?;
-            }
-            read.default = Some(held);
+            read.default = Some(Held::open(files.clone(), now)?);
         }
         if let Some(folder) = &sources.folder {
-            let found = scan(folder).map_err(|error| CertificateError::Unreadable {
+            let scan = scan(folder).map_err(|error| CertificateError::Unreadable {
                 path: folder.clone(),
                 error,
             })?;
-            read.named = read_all(found, now);
+            read.named = read_all(scan.found, now);
+            read.nested = scan.folders;
             let served = read.all().any(|held| held.certificate().is_some());
             if !served {
                 return Err(CertificateError::NothingServed(folder.clone()));
@@ -141,7 +142,8 @@ impl Store {
     /// Looks at all files, reads again what has changed, and says in the log what came of it.
     pub(super) fn refresh(&self) -> Look {
         let now = now();
-        let mut read = self.read();
+        // A copy, so that nobody who asks for the status waits for a disk. Nobody else changes it.
+        let mut read = self.read().clone();
         let mut changes = Changes::default();
         if let (Some(held), Some(files)) = (&mut read.default, &self.sources.default) {
             let renewed = held.renew(files, now);
@@ -149,9 +151,11 @@ impl Store {
         }
         if let Some(folder) = &self.sources.folder {
             match scan(folder) {
-                Ok(found) => {
+                Ok(scan) => {
                     read.folder_trouble = None;
-                    read.follow(found, &mut changes, now);
+                    changes.other_folders = read.nested != scan.folders;
+                    read.nested = scan.folders;
+                    read.follow(scan.found, &mut changes, now);
                 }
                 Err(error) => {
                     let why = format!(
@@ -169,9 +173,10 @@ impl Store {
             let table = Arc::new(Table::of(&read));
             *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         }
+        *self.read() = read;
         changes.log();
         Look {
-            changed: changes.other_table,
+            changed: changes.other_table || changes.other_folders,
             away: changes.away.then_some(AWAY),
         }
     }
@@ -187,14 +192,19 @@ impl Store {
     /// Every folder in which something happens when a file of this store becomes another one, and
     /// the folders around them that can be swapped.
     pub(super) fn folders(&self) -> BTreeSet<PathBuf> {
+        let read = self.read().clone();
         let mut folders = BTreeSet::new();
-        for held in self.read().all() {
-            folders.extend(held.files.iter().flat_map(around));
+        let mut places: BTreeSet<PathBuf> = read.nested.iter().cloned().collect();
+        places.extend(self.sources.folder.clone());
+        for file in read.all().flat_map(|held| held.files.iter()) {
+            // What leads to a folder is looked at once for all files in it.
+            match fs::read_link(file) {
+                Ok(_) => folders.extend(around(file)),
+                Err(_) => places.extend(file.parent().map(in_full)),
+            }
         }
-        if let Some(folder) = &self.sources.folder {
-            folders.extend(folder.parent().map(in_full));
-            folders.insert(folder.clone());
-        }
+        folders.extend(places.iter().flat_map(|place| around(place)));
+        folders.extend(places);
         folders
     }
 
@@ -238,21 +248,31 @@ impl ResolvesServerCert for Store {
             true => table.default.iter().collect(),
             false => named.iter().collect(),
         };
-        let (ready, bare): (Vec<_>, Vec<_>) = offered
+        let (mut ready, bare): (Vec<_>, Vec<_>) = offered
             .into_iter()
             .partition(|one| self.sources.allow_unstapled || !one.lacks_staple(now));
         if ready.is_empty() && !bare.is_empty() {
             self.counts.withheld.fetch_add(1, Ordering::Relaxed);
         }
-        let fits = ready.iter().find(|one| is_usable(one.key(now), &hello));
+        // Where one has expired another may do.
+        ready.sort_by_key(|one| !one.is_valid(now));
+        let any = if self.sources.no_tls13 {
+            &[][..]
+        } else {
+            &BY_ANY
+        };
+        let fits = ready
+            .iter()
+            .find(|one| is_usable(one.key(now), &hello, any));
         // Without one that fits rustls says why there is no handshake.
         let chosen = fits.or(ready.first())?;
         Some(Arc::clone(chosen.key(now)))
     }
 }
 
-/// Whether a client can check what a key signs; for TLS 1.2 the cipher has a say in it as well.
-fn is_usable(key: &CertifiedKey, hello: &ClientHello<'_>) -> bool {
+/// Whether a client can check what a key signs; for TLS 1.2 the cipher has a say in it as well. `any`
+/// are ciphers that have not.
+fn is_usable(key: &CertifiedKey, hello: &ClientHello<'_>, any: &[CipherSuite]) -> bool {
     if key.key.choose_scheme(hello.signature_schemes()).is_none() {
         return false;
     }
@@ -261,7 +281,7 @@ fn is_usable(key: &CertifiedKey, hello: &ClientHello<'_>) -> bool {
         false => BY_RSA,
     };
     let mut suites = hello.cipher_suites().iter();
-    suites.any(|suite| BY_ANY.contains(suite) || of_its_kind.contains(suite))
+    suites.any(|suite| any.contains(suite) || of_its_kind.contains(suite))
 }
 
 impl Sources {
@@ -276,6 +296,7 @@ impl Sources {
             default,
             folder: options.directory.clone(),
             allow_unstapled: options.has(SslOption::AllowUnstapled),
+            no_tls13: options.has(SslOption::NoTlsv1_3),
         }
     }
 }
@@ -359,6 +380,7 @@ struct Changes {
     broken: Vec<String>,
     dropped: Vec<String>,
     other_table: bool,
+    other_folders: bool,
     away: bool,
 }
 
@@ -434,18 +456,28 @@ fn on_all_cores<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> 
     })
 }
 
-/// Every folder in which something happens when a file becomes another one.
+/// Every folder in which something happens when a file becomes another one: its own, the one around
+/// that, and those of all links on the way, and of where they lead.
 pub(super) fn around(file: &Path) -> BTreeSet<PathBuf> {
     let mut folders = BTreeSet::new();
-    folders.extend(file.parent().map(in_full));
-    // A link's target, which may be written in its place.
-    let data = fs::symlink_metadata(file);
-    if data.is_ok_and(|data| data.is_symlink())
-        && let Ok(target) = fs::canonicalize(file)
-    {
-        folders.extend(target.parent().map(in_full));
-    }
+    lead_to(file, &mut folders, LINKS_MAX);
     folders
+}
+
+fn lead_to(path: &Path, folders: &mut BTreeSet<PathBuf>, links: u32) {
+    let own = path.parent().map(in_full);
+    folders.extend(own.as_deref().and_then(Path::parent).map(in_full));
+    folders.extend(own);
+    for part in path.ancestors() {
+        let Ok(target) = fs::read_link(part) else {
+            continue;
+        };
+        let folder = part.parent().map(in_full).unwrap_or_default();
+        if links > 0 {
+            lead_to(&folder.join(target), folders, links - 1);
+        }
+        folders.insert(folder);
+    }
 }
 
 /// The folder of a path; that of a bare file name is where we are.

@@ -76,7 +76,7 @@ struct Spoken {
 }
 
 /// The terms of all services, in the order of the routes that they were made for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Agreed(pub(in crate::proxy) Vec<Option<Arc<Terms>>>);
 
 impl Agreed {
@@ -352,15 +352,21 @@ fn versions(options: &TlsOptions) -> Vec<&'static SupportedProtocolVersion> {
     left.map(|(version, _)| version).collect()
 }
 
-/// In the order of the list, or in ours.
+/// In the order of the list, or in ours; of versions that are spoken: rustls asks what a client and
+/// we have together before it knows the version.
 fn suites(options: &TlsOptions) -> Vec<SupportedCipherSuite> {
-    match &options.ciphers {
+    let all: Vec<SupportedCipherSuite> = match &options.ciphers {
         Some(list) => {
             let both = list.tls13().iter().chain(list.tls12());
             both.map(|cipher| suite(*cipher)).collect()
         }
         None => Cipher::ALL.iter().map(|cipher| suite(*cipher)).collect(),
-    }
+    };
+    let versions = versions(options);
+    let spoken = all
+        .into_iter()
+        .filter(|suite| versions.contains(&suite.version()));
+    spoken.collect()
 }
 
 /// The cipher that is spoken, by OpenSSL's name.
