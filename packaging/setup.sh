@@ -38,6 +38,7 @@ test|haproxy|a proxy that speaks the PROXY protocol, on both sides
 test|bind9-dnsutils|dig: questions of a real client, and names that change
 test|curl|the client's requests, one at a time
 test|openssl|certificates, and a client that speaks TLS in any version
+test|gnutls-bin|another client of TLS
 test|apache2-utils|ab: the client's requests, many at once
 test|wrk|likewise, on connections that are kept
 test|netbase|names of services and protocols, which wrk and rules of routing look up

@@ -35,6 +35,7 @@ mod tls_grade;
 mod tls_http;
 mod tls_names;
 mod tls_renewal;
+mod tls_stacks;
 mod tls_staples;
 mod tls_tickets;
 mod tls_trouble;
