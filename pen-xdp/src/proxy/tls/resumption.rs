@@ -17,6 +17,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
 
+use super::remembered::WhileValid;
 use super::terms::TermsError;
 use super::tickets::{TicketFile, Tickets};
 
@@ -124,10 +125,14 @@ impl Resumption {
         })
     }
 
-    /// Has a configuration go by it.
-    pub(super) fn enter(&self, config: &mut ServerConfig) {
+    /// Has a configuration go by it; `asked`: clients are asked for certificates.
+    pub(super) fn enter(&self, config: &mut ServerConfig, asked: bool) {
         config.ticketer = Arc::clone(&self.tickets);
         config.session_storage = Arc::clone(&self.sessions);
+        if asked {
+            config.ticketer = Arc::new(WhileValid(Arc::clone(&self.tickets)));
+            config.session_storage = Arc::new(WhileValid(Arc::clone(&self.sessions)));
+        }
     }
 
     /// The file of keys, if there is one.

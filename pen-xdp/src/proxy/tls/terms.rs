@@ -300,7 +300,7 @@ impl Made<'_> {
         let resumption = Arc::new(Resumption::make(scope, keys, before.as_deref())?);
         let mut config = self.config(policy.as_deref())?;
         config.alpn_protocols = protocols;
-        resumption.enter(&mut config);
+        resumption.enter(&mut config, policy.is_some());
         Ok(Spoken {
             policy,
             resumption,
