@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::policy::LISTS_MAX;
 use crate::proxy::tls::certificate::CertificateError;
 
 /// See the module.
@@ -37,6 +38,13 @@ pub enum ClientsError {
         .0.display()
     )]
     NoRevocations(PathBuf),
+    /// Lists that are no lists would take all memory.
+    #[error(
+        "{} is longer than {LISTS_MAX} bytes, and lists of revoked certificates may be so long: \
+         leave out of `client_crl` what no authority of clients' certificates has issued",
+        .0.display()
+    )]
+    TooLong(PathBuf),
     /// rustls does not take a list.
     #[error("{}: {why}", path.display())]
     Revocations {

@@ -343,6 +343,33 @@ fn files_that_change_are_in_force_and_broken_ones_are_not() {
     assert!(matches!(none, ClientsError::NoRevocations(_)), "{none}");
 }
 
+#[test]
+fn lists_may_be_long() {
+    let folder = Folder::new("long");
+    folder.root("one", "/CN=one", &[]);
+    let revoked = folder.path("revoked");
+    list(&folder, &revoked);
+    let asked = TlsOptions {
+        client_ca: Some(folder.path("one.pem")),
+        client_crl: Some(revoked.clone()),
+        ..options(&folder)
+    };
+    let short = description(&asked);
+    // What stands before a block is nobody's business.
+    let said = "what was revoked\n".repeat(1 << 17);
+    assert!(said.len() > 2 << 20);
+    let long = said + &fs::read_to_string(&revoked).unwrap();
+    fs::write(&revoked, &long).unwrap();
+    assert_eq!(description(&asked), short);
+    let file = fs::File::options().append(true).open(&revoked).unwrap();
+    file.set_len((32 << 20) + 1).unwrap();
+    let error = Clients::open(&asked).unwrap_err().to_string();
+    assert!(
+        error.contains("revoked is longer than 33554432 bytes, and lists"),
+        "{error}"
+    );
+}
+
 /// Writes a list of what `one` has revoked, which is another one each time.
 fn list(folder: &Folder, to: &Path) {
     let config = "[ca]\ndefault_ca=d\n[d]\ndatabase=index\ndefault_md=sha256\n\
