@@ -476,8 +476,8 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
     key!(
         Mode::Tcp,
         "client_ca",
-        "file with the authorities of clients' certificates, PEM; left out, those of chain that \
-         signed themselves",
+        "file with the authorities of clients' certificates, PEM; without it and client_ca_path, \
+         those of chain that signed themselves",
         |s, given| given
             .path("client_ca")
             .map(|file| s.proxy.tls.client_ca = Some(file)),

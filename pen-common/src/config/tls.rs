@@ -83,8 +83,8 @@ pub struct TlsOptions {
     pub ciphers: Option<CipherList>,
     /// Whether clients are asked for certificates (`client_certificate`).
     pub client_certificate: ClientCertificate,
-    /// File with the authorities of clients' certificates (`client_ca`); without one, those of
-    /// `chain` that signed themselves count.
+    /// File with the authorities of clients' certificates (`client_ca`); without it and
+    /// `client_ca_path`, those of `chain` that signed themselves count.
     pub client_ca: Option<PathBuf>,
     /// Folder with more of them (`-A`).
     pub client_ca_path: Option<PathBuf>,

@@ -26,7 +26,8 @@ pub enum ClientsError {
     /// There is none at all.
     #[error(
         "no authority of clients' certificates is in {places}: name a file with some by `client_ca`, \
-         or put them there (of `chain` (-G) those count that signed themselves)"
+         or put them there (of `chain` (-G) those count that signed themselves, and none where \
+         `client_ca` or `client_ca_path` (-A) is given)"
     )]
     Nobody {
         /// Where they could be.

@@ -38,7 +38,8 @@ pub(super) struct Clients {
 struct Sources {
     asked: ClientCertificate,
     authorities: Option<PathBuf>,
-    /// The server's own chain: those in it that signed themselves count.
+    /// The server's own chain, where no other place is named: those in it that signed themselves
+    /// count.
     chain: Option<PathBuf>,
     folder: Option<PathBuf>,
     revoked: Option<PathBuf>,
@@ -149,13 +150,16 @@ impl Sources {
     /// `None` if clients are not asked.
     fn of(options: &TlsOptions) -> Option<Self> {
         let authorities = options.client_ca.clone();
-        // Pen's -G is both, and a chain of a server's with its root in it is common.
-        let chain = options.chain.clone().filter(|_| authorities.is_none());
+        let folder = options.client_ca_path.clone();
+        // Pen's -G is both, and a chain of a server's with its root in it is common: who names
+        // authorities elsewhere does not mean that one.
+        let named = authorities.is_some() || folder.is_some();
+        let chain = options.chain.clone().filter(|_| !named);
         options.asks_clients().then_some(Self {
             asked: options.client_certificate,
             authorities,
             chain,
-            folder: options.client_ca_path.clone(),
+            folder,
             revoked: options.client_crl.clone(),
         })
     }

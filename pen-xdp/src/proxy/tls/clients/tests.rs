@@ -270,13 +270,19 @@ fn authorities_are_those_that_may_issue() {
     }
     fs::write(inner.join("README"), "nothing").unwrap();
     assert_eq!(description(&in_folder), both);
+    // The chain is looked at where no other place is named.
+    folder.root("three", "/CN=three", &[]);
+    let other = TlsOptions {
+        chain: Some(folder.path("three.pem")),
+        ..in_folder.clone()
+    };
+    assert_eq!(description(&other), both);
     let optional = TlsOptions {
         client_certificate: ClientCertificate::Optional,
         ..in_folder
     };
     assert_ne!(description(&optional), both);
     assert!(Clients::open(&TlsOptions::default()).unwrap().is_none());
-    // The chain is looked at where there is no other file.
     let other = TlsOptions {
         chain: Some(folder.path("two.pem")),
         ..ca(folder.path("one.pem"))
