@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, process};
@@ -347,6 +348,35 @@ fn files_that_change_are_in_force_and_broken_ones_are_not() {
     fs::write(&revoked, "nothing").unwrap();
     let none = Clients::open(&asked).unwrap_err();
     assert!(matches!(none, ClientsError::NoRevocations(_)), "{none}");
+}
+
+#[test]
+fn where_links_lead_is_watched_whatever_is_read_there() {
+    let folder = Folder::new("links");
+    folder.root("one", "/CN=one", &[]);
+    let [here, there] = ["here", "there"].map(|name| {
+        let place = folder.path(name);
+        fs::create_dir(&place).unwrap();
+        fs::copy(folder.path("one.pem"), place.join("ca.pem")).unwrap();
+        place.canonicalize().unwrap()
+    });
+    let link = folder.path("ca");
+    symlink("here/ca.pem", &link).unwrap();
+    let asked = TlsOptions {
+        client_ca: Some(link.clone()),
+        ..options(&folder)
+    };
+    let clients = Clients::open(&asked).unwrap().unwrap();
+    let watched = |place: &Path| clients.folders().contains(place);
+    assert!(!clients.refresh() && watched(&here) && !watched(&there));
+    let policy = clients.policy();
+    symlink("there/ca.pem", folder.path("next")).unwrap();
+    fs::rename(folder.path("next"), &link).unwrap();
+    assert!(clients.refresh() && watched(&there));
+    fs::write(there.join("ca.pem"), "nothing").unwrap();
+    assert!(clients.refresh() && clients.trouble().is_some());
+    assert!(!clients.refresh());
+    assert_eq!(clients.policy(), policy);
 }
 
 #[test]
