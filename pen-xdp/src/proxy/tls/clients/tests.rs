@@ -271,6 +271,21 @@ fn authorities_are_those_that_may_issue() {
     }
     fs::write(inner.join("README"), "nothing").unwrap();
     assert_eq!(description(&in_folder), both);
+    // What is no file, or is not there, is passed over; what can't be read is not.
+    fs::create_dir(inner.join("folder.pem")).unwrap();
+    symlink("gone", inner.join("89abcdef.0")).unwrap();
+    symlink("one.crt/gone", inner.join("odd.pem")).unwrap();
+    assert_eq!(description(&in_folder), both);
+    for (broken, expected) in [("loop.pem", "loop.pem: "), ("half.pem", "half.pem: ")] {
+        let path = inner.join(broken);
+        match broken {
+            "loop.pem" => symlink(&path, &path).unwrap(),
+            _ => fs::write(&path, "-----BEGIN CERTIFICATE-----\nAA").unwrap(),
+        }
+        let error = Clients::open(&in_folder).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        fs::remove_file(path).unwrap();
+    }
     // The chain is looked at where no other place is named.
     folder.root("three", "/CN=three", &[]);
     let other = TlsOptions {
