@@ -42,6 +42,7 @@ const OF_CONNECTIONS: &[&str] = &[
     "chain",
     "ssl_sni_path",
     "ssl_ocsp_response",
+    "ssl_ticket_keys",
     "tls_timeout",
     "client_handshakes_max",
     "ssl_option",
