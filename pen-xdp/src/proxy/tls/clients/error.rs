@@ -41,7 +41,7 @@ pub enum ClientsError {
     NoRevocations(PathBuf),
     /// Lists that are no lists would take all memory.
     #[error(
-        "{} is longer than {LISTS_MAX} bytes, and lists of revoked certificates may be so long: \
+        "{} is longer than {LISTS_MAX} bytes, the most that lists of revoked certificates may take: \
          leave out of `client_crl` what no authority of clients' certificates has issued",
         .0.display()
     )]

@@ -416,7 +416,7 @@ fn lists_may_be_long() {
     file.set_len((32 << 20) + 1).unwrap();
     let error = Clients::open(&asked).unwrap_err().to_string();
     assert!(
-        error.contains("revoked is longer than 33554432 bytes, and lists"),
+        error.contains("revoked is longer than 33554432 bytes, the most"),
         "{error}"
     );
 }
