@@ -123,6 +123,30 @@ fn faults() {
 }
 
 #[test]
+fn datagrams_know_no_tls() {
+    for (key, value) in [
+        ("certificate", "\"file\""),
+        ("key", "\"file\""),
+        ("chain", "\"file\""),
+        ("ssl_sni_path", "\"folder\""),
+        ("ssl_ocsp_response", "\"file\""),
+        ("ssl_ticket_keys", "\"file\""),
+        ("tls_timeout", "5"),
+        ("client_handshakes_max", "5"),
+        ("ssl_option", "\"no_tlsv1.2\""),
+        ("ssl_ciphers", "\"HIGH\""),
+        ("client_certificate", "\"required\""),
+        ("client_ca", "\"file\""),
+        ("client_ca_path", "\"folder\""),
+        ("client_crl", "\"file\""),
+    ] {
+        let errors = by_file("\"53\"", &format!("{key} = {value}")).unwrap_err();
+        let expected = format!("`{key}` means nothing with mode = \"udp\": leave it out");
+        assert!(errors.to_string().contains(&expected), "{errors}");
+    }
+}
+
+#[test]
 fn an_old_line_with_commands_for_connections_still_starts() {
     let checked = by_line("53", "10.0.0.11", &["timeout 9", "idle_timeout 5"]).unwrap();
     let proxy = &checked.config().services[0].proxy;

@@ -42,6 +42,7 @@ const OF_CONNECTIONS: &[&str] = &[
     "chain",
     "ssl_sni_path",
     "ssl_ocsp_response",
+    "ssl_ticket_keys",
     "tls_timeout",
     "client_handshakes_max",
     "ssl_option",
@@ -476,8 +477,8 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
     key!(
         Mode::Tcp,
         "client_ca",
-        "file with the authorities of clients' certificates, PEM; left out, those of chain that \
-         signed themselves",
+        "file with the authorities of clients' certificates, PEM; without it and client_ca_path, \
+         those of chain that signed themselves",
         |s, given| given
             .path("client_ca")
             .map(|file| s.proxy.tls.client_ca = Some(file)),

@@ -83,8 +83,8 @@ pub struct TlsOptions {
     pub ciphers: Option<CipherList>,
     /// Whether clients are asked for certificates (`client_certificate`).
     pub client_certificate: ClientCertificate,
-    /// File with the authorities of clients' certificates (`client_ca`); without one, those of
-    /// `chain` that signed themselves count.
+    /// File with the authorities of clients' certificates (`client_ca`); without it and
+    /// `client_ca_path`, those of `chain` that signed themselves count.
     pub client_ca: Option<PathBuf>,
     /// Folder with more of them (`-A`).
     pub client_ca_path: Option<PathBuf>,
@@ -179,6 +179,8 @@ impl TlsOptions {
     /// What its owner should know all the same, a sentence each.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
+        let of_clients = [&self.client_ca, &self.client_ca_path, &self.client_crl];
+        let of_clients = !self.asks_clients() && of_clients.iter().any(|file| file.is_some());
         if !self.is_spoken() {
             if !self.options.is_empty() || self.ciphers.is_some() {
                 let why = "ssl_option and ssl_ciphers have no effect without a certificate";
@@ -188,10 +190,14 @@ impl TlsOptions {
                 let why = "ssl_ticket_keys has no effect without a certificate";
                 notes.push(why.to_owned());
             }
+            if of_clients {
+                let why = "client_ca, client_ca_path (-A) and client_crl have no effect without \
+                           a certificate, and client_certificate (-R)";
+                notes.push(why.to_owned());
+            }
             return notes;
         }
-        let of_clients = [&self.client_ca, &self.client_ca_path, &self.client_crl];
-        if !self.asks_clients() && of_clients.iter().any(|file| file.is_some()) {
+        if of_clients {
             let why = "client_ca, client_ca_path (-A) and client_crl have no effect without \
                        client_certificate (-R)";
             notes.push(why.to_owned());
@@ -307,6 +313,37 @@ mod tests {
             };
             assert_eq!(idle.check(), Ok(()));
             assert_eq!(idle.notes().len(), usize::from(idle.chain.is_none()));
+            let idle = TlsOptions {
+                client_certificate: off,
+                ..clear
+            };
+            assert_eq!(idle.check(), Ok(()));
+            let told = idle.client_ca.is_some() || idle.client_ca_path.is_some();
+            assert_eq!(idle.notes().len(), usize::from(told));
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_without_a_certificate_is_told() {
+        let file = || Some(PathBuf::from("file"));
+        for (idle, said) in [
+            (
+                TlsOptions {
+                    client_crl: file(),
+                    ..TlsOptions::default()
+                },
+                "client_crl have no effect without a certificate",
+            ),
+            (
+                TlsOptions {
+                    ticket_keys: file(),
+                    ..TlsOptions::default()
+                },
+                "ssl_ticket_keys has no effect without a certificate",
+            ),
+        ] {
+            let notes = idle.notes();
+            assert!(notes.len() == 1 && notes[0].contains(said), "{notes:?}");
         }
     }
 

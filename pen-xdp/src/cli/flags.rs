@@ -191,7 +191,7 @@ pub(super) const PROXY_FLAGS: &[ProxyFlag] = &[
         value: Err("required"),
         key: "client_certificate",
         idle_in_dsr: None,
-        help: "Serve clients only that show a certificate of client_ca, -A or -G",
+        help: "Serve clients only that show a certificate of client_ca or -A, without both of -G",
     },
     ProxyFlag {
         short: "-A",

@@ -14,6 +14,9 @@ use pen_common::control::{Envelope, ProxyStatus, ServerStatus, Servers, Status};
 
 const START: Duration = Duration::from_secs(15);
 const STOP: Duration = Duration::from_secs(15);
+/// Within this a file that was written is in force, on a busy machine too. Without word from the
+/// kernel it takes a minute.
+const EFFECT: Duration = Duration::from_secs(10);
 /// Where every test listens unless it says otherwise.
 pub(crate) const PORT: u16 = 80;
 
@@ -212,11 +215,23 @@ pub(crate) fn say(control: &Path, line: &str) -> String {
 }
 
 /// Waits until `done`, at most some seconds.
-pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + START;
+#[track_caller]
+pub(crate) fn wait_for(what: &str, done: impl FnMut() -> bool) {
+    wait(what, done, START, Duration::from_millis(20));
+}
+
+/// Waits until a file that was written is in force.
+#[track_caller]
+pub(crate) fn wait_for_file(what: &str, done: impl FnMut() -> bool) {
+    wait(what, done, EFFECT, Duration::from_millis(50));
+}
+
+#[track_caller]
+fn wait(what: &str, mut done: impl FnMut() -> bool, most: Duration, pause: Duration) {
+    let end = Instant::now() + most;
     while !done() {
         assert!(Instant::now() < end, "waited too long for {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(pause);
     }
 }
 

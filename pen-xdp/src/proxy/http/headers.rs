@@ -424,6 +424,7 @@ mod tests {
             "X-Forwarded-Port: 443",
             "X_Forwarded_For: 3.3.3.3",
             "X-Forwarded_Host: b",
+            "X.Forwarded!For~: 4.4.4.4",
             "Forwarded: for=1.1.1.1",
         ];
         let client: IpAddr = "10.0.0.9".parse().unwrap();
@@ -437,6 +438,7 @@ mod tests {
             "X-Forwarded-Port: 443",
             "X_Forwarded_For: 3.3.3.3",
             "X-Forwarded_Host: b",
+            "X.Forwarded!For~: 4.4.4.4",
             "Forwarded: for=1.1.1.1",
             "X-Forwarded-For: 1.1.1.1, 2.2.2.2, 10.0.0.9",
             "X-Forwarded-Host: a",
@@ -453,6 +455,9 @@ mod tests {
             "x-ssl-client-verify: SUCCESS",
             "X_SSL_Client_Verify: SUCCESS",
             "X-Ssl_Client-S-DN: CN=root",
+            "X.SSL.Client.S-DN: CN=root",
+            "X!SSL!Client!Verify: SUCCESS",
+            "x~ssl~client~verify: SUCCESS",
             "X-SSL-Client-CN: root",
             "X-SSL-Client: 1",
             "Connection: X-SSL-Client-Verify",
@@ -467,8 +472,8 @@ mod tests {
             assert_eq!(got, expected);
         }
         // A proxy before us that asked clients itself.
-        let got = sent_by(&said[1..6], None, (true, &unasked)).0;
-        assert_eq!(got, with_ours(&said[1..6]));
+        let got = sent_by(&said[1..9], None, (true, &unasked)).0;
+        assert_eq!(got, with_ours(&said[1..9]));
     }
 
     fn answered(lines: &[&str], given: Given<'_>) -> Vec<String> {

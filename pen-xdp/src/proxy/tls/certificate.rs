@@ -169,6 +169,11 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> 
 /// # Errors
 /// It can't be read, or is too long.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertificateError> {
+    read_within(path, FILE_MAX)
+}
+
+/// The same for a file of up to `max` bytes.
+pub(super) fn read_within(path: &Path, max: u64) -> Result<Zeroizing<Vec<u8>>, CertificateError> {
     let unreadable = |error| CertificateError::Unreadable {
         path: path.to_owned(),
         error,
@@ -181,10 +186,10 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertificateError> 
         return Err(CertificateError::NoFile(path.to_owned()));
     }
     // A buffer that grows leaves copies behind.
-    let size = file.metadata().map_or(0, |data| data.len().min(FILE_MAX));
+    let size = file.metadata().map_or(0, |data| data.len().min(max));
     let mut bytes = Zeroizing::new(Vec::with_capacity(size as usize + 1));
-    let read = file.take(FILE_MAX + 1).read_to_end(&mut bytes);
-    if read.map_err(unreadable)? as u64 > FILE_MAX {
+    let read = file.take(max + 1).read_to_end(&mut bytes);
+    if read.map_err(unreadable)? as u64 > max {
         return Err(CertificateError::TooLong(path.to_owned()));
     }
     Ok(bytes)

@@ -193,7 +193,7 @@ impl Terms {
             look.join(file.refresh());
         }
         if let Some(clients) = &self.clients {
-            clients.refresh();
+            look.changed |= clients.refresh();
             look.changed |= self.follow(clients.policy());
         }
         look
@@ -213,6 +213,7 @@ impl Terms {
         match made.spoken(Some(policy), Some(before.resumption)) {
             Ok(spoken) => {
                 *self.spoken.write().unwrap_or_else(PoisonError::into_inner) = spoken;
+                tracing::info!("client certificates: authorities or revocations were read anew");
                 true
             }
             Err(error) => {

@@ -76,17 +76,32 @@ fn folder_of(folder: &Path) -> Result<BTreeSet<Vec<u8>>, ClientsError> {
     };
     let mut found = BTreeSet::new();
     for path in listed(folder).map_err(unreadable)? {
-        let all = match certificates(&path) {
-            Err(CertificateError::NoCertificate(_)) => continue,
-            all => all?,
-        };
-        for certificate in all {
+        for certificate in of_file(&path)? {
             if nature(&path, &certificate)?.issues {
                 found.insert(certificate.to_vec());
             }
         }
     }
     Ok(found)
+}
+
+/// Nothing where no file is: what a link names can be gone, as can be what was listed, and folders
+/// have such names as well.
+fn of_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    // Not by opening it, as who opens a pipe waits.
+    if path.metadata().is_ok_and(|data| !data.is_file()) {
+        return Ok(Vec::new());
+    }
+    match certificates(path) {
+        Err(CertificateError::NoCertificate(_)) => Ok(Vec::new()),
+        Err(CertificateError::Unreadable { error, .. }) if is_gone(&error) => Ok(Vec::new()),
+        all => all,
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    let kind = error.kind();
+    kind == io::ErrorKind::NotFound || kind == io::ErrorKind::NotADirectory
 }
 
 fn is_authoritys(name: &str) -> bool {

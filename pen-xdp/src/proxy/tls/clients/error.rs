@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::policy::LISTS_MAX;
 use crate::proxy::tls::certificate::CertificateError;
 
 /// See the module.
@@ -25,7 +26,8 @@ pub enum ClientsError {
     /// There is none at all.
     #[error(
         "no authority of clients' certificates is in {places}: name a file with some by `client_ca`, \
-         or put them there (of `chain` (-G) those count that signed themselves)"
+         or put them there (of `chain` (-G) those count that signed themselves, and none where \
+         `client_ca` or `client_ca_path` (-A) is given)"
     )]
     Nobody {
         /// Where they could be.
@@ -37,6 +39,13 @@ pub enum ClientsError {
         .0.display()
     )]
     NoRevocations(PathBuf),
+    /// Lists that are no lists would take all memory.
+    #[error(
+        "{} is longer than {LISTS_MAX} bytes, the most that lists of revoked certificates may take: \
+         leave out of `client_crl` what no authority of clients' certificates has issued",
+        .0.display()
+    )]
+    TooLong(PathBuf),
     /// rustls does not take a list.
     #[error("{}: {why}", path.display())]
     Revocations {

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pen_common::config::{ClientCertificate, TlsOptions};
 
 use super::held::stamp;
-use super::store::in_full;
+use super::store::around;
 
 pub use error::ClientsError;
 pub(in crate::proxy) use identity::{Identity, Standing};
@@ -38,7 +38,8 @@ pub(super) struct Clients {
 struct Sources {
     asked: ClientCertificate,
     authorities: Option<PathBuf>,
-    /// The server's own chain: those in it that signed themselves count.
+    /// The server's own chain, where no other place is named: those in it that signed themselves
+    /// count.
     chain: Option<PathBuf>,
     folder: Option<PathBuf>,
     revoked: Option<PathBuf>,
@@ -81,19 +82,20 @@ impl Clients {
     }
 
     /// Reads the files again if they are not what they were, or could not be used. What can't be
-    /// used leaves what is in force.
-    pub(super) fn refresh(&self) {
+    /// used leaves what is in force. Says whether they are not what they were: other folders may
+    /// have to be watched then, whatever came of reading.
+    pub(super) fn refresh(&self) -> bool {
         let mut held = self.held();
         let stamp = stamp(self.sources.files().iter().map(PathBuf::as_path));
-        if stamp == held.stamp && held.trouble.is_none() {
-            return;
+        let other = stamp != held.stamp;
+        if !other && held.trouble.is_none() {
+            return false;
         }
         held.stamp = stamp;
         match Policy::read(&self.sources) {
             Ok(policy) => {
                 held.trouble = None;
                 if policy != *held.policy {
-                    tracing::info!("client certificates: authorities or revocations are read anew");
                     held.policy = Arc::new(policy);
                 }
             }
@@ -105,6 +107,7 @@ impl Clients {
                 }
             }
         }
+        other
     }
 
     /// What is in force.
@@ -128,13 +131,7 @@ impl Clients {
     pub(super) fn folders(&self) -> BTreeSet<PathBuf> {
         let mut folders = BTreeSet::new();
         for file in self.sources.files() {
-            folders.extend(file.parent().map(in_full));
-            // A link's target, which may be written in its place.
-            if file.is_symlink()
-                && let Ok(target) = file.canonicalize()
-            {
-                folders.extend(target.parent().map(in_full));
-            }
+            folders.extend(around(&file));
         }
         folders.extend(self.sources.folder.clone());
         folders
@@ -149,13 +146,16 @@ impl Sources {
     /// `None` if clients are not asked.
     fn of(options: &TlsOptions) -> Option<Self> {
         let authorities = options.client_ca.clone();
-        // Pen's -G is both, and a chain of a server's with its root in it is common.
-        let chain = options.chain.clone().filter(|_| authorities.is_none());
+        let folder = options.client_ca_path.clone();
+        // Pen's -G is both, and a chain of a server's with its root in it is common: who names
+        // authorities elsewhere does not mean that one.
+        let named = authorities.is_some() || folder.is_some();
+        let chain = options.chain.clone().filter(|_| !named);
         options.asks_clients().then_some(Self {
             asked: options.client_certificate,
             authorities,
             chain,
-            folder: options.client_ca_path.clone(),
+            folder,
             revoked: options.client_crl.clone(),
         })
     }

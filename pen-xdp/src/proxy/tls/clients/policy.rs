@@ -14,7 +14,11 @@ use rustls::server::danger::ClientCertVerifier;
 
 use super::authorities;
 use super::{ClientsError, Sources};
-use crate::proxy::tls::certificate::{CertificateError, read};
+use crate::proxy::tls::certificate::{CertificateError, read_within};
+
+/// Longest file of lists that is read, in bytes: each revoked certificate takes some forty of them,
+/// and large authorities revoke some hundred thousand.
+pub(super) const LISTS_MAX: u64 = 32 << 20;
 
 /// See the module.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,7 +96,11 @@ impl Policy {
 }
 
 fn revocations(path: &Path) -> Result<BTreeSet<Vec<u8>>, ClientsError> {
-    let bytes = read(path)?;
+    let bytes = read_within(path, LISTS_MAX);
+    if let Err(CertificateError::TooLong(path)) = bytes {
+        return Err(ClientsError::TooLong(path));
+    }
+    let bytes = bytes?;
     let lists: Result<BTreeSet<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes)
         .map(|list| list.map(|list| list.to_vec()))
         .collect();

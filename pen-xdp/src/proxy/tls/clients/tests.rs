@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, process};
@@ -270,13 +271,34 @@ fn authorities_are_those_that_may_issue() {
     }
     fs::write(inner.join("README"), "nothing").unwrap();
     assert_eq!(description(&in_folder), both);
+    // What is no file, or is not there, is passed over; what can't be read is not.
+    fs::create_dir(inner.join("folder.pem")).unwrap();
+    symlink("gone", inner.join("89abcdef.0")).unwrap();
+    symlink("one.crt/gone", inner.join("odd.pem")).unwrap();
+    assert_eq!(description(&in_folder), both);
+    for (broken, expected) in [("loop.pem", "loop.pem: "), ("half.pem", "half.pem: ")] {
+        let path = inner.join(broken);
+        match broken {
+            "loop.pem" => symlink(&path, &path).unwrap(),
+            _ => fs::write(&path, "-----BEGIN CERTIFICATE-----\nAA").unwrap(),
+        }
+        let error = Clients::open(&in_folder).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        fs::remove_file(path).unwrap();
+    }
+    // The chain is looked at where no other place is named.
+    folder.root("three", "/CN=three", &[]);
+    let other = TlsOptions {
+        chain: Some(folder.path("three.pem")),
+        ..in_folder.clone()
+    };
+    assert_eq!(description(&other), both);
     let optional = TlsOptions {
         client_certificate: ClientCertificate::Optional,
         ..in_folder
     };
     assert_ne!(description(&optional), both);
     assert!(Clients::open(&TlsOptions::default()).unwrap().is_none());
-    // The chain is looked at where there is no other file.
     let other = TlsOptions {
         chain: Some(folder.path("two.pem")),
         ..ca(folder.path("one.pem"))
@@ -341,6 +363,62 @@ fn files_that_change_are_in_force_and_broken_ones_are_not() {
     fs::write(&revoked, "nothing").unwrap();
     let none = Clients::open(&asked).unwrap_err();
     assert!(matches!(none, ClientsError::NoRevocations(_)), "{none}");
+}
+
+#[test]
+fn where_links_lead_is_watched_whatever_is_read_there() {
+    let folder = Folder::new("links");
+    folder.root("one", "/CN=one", &[]);
+    let [here, there] = ["here", "there"].map(|name| {
+        let place = folder.path(name);
+        fs::create_dir(&place).unwrap();
+        fs::copy(folder.path("one.pem"), place.join("ca.pem")).unwrap();
+        place.canonicalize().unwrap()
+    });
+    let link = folder.path("ca");
+    symlink("here/ca.pem", &link).unwrap();
+    let asked = TlsOptions {
+        client_ca: Some(link.clone()),
+        ..options(&folder)
+    };
+    let clients = Clients::open(&asked).unwrap().unwrap();
+    let watched = |place: &Path| clients.folders().contains(place);
+    assert!(!clients.refresh() && watched(&here) && !watched(&there));
+    let policy = clients.policy();
+    symlink("there/ca.pem", folder.path("next")).unwrap();
+    fs::rename(folder.path("next"), &link).unwrap();
+    assert!(clients.refresh() && watched(&there));
+    fs::write(there.join("ca.pem"), "nothing").unwrap();
+    assert!(clients.refresh() && clients.trouble().is_some());
+    assert!(!clients.refresh());
+    assert_eq!(clients.policy(), policy);
+}
+
+#[test]
+fn lists_may_be_long() {
+    let folder = Folder::new("long");
+    folder.root("one", "/CN=one", &[]);
+    let revoked = folder.path("revoked");
+    list(&folder, &revoked);
+    let asked = TlsOptions {
+        client_ca: Some(folder.path("one.pem")),
+        client_crl: Some(revoked.clone()),
+        ..options(&folder)
+    };
+    let short = description(&asked);
+    // What stands before a block is nobody's business.
+    let said = "what was revoked\n".repeat(1 << 17);
+    assert!(said.len() > 2 << 20);
+    let long = said + &fs::read_to_string(&revoked).unwrap();
+    fs::write(&revoked, &long).unwrap();
+    assert_eq!(description(&asked), short);
+    let file = fs::File::options().append(true).open(&revoked).unwrap();
+    file.set_len((32 << 20) + 1).unwrap();
+    let error = Clients::open(&asked).unwrap_err().to_string();
+    assert!(
+        error.contains("revoked is longer than 33554432 bytes, the most"),
+        "{error}"
+    );
 }
 
 /// Writes a list of what `one` has revoked, which is another one each time.
