@@ -11,18 +11,21 @@ use crate::{
 
 /// An HTTP/1.1 server that says `CONN` for each connection and `REQ` for each whole request.
 const SERVER: &str = r#"
-import hashlib, http.server, socket, struct, time
+import hashlib, http.server, socket, struct, sys, time
+# A line at once: print() writes its end apart, and threads come in between.
+def tell(*words):
+    sys.stdout.write(' '.join(words) + '\n'); sys.stdout.flush()
 class H(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     def setup(self):
         super().setup()
         self.count = 0
-        print('CONN', flush=True)
+        tell('CONN')
         if IDLE: self.connection.settimeout(IDLE)
     def log_message(self, *args): pass
     def taken(self):
         self.count += 1
-        print('REQ', self.command, self.path, flush=True)
+        tell('REQ', self.command, self.path)
     def say(self, body, code=200, **headers):
         self.send_response(code)
         for k, v in headers.items(): self.send_header(k.replace('_', '-'), v)

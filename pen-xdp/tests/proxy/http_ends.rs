@@ -12,8 +12,10 @@ use crate::{
 /// A server on back end 0 that does this with each connection `c`, once the head of a request is in
 /// `head`.
 fn serve(lab: &Lab, body: &str) -> Process {
+    // A line at once: print() writes its end apart, and threads come in between.
     let script = format!(
-        "import socket as s, struct, threading, time\n\
+        "import socket as s, struct, sys, threading, time\n\
+         def tell(*words): sys.stdout.write(' '.join(map(str, words)) + '\\n'); sys.stdout.flush()\n\
          l = s.create_server(('::', 80), family=s.AF_INET6, dualstack_ipv6=True, backlog=100)\n\
          def one(c):\n\
          \x20try:\n\
@@ -22,9 +24,9 @@ fn serve(lab: &Lab, body: &str) -> Process {
          \x20  b = c.recv(1)\n\
          \x20  if not b: return\n\
          \x20  head += b\n\
-         \x20 print('REQ', flush=True)\n\
+         \x20 tell('REQ')\n\
          \x20 {}\n\
-         \x20except OSError as e: print('ERROR', flush=True)\n\
+         \x20except OSError as e: tell('ERROR')\n\
          print('ready', flush=True)\n\
          while True:\n\
          \x20threading.Thread(target=one, args=(l.accept()[0],), daemon=True).start()\n",
@@ -79,7 +81,7 @@ fn a_client_that_leaves_frees_its_server() {
     let lab = lab(1);
     let web = serve(
         &lab,
-        "print('END', len(c.recv(100)), flush=True); c.recv(9); print('OVER', flush=True)",
+        "tell('END', len(c.recv(100))); c.recv(9); tell('OVER')",
     );
     let file = lab.folder().join("log");
     let more = ["-H", "80", &server(0)];
