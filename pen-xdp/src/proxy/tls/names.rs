@@ -7,6 +7,10 @@ use rustls::pki_types::DnsName;
 
 use super::held::Certificate;
 
+/// Certificates of one name that handshakes choose from: there are kinds of keys, and one that has
+/// expired beside its successor. Who puts thousands there must not have each handshake pay for it.
+const CHOICES_MAX: usize = 8;
+
 /// Which certificates there are for which name; made once, then only read.
 #[derive(Debug, Default)]
 pub(super) struct Names {
@@ -22,7 +26,11 @@ impl Names {
         for (file, certificate) in all {
             let mut add = |name: &str, by_file: bool| {
                 let place = places.entry(name.into()).or_default();
-                if !place.iter().any(|(_, one)| Arc::ptr_eq(one, certificate)) {
+                // Under a name twice only by its file and by itself, one after the other.
+                let known = place
+                    .last()
+                    .is_some_and(|(_, one)| Arc::ptr_eq(one, certificate));
+                if !known {
                     place.push((by_file, certificate));
                 }
             };
@@ -39,7 +47,7 @@ impl Names {
                 let facts = certificate.facts();
                 (!by_file, facts.key, -facts.not_after)
             });
-            let place = place.into_iter();
+            let place = place.into_iter().take(CHOICES_MAX);
             (name, place.map(|(_, one)| Arc::clone(one)).collect())
         });
         Self {
@@ -112,5 +120,18 @@ mod tests {
         }
         assert_eq!(order("*.w.test"), [1], "which no client can ask for");
         assert_eq!(names.len(), 5);
+    }
+
+    #[test]
+    fn of_many_certificates_for_a_name_a_few_are_chosen_from() {
+        let one = |time| certificate(&["a.test"], KeyKind::Ecdsa, time);
+        let many: Vec<_> = (0..100).map(one).collect();
+        let names = Names::of(many.iter().map(|one| ("-", one)));
+        let times: Vec<_> = names
+            .find("a.test")
+            .iter()
+            .map(|one| one.facts().not_after)
+            .collect();
+        assert_eq!(times, [99, 98, 97, 96, 95, 94, 93, 92]);
     }
 }

@@ -185,7 +185,7 @@ pub(super) fn connect(options: &Options) -> Result<TcpStream> {
 }
 
 fn request(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n")
+    format!("GET {path} HTTP/1.1\r\nHost: bench.test\r\n\r\n")
 }
 
 /// One request and its whole answer.

@@ -40,11 +40,13 @@ pub(super) fn fill(site: &Site, kind: &str) -> Result<()> {
         return Ok(());
     }
     fs::create_dir(&folder)?;
-    let pem = fs::read(site.certificates().join(format!("{kind}.pem")))?;
+    let pem = |which: &str| fs::read(site.certificates().join(format!("{which}.pem")));
+    // Not for the name that clients ask for.
+    let other = pem(&format!("{kind}-other"))?;
     for number in 1..NAMES {
-        fs::write(folder.join(format!("name{number}.test.pem")), &pem)?;
+        fs::write(folder.join(format!("name{number}.test.pem")), &other)?;
     }
-    fs::write(folder.join(format!("{NAME}.pem")), &pem).context("filling a folder")
+    fs::write(folder.join(format!("{NAME}.pem")), pem(kind)?).context("filling a folder")
 }
 
 impl Bench {

@@ -54,8 +54,9 @@ pub(crate) struct Shaken {
     pub(crate) seconds: f64,
 }
 
-/// Makes an authority and a certificate of each kind in a folder: `ca.pem`, `ecdsa.pem` and
-/// `rsa.pem`, with their keys.
+/// Makes an authority and certificates of each kind in a folder: `ca.pem`, `ecdsa.pem` and `rsa.pem`
+/// for the name that clients ask for, `ecdsa-other.pem` and `rsa-other.pem` for another one, with
+/// their keys.
 ///
 /// # Errors
 /// openssl is not there, or failed.
@@ -64,7 +65,7 @@ pub(crate) fn make_certificates(machine: &Namespace, folder: &Path) -> Result<()
     let script = format!(
         "cd \"$0\" && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
          -keyout ca.key -out ca.pem -subj /CN=bench -days 30 && \
-         echo subjectAltName=DNS:{NAME} >names"
+         echo subjectAltName=DNS:{NAME} >names && echo subjectAltName=DNS:other.test >other"
     );
     machine.run_ok("sh", ["-c", &script, &folder.display().to_string()])?;
     for (kind, key) in KINDS {
@@ -72,7 +73,10 @@ pub(crate) fn make_certificates(machine: &Namespace, folder: &Path) -> Result<()
             "cd \"$0\" && openssl req -newkey {} -nodes -keyout {kind}.key -out {kind}.csr \
              -subj /CN={NAME} && openssl x509 -req -in {kind}.csr -CA ca.pem -CAkey ca.key \
              -CAcreateserial -days 30 -extfile names -out {kind}.crt && \
-             cat {kind}.crt {kind}.key >{kind}.pem",
+             cat {kind}.crt {kind}.key >{kind}.pem && \
+             openssl x509 -req -in {kind}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 \
+             -extfile other -out {kind}-other.crt && \
+             cat {kind}-other.crt {kind}.key >{kind}-other.pem",
             key.join(" ")
         );
         machine.run_ok("sh", ["-c", &script, &folder.display().to_string()])?;
