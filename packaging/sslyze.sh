@@ -11,7 +11,7 @@ list=$top/packaging/sslyze.txt
 ! cmp -s "$list" "$place/installed.txt" || exit 0
 rm -rf "$place"
 mkdir -p "$top/target"
-if python3 -m venv "$place" && "$place/bin/pip" install -q -r "$list"; then
+if python3 -m venv "$place" && "$place/bin/pip" install -q --no-cache-dir -r "$list"; then
     cp "$list" "$place/installed.txt"
     exit 0
 fi
