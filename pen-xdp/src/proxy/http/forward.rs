@@ -296,7 +296,8 @@ async fn forward(client: &mut Client<'_>, facts: Facts, mut send: Send) -> Next 
             }
             Outcome::Left => return Next::Leave,
             Outcome::Switched(link) => {
-                return match upgrade::pass(client, visit, link).await {
+                // Boxed: few requests come to this.
+                return match Box::pin(upgrade::pass(client, visit, link)).await {
                     true => Next::Close,
                     false => Next::Leave,
                 };

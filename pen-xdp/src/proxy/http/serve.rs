@@ -59,7 +59,8 @@ pub(in crate::proxy) async fn serve(stream: Stream, visitor: Visitor, places: Pl
             yield_now().await;
         }
         let next = match next(&mut client, &kept).await {
-            Came::Request(asked) => forward::serve(&mut client, asked).await,
+            // Boxed: most connections are idle at most times, and have no request to keep room for.
+            Came::Request(asked) => Box::pin(forward::serve(&mut client, asked)).await,
             Came::End => Next::Close,
             Came::Slow => {
                 refused(&client, Refused::SlowHead, None);
@@ -236,12 +237,12 @@ mod tests {
     use super::*;
     use crate::proxy::connections::{Connections, tests::service};
     use crate::proxy::gate::Gate;
+    use crate::proxy::service::Service;
 
     const SOON: Duration = Duration::from_millis(20);
 
-    /// Serves a client, whose word is given back; and how many requests were refused as bad ones.
-    /// The service's only server can't be reached: who would go there is answered 502, or 503.
-    async fn served(client: impl AsyncFnOnce(UnixStream) -> String) -> (String, u64) {
+    /// A service, and a client of it.
+    async fn visited() -> (Arc<Service>, Visitor, Places) {
         let service = service("web", &Arc::new(Connections::default()));
         let places = Places {
             _service: service.connections.enter().await,
@@ -253,6 +254,13 @@ mod tests {
             port: 0,
             listener: 0,
         };
+        (service, visitor, places)
+    }
+
+    /// Serves a client, whose word is given back; and how many requests were refused as bad ones.
+    /// The service's only server can't be reached: who would go there is answered 502, or 503.
+    async fn served(client: impl AsyncFnOnce(UnixStream) -> String) -> (String, u64) {
+        let (service, visitor, places) = visited().await;
         let (ours, theirs) = UnixStream::pair().unwrap();
         let serving = serve(Stream::from(theirs), visitor, places);
         let both = async { tokio::join!(client(ours), serving) };
@@ -265,6 +273,14 @@ mod tests {
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer).await;
         answer
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_idle_connection_keeps_no_room_for_a_request() {
+        let (_, visitor, places) = visited().await;
+        let stream = Stream::from(UnixStream::pair().unwrap().0);
+        let size = size_of_val(&serve(stream, visitor, places));
+        assert!(size <= 1024, "{size}");
     }
 
     #[tokio::test(flavor = "current_thread")]

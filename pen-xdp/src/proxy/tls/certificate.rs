@@ -105,35 +105,65 @@ pub enum CertificateError {
 /// # Errors
 /// See [`CertificateError`].
 pub fn load(files: &Files) -> Result<CertifiedKey, CertificateError> {
-    let certificate = &files.certificate;
-    let mut certificates = certificates(certificate)?;
-    if let Some(chain) = &files.chain {
-        certificates.extend(self::certificates(chain)?);
-    }
-    let key = files.key.as_ref().unwrap_or(certificate);
-    let unusable = |path: &Path, error: rustls::Error| CertificateError::Unusable {
-        path: path.to_owned(),
-        why: error.to_string(),
+    let other = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
+    let certificate = read(&files.certificate)?;
+    let (key, chain) = (other(&files.key)?, other(&files.chain)?);
+    let contents = Contents {
+        certificate: &certificate,
+        key: key.as_ref().map(|bytes| bytes.as_slice()),
+        chain: chain.as_ref().map(|bytes| bytes.as_slice()),
     };
-    let mut private = private_key(key)?;
+    contents.parse(files)
+}
+
+/// What is in the files of a certificate.
+pub(super) struct Contents<'a> {
+    pub(super) certificate: &'a [u8],
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) chain: Option<&'a [u8]>,
+}
+
+impl Contents<'_> {
+    /// The certificate in them; `files` are what errors name.
+    ///
+    /// # Errors
+    /// See [`CertificateError`]; of the kernel's there is none.
+    pub(super) fn parse(&self, files: &Files) -> Result<CertifiedKey, CertificateError> {
+        let certificate = &files.certificate;
+        let mut certificates = certificates_in(certificate, self.certificate)?;
+        if let (Some(path), Some(chain)) = (&files.chain, self.chain) {
+            certificates.extend(certificates_in(path, chain)?);
+        }
+        let key = files.key.as_ref().unwrap_or(certificate);
+        let private = private_key(key, self.key.unwrap_or(self.certificate))?;
+        join((certificate, certificates), (key, private))
+    }
+}
+
+/// A certificate, the first of its chain, with its key, each with where it comes from.
+fn join(
+    (certificate, chain): (&Path, Vec<CertificateDer<'static>>),
+    (key, mut private): (&Path, PrivateKeyDer<'static>),
+) -> Result<CertifiedKey, CertificateError> {
+    let unusable = |path: &Path, why| CertificateError::Unusable {
+        path: path.to_owned(),
+        why,
+    };
     let signing = any_supported_type(&private);
     // What signs has a copy of its own, which its library wipes.
     private.zeroize();
-    let signing = signing.map_err(|error| unusable(key, error))?;
+    let signing = signing.map_err(|error| unusable(key, error.to_string()))?;
     // Not by rustls, which reads no certificates of version 1: there are many that their owners
     // signed themselves, and clients that trust them.
-    let leaf = certificates.first().map_or(&[][..], |leaf| leaf);
-    let public = public_key(leaf).map_err(|why| CertificateError::Unusable {
-        path: certificate.clone(),
-        why,
-    })?;
+    let leaf = chain.first().map_or(&[][..], |leaf| leaf);
+    let public = public_key(leaf).map_err(|why| unusable(certificate, why))?;
     if signing.public_key().is_some_and(|own| *own != *public) {
         return Err(CertificateError::Mismatch {
-            certificate: certificate.clone(),
-            key: key.clone(),
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
         });
     }
-    Ok(CertifiedKey::new(certificates, signing))
+    Ok(CertifiedKey::new(chain, signing))
 }
 
 /// All certificates of a PEM file.
@@ -141,8 +171,15 @@ pub fn load(files: &Files) -> Result<CertifiedKey, CertificateError> {
 /// # Errors
 /// It can't be read, or there is none in it.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let bytes = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    certificates_in(path, &read(path)?)
+}
+
+/// The same of what is in a file.
+fn certificates_in(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     let found = found.map_err(|error| CertificateError::Unusable {
         path: path.to_owned(),
         why: error.to_string(),
@@ -153,9 +190,9 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
-    let bytes = read(path)?;
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
+/// The first key of what is in a file.
+fn private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, CertificateError> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|_| {
         let encrypted = bytes.windows(9).any(|word| word == b"ENCRYPTED");
         match encrypted {
             true => CertificateError::Encrypted(path.to_owned()),

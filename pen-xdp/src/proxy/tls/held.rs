@@ -27,7 +27,18 @@ pub(super) struct Certificate {
 
 impl Certificate {
     fn read(files: &Files, now: i64) -> Result<Self, CertificateError> {
-        let plain = load(files)?;
+        Self::of(load(files)?, files, now)
+    }
+
+    /// With what is to be stapled, if there is a file for that.
+    ///
+    /// # Errors
+    /// What the certificate says of itself can't be read.
+    pub(super) fn of(
+        plain: CertifiedKey,
+        files: &Files,
+        now: i64,
+    ) -> Result<Self, CertificateError> {
         let unusable = |why| CertificateError::Unusable {
             path: files.certificate.clone(),
             why,
