@@ -68,7 +68,7 @@ mod proxy {
             };
             let public = pair.key.public_key().unwrap();
             assert_eq!(*public, *facts::public_key(&pair.cert[0]).unwrap());
-            drop(Certificate::of(pair, &files, 0));
+            drop(Certificate::of(pair, &files));
         }
 
         /// The certificate of the pair with other names.
@@ -84,7 +84,7 @@ mod proxy {
             let key = PrivateKeyDer::from_pem_slice(PAIR).unwrap();
             let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
             let pair = CertifiedKey::new(vec![bytes.into()], key);
-            Certificate::of(pair, &files(), 0).ok().map(Arc::new)
+            Certificate::of(pair, &files()).ok().map(Arc::new)
         }
 
         fn files() -> Files {

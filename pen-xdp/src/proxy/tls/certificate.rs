@@ -100,6 +100,13 @@ pub enum CertificateError {
     },
 }
 
+impl CertificateError {
+    /// Whether it is that a file is not there.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self, Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Reads a certificate, its chain and its key.
 ///
 /// # Errors

@@ -21,24 +21,24 @@ pub(super) struct Certificate {
     plain: Arc<CertifiedKey>,
     /// The same with a staple, and the second since 1970 from which that is none any more.
     stapled: Option<(Arc<CertifiedKey>, i64)>,
-    /// Why there is no staple though there is a file for one.
+    /// Why the file for a staple holds none.
     unstapled: Option<String>,
 }
 
 impl Certificate {
-    fn read(files: &Files, now: i64) -> Result<Self, CertificateError> {
-        Self::of(load(files)?, files, now)
+    fn read(files: &Files, before: Option<&Self>, now: i64) -> Result<Self, CertificateError> {
+        let mut read = Self::of(load(files)?, files)?;
+        if let Some(file) = &files.staple {
+            read.staple(file, before, now);
+        }
+        Ok(read)
     }
 
-    /// With what is to be stapled, if there is a file for that.
+    /// Without a staple.
     ///
     /// # Errors
     /// What the certificate says of itself can't be read.
-    pub(super) fn of(
-        plain: CertifiedKey,
-        files: &Files,
-        now: i64,
-    ) -> Result<Self, CertificateError> {
+    pub(super) fn of(plain: CertifiedKey, files: &Files) -> Result<Self, CertificateError> {
         let unusable = |why| CertificateError::Unusable {
             path: files.certificate.clone(),
             why,
@@ -46,25 +46,41 @@ impl Certificate {
         let facts = plain.cert.first().map(|leaf| Facts::of(leaf));
         let facts = facts.unwrap_or_else(|| Err("there is no certificate in it".to_owned()));
         let facts = facts.map_err(unusable)?;
-        let staple = files
-            .staple
-            .as_deref()
-            .map(|file| staple(file, &plain, now));
-        let (stapled, unstapled) = match staple {
-            None => (None, None),
-            Some(Err(why)) => (None, Some(why)),
-            Some(Ok(staple)) => {
-                let mut with = plain.clone();
-                with.ocsp = Some(staple.answer().to_vec());
-                (Some((Arc::new(with), staple.until())), None)
-            }
-        };
         Ok(Self {
             facts,
             plain: Arc::new(plain),
-            stapled,
-            unstapled,
+            stapled: None,
+            unstapled: None,
         })
+    }
+
+    /// Takes the staple of a file. What is none of the certificate's takes nothing away: the one
+    /// `before`, if it was the same certificate's, is good for as long as it said. Who removes the
+    /// file wants none.
+    fn staple(&mut self, file: &Path, before: Option<&Self>, now: i64) {
+        let checked = read(file)
+            .map_err(|error| (error.to_string(), error.is_absence()))
+            .and_then(|answer| {
+                let checked = Staple::check(answer.to_vec(), &self.plain.cert, now);
+                checked.map_err(|error| {
+                    let why = format!("{}: {error}", file.display());
+                    (why, error.is_verdict())
+                })
+            });
+        let (answer, until) = match checked {
+            Ok(staple) => (Some(staple.answer().to_vec()), staple.until()),
+            Err((why, verdict)) => {
+                self.unstapled = Some(why);
+                let same = before.filter(|before| !verdict && before.plain.cert == self.plain.cert);
+                match same.and_then(|before| before.stapled.as_ref()) {
+                    Some((stapled, until)) => (stapled.ocsp.clone(), *until),
+                    None => return,
+                }
+            }
+        };
+        let mut with = (*self.plain).clone();
+        with.ocsp = answer;
+        self.stapled = Some((Arc::new(with), until));
     }
 
     pub(super) fn facts(&self) -> &Facts {
@@ -104,7 +120,10 @@ impl Certificate {
             return Some("it is not valid yet".to_owned());
         }
         if let Some(why) = &self.unstapled {
-            return Some(why.clone());
+            return Some(match self.stapled_until(now) {
+                Some(_) => format!("{why}; the one before is still stapled"),
+                None => why.clone(),
+            });
         }
         if self.stapled.is_some() && self.stapled_until(now).is_none() {
             return Some("its OCSP answer has expired: fetch a new one".to_owned());
@@ -113,12 +132,6 @@ impl Certificate {
             "it asks to be stapled (must-staple), and there is no OCSP answer for it".to_owned()
         })
     }
-}
-
-fn staple(file: &Path, key: &CertifiedKey, now: i64) -> Result<Staple, String> {
-    let answer = read(file).map_err(|error| error.to_string())?;
-    let checked = Staple::check(answer.to_vec(), &key.cert, now);
-    checked.map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// See the module.
@@ -154,7 +167,7 @@ impl Held {
     /// It can't.
     pub(super) fn open(files: Files, now: i64) -> Result<Self, CertificateError> {
         let stamp = stamp(files.iter());
-        let certificate = Certificate::read(&files, now)?;
+        let certificate = Certificate::read(&files, None, now)?;
         Ok(Self {
             name: String::new(),
             files,
@@ -198,9 +211,9 @@ impl Held {
 
     /// `again`: the files are what they were, only the time is another.
     fn load(&mut self, again: bool, now: i64) -> Renewed {
-        match Certificate::read(&self.files, now) {
+        let before = self.certificate.as_deref();
+        match Certificate::read(&self.files, before, now) {
             Ok(certificate) => {
-                let before = self.certificate.as_ref();
                 // Not after trouble: what could not be read then may be another certificate.
                 let settled = again && self.trouble.is_none();
                 if settled && before.is_some_and(|one| one.unstapled == certificate.unstapled) {
@@ -348,12 +361,24 @@ mod tests {
         assert!(held.certificate().is_some());
         fs::write(certificate, &whole).unwrap();
         assert_eq!(held.renew(&files, now), Renewed::Changed);
-        // A bad answer costs the staple, not the certificate, and is looked at again each time.
+        // A bad answer costs nothing while the one before is good, and is looked at again each time.
         fs::write(staple, "no answer").unwrap();
         assert_eq!(held.renew(&files, now), Renewed::Changed);
         assert_eq!(held.renew(&files, now), Renewed::Same);
-        assert!(held.certificate().unwrap().stapled_until(now).is_none());
-        assert!(held.trouble(now).unwrap().contains("www.ocsp: "));
+        let until = held.certificate().unwrap().stapled_until(now).unwrap();
+        let said = held.trouble(now).unwrap();
+        assert!(
+            said.contains("www.ocsp: ") && said.contains("still stapled"),
+            "{said}"
+        );
+        let said = held.trouble(until).unwrap();
+        assert!(
+            said.contains("www.ocsp: ") && !said.contains("still"),
+            "{said}"
+        );
+        // Nor has who starts with one a staple.
+        let other = Held::read(String::new(), files.clone(), now);
+        assert!(other.certificate().unwrap().stapled_until(now).is_none());
         // Trouble that was over when it was looked at again, of files that did not change since.
         let other = Held::read(String::new(), files.clone(), now);
         held.stamp = other.stamp;

@@ -116,6 +116,13 @@ pub(in crate::proxy) enum StapleError {
     Expired(i64),
 }
 
+impl StapleError {
+    /// Whether it is what the issuer says of the certificate now: an older word counts no more.
+    pub(in crate::proxy) fn is_verdict(&self) -> bool {
+        matches!(self, Self::Revoked(_) | Self::Unknown)
+    }
+}
+
 /// What a responder says instead of answering (RFC 6960 section 4.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(in crate::proxy) enum Refusal {
