@@ -33,6 +33,7 @@ mod tls;
 mod tls_clients;
 mod tls_grade;
 mod tls_http;
+mod tls_many_names;
 mod tls_names;
 mod tls_renewal;
 mod tls_stacks;
