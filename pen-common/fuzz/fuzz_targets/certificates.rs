@@ -21,6 +21,7 @@ mod proxy {
         mod held;
         mod names;
         mod ocsp;
+        mod private_key;
 
         use std::sync::Arc;
 

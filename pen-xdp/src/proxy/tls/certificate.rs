@@ -10,8 +10,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::facts::public_key;
 use zeroize::{Zeroize, Zeroizing};
+
+use super::facts::public_key;
+use super::private_key::{self, NoKey};
 
 /// Longest file that is read, in bytes: some hundred certificates.
 const FILE_MAX: u64 = 1 << 20;
@@ -199,12 +201,13 @@ fn certificates_in(
 
 /// The first key of what is in a file.
 fn private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, CertificateError> {
-    PrivateKeyDer::from_pem_slice(bytes).map_err(|_| {
-        let encrypted = bytes.windows(9).any(|word| word == b"ENCRYPTED");
-        match encrypted {
-            true => CertificateError::Encrypted(path.to_owned()),
-            false => CertificateError::NoKey(path.to_owned()),
-        }
+    private_key::read(bytes).map_err(|why| match why {
+        NoKey::Absent => CertificateError::NoKey(path.to_owned()),
+        NoKey::Encrypted => CertificateError::Encrypted(path.to_owned()),
+        NoKey::Broken => CertificateError::Unusable {
+            path: path.to_owned(),
+            why: "its private key is cut off, or no base64".to_owned(),
+        },
     })
 }
 

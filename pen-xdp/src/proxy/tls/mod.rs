@@ -12,6 +12,7 @@ mod held;
 mod in_flight;
 mod names;
 mod ocsp;
+mod private_key;
 mod remembered;
 mod renewal;
 mod report;
