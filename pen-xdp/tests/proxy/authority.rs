@@ -2,6 +2,7 @@
 //! has become of them; openssl does both.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ pub(crate) struct Authority<'a> {
 pub(crate) struct Wish<'a> {
     /// Its subject, by which tests tell it from others; its files are called so.
     pub(crate) subject: &'a str,
-    /// The names that it is for, with a blank between; without any it has no subjectAltName.
+    /// The names and addresses that it is for, with a blank between; without any it has no
+    /// subjectAltName.
     pub(crate) names: &'a str,
     pub(crate) kind: &'a [&'a str],
     pub(crate) days: &'a str,
@@ -90,7 +92,12 @@ impl<'a> Authority<'a> {
         let names: Vec<_> = wish.names.split_whitespace().collect();
         let mut text = String::new();
         if !names.is_empty() {
-            text += &format!("subjectAltName=DNS:{}\n", names.join(",DNS:"));
+            let kind = |name: &&str| match name.parse::<IpAddr>() {
+                Ok(address) => format!("IP:{address}"),
+                Err(_) => format!("DNS:{name}"),
+            };
+            let names: Vec<_> = names.iter().map(kind).collect();
+            text += &format!("subjectAltName={}\n", names.join(","));
             text += "extendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n";
         }
         if wish.must_staple {
