@@ -125,9 +125,47 @@ impl<'a> Authority<'a> {
             "-out",
             &crt,
         ]);
-        let both = [&crt, &key].map(|file| fs::read_to_string(file).unwrap());
-        fs::write(at("pem"), both.concat()).unwrap();
+        self.join(wish.subject);
         self.enter(wish.subject, "V");
+    }
+
+    /// Issues one again that was valid for a year until then, as ASN.1 writes a time.
+    pub(crate) fn expire(&self, subject: &str, end: &str) {
+        let (config, index) = (self.path("expire.cnf"), self.path("expire.index"));
+        let text = format!(
+            "[ca]\ndefault_ca=d\n[d]\ndatabase={index}\ndefault_md=sha256\npolicy=p\n\
+             rand_serial=yes\n\
+             new_certs_dir={}\n[p]\ncommonName=supplied\n",
+            self.folder.display()
+        );
+        fs::write(&config, text).unwrap();
+        fs::write(&index, "").unwrap();
+        let at = |ending| self.file(subject, ending);
+        let (csr, crt, extensions) = (at("csr"), at("crt"), at("ext"));
+        let (ca, key) = (self.ca(), self.path("ca.key"));
+        let by = ["ca", "-batch", "-notext", "-config", &config];
+        let with = ["-cert", &ca, "-keyfile", &key, "-extfile", &extensions];
+        let year = end[..4].parse::<u32>().unwrap() - 1;
+        let start = format!("{year}{}", &end[4..]);
+        let what = [
+            "-startdate",
+            &start,
+            "-enddate",
+            end,
+            "-in",
+            &csr,
+            "-out",
+            &crt,
+        ];
+        self.openssl(&[&by[..], &with, &what].concat());
+        self.join(subject);
+    }
+
+    /// Puts a certificate and its key into one file.
+    fn join(&self, subject: &str) {
+        let both = ["crt", "key"].map(|ending| self.file(subject, ending));
+        let both = both.map(|file| fs::read_to_string(file).unwrap());
+        fs::write(self.file(subject, "pem"), both.concat()).unwrap();
     }
 
     /// What it says by OCSP of a certificate from now on: `V` valid, `R` revoked.

@@ -26,7 +26,7 @@ x.load_cert_chain(CERT)
 x.options &= ~getattr(ssl, 'OP_IGNORE_UNEXPECTED_EOF', 0)
 x.set_alpn_protocols(['http/1.1'])
 x.sni_callback = lambda s, name, c: tell('SNI', name)
-if CA: x.load_verify_locations(CA); x.verify_mode = ssl.CERT_REQUIRED
+exec(MORE)
 def line(c):
     got = b''
     while not got.endswith(b'\n'):
@@ -55,17 +55,23 @@ def one(c):
         c.unwrap()
     except OSError as e: tell('BROKEN', e.__class__.__name__)
     finally: c.close()
-l = socket.create_server(('::', 443), family=socket.AF_INET6, dualstack_ipv6=True, backlog=100)
+if PATH: l = socket.socket(socket.AF_UNIX); l.bind(PATH); l.listen()
+else: l = socket.create_server(('::', 443), family=socket.AF_INET6, dualstack_ipv6=True, backlog=100)
 print('ready', flush=True)
 while True: threading.Thread(target=one, args=(l.accept()[0],), daemon=True).start()
 "#;
 
-/// A server on back end `index` with this certificate, which asks for certificates of `ca` if there
-/// is one.
-pub(crate) fn serve(lab: &Lab, index: usize, certificate: &str, ca: Option<&str>) -> Process {
-    let ca = ca.map_or_else(|| "None".to_owned(), |ca| format!("{ca:?}"));
-    let names = format!("CERT = {certificate:?}\nCA = {ca}\nNAME = b'be{index}'\n");
+/// A server on back end `index` with this certificate. `more` is said in Python of its context `x`.
+pub(crate) fn serve(lab: &Lab, index: usize, certificate: &str, more: &str) -> Process {
+    let names = format!("NAME, PATH = b'be{index}', None\n");
+    let names = names + &format!("CERT, MORE = {certificate:?}, {more:?}\n");
     python::start(lab.backend(index), &(names + SERVER))
+}
+
+/// The same at a Unix socket beside Pen.
+pub(crate) fn serve_at(lab: &Lab, path: &str, certificate: &str) -> Process {
+    let names = format!("NAME, PATH = b'unix', {path:?}\nCERT, MORE = {certificate:?}, ''\n");
+    python::start(lab.balancer(), &(names + SERVER))
 }
 
 /// Lines of a server that begin so.

@@ -8,7 +8,7 @@ use crate::{
     authority::{Authority, Wish},
     python::{self, Manner},
     rig::{Pen, lab, server},
-    tls_peers::{LATE, ask, at, authority, clear, handshake, said, serve, trouble},
+    tls_peers::{LATE, ask, at, authority, clear, handshake, said, serve, serve_at, trouble},
 };
 
 /// What keeps a server running, of whatever kind.
@@ -25,7 +25,7 @@ fn servers_are_verified_by_their_names_and_addresses() {
     let lab = lab(2);
     let authority = authority(&lab);
     let good = authority.file("good", "pem");
-    let web = serve(&lab, 0, &good, None);
+    let web = serve(&lab, 0, &good, "");
     let hosts = lab.folder().join("hosts");
     let [v4, v6] = Station::backend(0).addresses();
     fs::write(&hosts, format!("{v4} web.test\n")).unwrap();
@@ -57,6 +57,17 @@ fn servers_are_verified_by_their_names_and_addresses() {
     }
     let all = said(&web, "CONN");
     assert_eq!(all, ["CONN TLSv1.3 full None None"; 4]);
+    // A path is called what it is said to be.
+    let path = lab.folder().join("web").to_str().unwrap().to_owned();
+    let web = serve_at(&lab, &path, &good);
+    let pen = Pen::start(&lab, &[&own[..], &["-O", named, "80", &path]].concat());
+    assert_eq!(ask(&lab, 1), "unix", "{}", pen.process.output());
+    assert_eq!(said(&web, "SNI"), ["SNI web.test"]);
+    pen.stop();
+    let pen = Pen::start(&lab, &["-O", "server_tls unverified", "80", &path]);
+    assert_eq!(ask(&lab, 1), "unix", "{}", pen.process.output());
+    assert_eq!(said(&web, "SNI"), ["SNI web.test", "SNI None"]);
+    pen.stop();
 }
 
 #[test]
@@ -69,14 +80,12 @@ fn who_is_not_to_be_believed_is_passed_over_while_the_client_waits() {
     let own = server(0);
     authority.issue(Wish::of("other", "other.test 10.9.9.9"));
     authority.issue(Wish::of("nameless", ""));
-    authority.issue(Wish {
-        days: "-1",
-        ..Wish::of("expired", &own)
-    });
+    authority.issue(Wish::of("expired", &own));
+    authority.expire("expired", "20260102000000Z");
     stranger.issue(Wish::of("strange", &own));
-    let _good = serve(&lab, 1, &authority.file("good", "pem"), None);
+    let _good = serve(&lab, 1, &authority.file("good", "pem"), "");
     let of = |authority: &Authority<'_>, name: &str| {
-        Running::Script(serve(&lab, 0, &authority.file(name, "pem"), None))
+        Running::Script(serve(&lab, 0, &authority.file(name, "pem"), ""))
     };
     let script = |manner| Running::Script(python::serve(&lab, 0, 443, manner));
     let ca = format!("server_ca {}", authority.ca());
@@ -86,7 +95,7 @@ fn who_is_not_to_be_believed_is_passed_over_while_the_client_waits() {
         (Box::new(|| of(&stranger, "strange")), &untrusted),
         (
             Box::new(|| of(&authority, "expired")),
-            "its certificate expired 2",
+            "its certificate expired 2026-01-02",
         ),
         (
             Box::new(|| of(&authority, "other")),
@@ -142,7 +151,7 @@ fn nobody_gets_a_byte_where_no_server_is_believed() {
     let lab = lab(1);
     let (authority, stranger) = (authority(&lab), Authority::called(&lab, "stranger"));
     stranger.issue(Wish::of("strange", &server(0)));
-    let web = serve(&lab, 0, &stranger.file("strange", "pem"), None);
+    let web = serve(&lab, 0, &stranger.file("strange", "pem"), "");
     let ca = format!("server_ca {}", authority.ca());
     let own = ["-O", "server_tls verified", "-O", &ca];
     for (mode, reason) in [(&[][..], "no-server"), (&["-H"], "connect-failed")] {
@@ -152,7 +161,7 @@ fn nobody_gets_a_byte_where_no_server_is_believed() {
             false => {
                 let script = "c = connect(); c.sendall(b'GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n')\n\
                               print(c.recv(1000).split()[1].decode())\n";
-                assert_eq!(python::client(&lab, script), "503");
+                assert_eq!(python::client(&lab, script), "502");
             }
         }
         assert_eq!(pen.refused(reason), 1);
@@ -176,7 +185,7 @@ fn unverified_servers_are_taken_as_they_are_and_that_is_said() {
     // Without extensions it is of version 1, as many are that servers signed themselves.
     authority.issue(Wish::of("old", ""));
     for (name, left) in [("expired", -1), ("old", 30)] {
-        let _web = serve(&lab, 0, &authority.file(name, "pem"), None);
+        let _web = serve(&lab, 0, &authority.file(name, "pem"), "");
         let pen = Pen::start(&lab, &["-O", "server_tls unverified", "80", &at(0)]);
         assert_eq!(ask(&lab, 2), "be0 be0", "{name}: {}", trouble(&pen, 0));
         let seen = handshake(&pen, 0).unwrap();
@@ -242,7 +251,7 @@ fn a_certificate_that_is_named_itself_is_good_for_its_server_and_for_no_other() 
         ),
         (authority.file("forged", "pem"), crt, "-"),
     ] {
-        let _web = serve(&lab, 0, &shown, None);
+        let _web = serve(&lab, 0, &shown, "");
         let ca = format!("server_ca {believed}");
         let words = ["-O", "server_tls verified", "-O", &ca, "80", &at(0)];
         let pen = Pen::start(&lab, &words);
@@ -264,7 +273,11 @@ fn servers_are_shown_a_certificate_if_they_ask() {
     let lab = lab(1);
     let (authority, clients) = (authority(&lab), Authority::called(&lab, "clients"));
     clients.issue(Wish::of("pen", "pen.test"));
-    let web = serve(&lab, 0, &authority.file("good", "pem"), Some(&clients.ca()));
+    let asks = format!(
+        "x.load_verify_locations({:?}); x.verify_mode = ssl.CERT_REQUIRED",
+        clients.ca()
+    );
+    let web = serve(&lab, 0, &authority.file("good", "pem"), &asks);
     let ca = format!("server_ca {}", authority.ca());
     let own = ["-O", "server_tls verified", "-O", &ca];
     let whole = format!("server_certificate {}", clients.file("pen", "pem"));

@@ -28,7 +28,7 @@ fn without_a_word_the_systems_authorities_count() {
     }
     let lab = lab(1);
     let (own, other) = (authority(&lab), Authority::called(&lab, "other"));
-    let _web = serve(&lab, 0, &own.file("good", "pem"), None);
+    let _web = serve(&lab, 0, &own.file("good", "pem"), "");
     let words = ["-O", "server_tls verified", "80", &at(0)];
     for (system, served) in [(own.ca(), "be0"), (other.ca(), "-")] {
         let pen = Pen::start_with(&lab, system.as_ref(), SYSTEM, &words);
@@ -136,7 +136,7 @@ fn renewed_authorities_and_certificates_are_in_force_soon() {
             fs::rename(new, &entry).unwrap();
         };
         put(&own);
-        let web = serve(&lab, 0, &own.file("good", "pem"), None);
+        let web = serve(&lab, 0, &own.file("good", "pem"), "");
         let ca = format!("server_ca {}", believed.display());
         let words = [
             "-b",
@@ -163,7 +163,7 @@ fn renewed_authorities_and_certificates_are_in_force_soon() {
         assert!(trouble(&pen, 0).contains("signed by nobody"));
         assert!(pen.service().server_tls.unwrap().trouble.is_none());
         drop(web);
-        let _web = serve(&lab, 0, &other.file("next", "pem"), None);
+        let _web = serve(&lab, 0, &other.file("next", "pem"), "");
         assert_eq!(ask(&lab, 1), "be0");
         assert_eq!(
             handshake(&pen, 0).unwrap().subject.as_deref(),
@@ -207,7 +207,7 @@ fn connections_that_wait_are_not_used_past_a_change_of_who_is_believed() {
     let status = pen.service().servers.remove(0);
     assert!(status.handshake.is_some());
     fs::copy(other.ca(), &file).unwrap();
-    wait_for_file("nobody to be believed", || ask() == "503");
+    wait_for_file("nobody to be believed", || ask() == "502");
     // By a command, at once.
     pen.change(&format!("server_ca {}", own.ca()));
     assert_eq!(ask(), "200");

@@ -16,12 +16,15 @@ fn start(lab: &Lab, ca: &str, more: &[&str], servers: &[&str]) -> Pen {
     Pen::start(lab, &[&own[..], more, &["80"], servers].concat())
 }
 
-/// What curl gets of these paths over one connection, a line each.
-fn pages(lab: &Lab, paths: &[&str]) -> Vec<String> {
+/// What curl gets of these paths over one connection, a line each; `more` is for curl.
+fn pages(lab: &Lab, more: &[&str], paths: &[&str]) -> Vec<String> {
     let [v4, _] = addresses();
     let urls: Vec<_> = paths.iter().map(|p| format!("http://{v4}{p}")).collect();
     let words = ["-sS", "--max-time", "20", "-H", "Host: shop.test"];
-    let words = words.into_iter().chain(urls.iter().map(String::as_str));
+    let words = words
+        .into_iter()
+        .chain(more.iter().copied())
+        .chain(urls.iter().map(String::as_str));
     let output = lab.client().run_ok("curl", words).unwrap();
     output.stdout.lines().map(str::to_owned).collect()
 }
@@ -41,7 +44,7 @@ fn much_passes_both_ways_at_once_and_half_of_a_connection_ends_alone() {
     }
     let lab = lab(1);
     let authority = authority(&lab);
-    let web = serve(&lab, 0, &authority.file("good", "pem"), None);
+    let web = serve(&lab, 0, &authority.file("good", "pem"), "");
     let script = "import hashlib, threading\n\
          body = bytes(range(256)) * (1 << 15)\n\
          def up():\n\
@@ -79,7 +82,7 @@ fn both_ends_of_a_connection_are_orderly() {
     }
     let lab = lab(1);
     let authority = authority(&lab);
-    let web = serve(&lab, 0, &authority.file("good", "pem"), None);
+    let web = serve(&lab, 0, &authority.file("good", "pem"), "");
     let pen = start(&lab, &authority.ca(), &[], &[&at(0)]);
     // The server ends first: the client sees the end, and what it still says is nobody's.
     let script = "c = connect(); c.sendall(b'-1\\n'); print(c.recv(1)); c.close()\n\
@@ -106,20 +109,24 @@ fn sessions_are_resumed_with_the_server_that_they_began_with() {
     let lab = lab(2);
     let authority = authority(&lab);
     let good = authority.file("good", "pem");
-    let webs = [0, 1].map(|index| serve(&lab, index, &good, None));
-    let name = ["-r", "-O", "server_tls_name web.test"];
-    let pen = start(&lab, &authority.ca(), &name, &[&at(0), &at(1)]);
-    let answers = ask(&lab, 6);
-    assert_eq!(answers.matches("be0").count(), 3, "{answers}");
-    for web in &webs {
-        let kinds: Vec<_> = said(web, "CONN")
-            .iter()
-            .map(|line| line.contains("reused"))
-            .collect();
-        assert_eq!(kinds, [false, true, true], "{}", web.output());
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        let word = version.replace('.', "_");
+        let most = format!("x.maximum_version = ssl.TLSVersion.{word}");
+        let webs = [0, 1].map(|index| serve(&lab, index, &good, &most));
+        let name = ["-r", "-O", "server_tls_name web.test"];
+        let pen = start(&lab, &authority.ca(), &name, &[&at(0), &at(1)]);
+        let answers = ask(&lab, 6);
+        assert_eq!(answers.matches("be0").count(), 3, "{answers}");
+        for web in &webs {
+            let kinds = ["full", "reused", "reused"];
+            let expected = kinds.map(|kind| format!("CONN {version} {kind} None None"));
+            assert_eq!(said(web, "CONN"), expected, "{}", web.output());
+        }
+        let seen = handshake(&pen, 1).unwrap();
+        assert_eq!(seen.names, ["web.test"]);
+        assert_eq!(seen.version.as_deref(), Some(version));
+        pen.stop();
     }
-    assert_eq!(handshake(&pen, 1).unwrap().names, ["web.test"]);
-    pen.stop();
 }
 
 #[test]
@@ -132,7 +139,7 @@ fn requests_go_over_connections_that_are_kept() {
     let _web = nginx(&lab, 0, &authority.file("good", "pem"), "");
     let name = ["-H", "-O", "server_tls_name web.test"];
     let pen = start(&lab, &authority.ca(), &name, &[&at(0)]);
-    let lines = pages(&lab, &["/", "/", "/", "/last", "/", "/"]);
+    let lines = pages(&lab, &[], &["/", "/", "/", "/last", "/", "/"]);
     let connections = words(&lines, 1);
     assert_eq!(connections[..4], [connections[0]; 4], "{lines:?}");
     assert_eq!(connections[4], connections[5], "{lines:?}");
@@ -145,6 +152,9 @@ fn requests_go_over_connections_that_are_kept() {
     let client = lab::Station::client().v4();
     let rest = format!("web.test shop.test {client} http ");
     assert!(lines[0].ends_with(&rest), "{lines:?}");
+    // Requests that can't be sent twice go over them as well.
+    let posted = pages(&lab, &["-d", "x"], &["/", "/", "/"]);
+    assert_eq!(words(&posted, 1), [connections[5]; 3], "{posted:?}");
     pen.stop();
 }
 
@@ -181,7 +191,7 @@ fn a_proxy_header_goes_before_the_handshake() {
     for (version, index) in [("v1", 0), ("v2", 0), ("v1", 1), ("v2", 1)] {
         let header = format!("send_proxy {version}");
         let pen = start(&lab, &authority.ca(), &["-O", &header], &[&at(index)]);
-        let lines = pages(&lab, &["/", "/"]);
+        let lines = pages(&lab, &[], &["/", "/"]);
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(
             lines.iter().all(|line| line.ends_with(&client)),
