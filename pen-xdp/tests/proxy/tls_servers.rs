@@ -238,7 +238,7 @@ fn a_certificate_that_is_named_itself_is_good_for_its_server_and_for_no_other() 
     let all = [&crt, &key].map(|file| fs::read_to_string(file).unwrap());
     fs::write(&both, all.concat()).unwrap();
     for (shown, believed, served) in [
-        (both.clone(), crt.clone(), "be0"),
+        (both, crt.clone(), "be0"),
         (
             authority.file("named", "pem"),
             authority.file("named", "crt"),

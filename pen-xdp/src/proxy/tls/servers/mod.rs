@@ -9,7 +9,9 @@ mod authorities;
 mod error;
 mod peer;
 mod spoken;
-
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+mod tests;
 mod trouble;
 mod verifier;
 

@@ -14,11 +14,11 @@ use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use tokio::time::timeout;
 
+use super::Read;
 use super::authorities::Source;
 use super::peer::{Peer, Seen};
 use super::trouble::words;
 use super::verifier::Verifier;
-use super::{Demands, Read};
 use crate::proxy::stream::Stream;
 use crate::proxy::tls::stream::Encrypted;
 use crate::proxy::tls::terms::{GROUPS, protocols};
@@ -26,7 +26,7 @@ use crate::proxy::tls::terms::{GROUPS, protocols};
 /// Sessions that are kept for each server: TLS 1.3 uses each once.
 const SESSIONS: usize = 8;
 
-/// One state of a service's [`Demands`]: another one when a file has changed. Connections that wait
+/// One state of a service's [`super::Demands`]: another one when a file has changed. Connections that wait
 /// are of one, and so are sessions.
 #[derive(Debug)]
 pub(in crate::proxy) struct Spoken {
@@ -111,14 +111,6 @@ impl Spoken {
                 Err(io::Error::new(error.kind(), told))
             }
         }
-    }
-}
-
-impl Demands {
-    /// Whether `spoken` is what connections go by that begin now.
-    #[cfg(test)]
-    pub(super) fn is_in_force(&self, spoken: &Arc<Spoken>) -> bool {
-        Arc::ptr_eq(&self.spoken(), spoken)
     }
 }
 

@@ -79,10 +79,10 @@ fn of_certificate(why: &CertificateError, authorities: &str) -> String {
     }
 }
 
-/// rustls writes `DnsName("web.test")`.
+/// rustls writes `DnsName("web.test")` and `IpAddress(192.0.2.1)`.
 fn bare(name: &str) -> &str {
-    let inner = name.split_once("(\"").map(|(_, rest)| rest);
-    inner.map_or(name, |rest| rest.trim_end_matches("\")"))
+    let inner = name.split_once('(').map_or(name, |(_, rest)| rest);
+    inner.trim_end_matches(')').trim_matches('"')
 }
 
 fn day(time: UnixTime) -> String {
@@ -131,8 +131,8 @@ mod tests {
                 "its certificate is not for web.test, but for other.test",
             ),
             (
-                for_name(&[other; 5]),
-                "its certificate is not for web.test, but for other.test, other.test, other.test, \
+                for_name(&[other, "IpAddress(::1)", other, other, other]),
+                "its certificate is not for web.test, but for other.test, ::1, other.test, \
                  other.test and others",
             ),
             (
