@@ -90,7 +90,7 @@ prop_compose! {
         (head_timeout, mut trusted, reason_header) in (1..=HEAD_TIMEOUT_MAX, acl(), any::<bool>()),
         redirect in proptest::option::weighted(0.3, 1..=u16::MAX),
         hsts in proptest::option::weighted(0.3, (any::<u32>(), any::<bool>(), any::<bool>())),
-        tls in tls(),
+        (tls, server_tls) in (tls(), server_tls()),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
         for (switch, on) in Balance::ALL.iter().zip(switches) {
@@ -110,6 +110,30 @@ prop_compose! {
             log,
             log_format,
             tls,
+            server_tls,
+        }
+    }
+}
+
+prop_compose! {
+    fn server_tls()(
+        verified in any::<bool>(),
+        authorities in proptest::option::of(path()),
+        name in pick(&["web.test", "10.0.0.1", "2001:db8::1"]),
+        files in proptest::option::of((path(), proptest::option::of(path()))),
+        spoken in proptest::option::of(Just(())),
+    ) -> ServerTlsOptions {
+        if spoken.is_none() {
+            return ServerTlsOptions::default();
+        }
+        let (certificate, key) = files.unzip();
+        ServerTlsOptions {
+            wanted: if verified { ServerTls::Verified } else { ServerTls::Unverified },
+            authorities: authorities.filter(|_| verified),
+            // Servers may be at paths, which have none.
+            name: Some(name.to_owned()),
+            certificate,
+            key: key.flatten(),
         }
     }
 }

@@ -154,6 +154,11 @@ client_certificate = "optional"
 client_ca = "/etc/pen/clients.pem"
 client_ca_path = "/etc/pen/clients"
 client_crl = "/etc/pen/clients.crl"
+server_tls = "verified"
+server_ca = "/etc/pen/servers.pem"
+server_tls_name = "back.test"
+server_certificate = "/etc/pen/own.pem"
+server_key = "/etc/pen/own.key"
 hsts = "63072000 includeSubDomains"
 
 [[service]]
@@ -354,6 +359,13 @@ fn every_key_of_a_proxy(config: &Config) {
             client_ca: Some(PathBuf::from("/etc/pen/clients.pem")),
             client_ca_path: Some(PathBuf::from("/etc/pen/clients")),
             client_crl: Some(PathBuf::from("/etc/pen/clients.crl")),
+        },
+        server_tls: ServerTlsOptions {
+            wanted: ServerTls::Verified,
+            authorities: Some(PathBuf::from("/etc/pen/servers.pem")),
+            name: Some("back.test".to_owned()),
+            certificate: Some(PathBuf::from("/etc/pen/own.pem")),
+            key: Some(PathBuf::from("/etc/pen/own.key")),
         },
         ..ProxyOptions::default()
     };

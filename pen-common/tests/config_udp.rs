@@ -139,6 +139,11 @@ fn datagrams_know_no_tls() {
         ("client_ca", "\"file\""),
         ("client_ca_path", "\"folder\""),
         ("client_crl", "\"file\""),
+        ("server_tls", "\"verified\""),
+        ("server_ca", "\"file\""),
+        ("server_tls_name", "\"web.test\""),
+        ("server_certificate", "\"file\""),
+        ("server_key", "\"file\""),
     ] {
         let errors = by_file("\"53\"", &format!("{key} = {value}")).unwrap_err();
         let expected = format!("`{key}` means nothing with mode = \"udp\": leave it out");

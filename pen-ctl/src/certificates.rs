@@ -36,11 +36,7 @@ pub(crate) fn text(status: &CertificatesStatus) -> String {
 }
 
 fn row(one: &CertificateStatus) -> Vec<String> {
-    let expires = match one.left_s {
-        None => "not served".to_owned(),
-        Some(left) if left < 0 => format!("{} AGO", duration(left.unsigned_abs())),
-        Some(left) => format!("in {}", duration(left.unsigned_abs())),
-    };
+    let expires = expiry(one.left_s);
     let staple = match (one.staple_left_s, &one.responder) {
         (Some(left), _) => format!("for {}", duration(left.unsigned_abs())),
         (None, Some(_)) => "none".to_owned(),
@@ -52,6 +48,15 @@ fn row(one: &CertificateStatus) -> Vec<String> {
         expires,
         staple,
     ]
+}
+
+/// In how many seconds a certificate expires, or when it did.
+pub(crate) fn expiry(left_s: Option<i64>) -> String {
+    match left_s {
+        None => "not served".to_owned(),
+        Some(left) if left < 0 => format!("{} AGO", duration(left.unsigned_abs())),
+        Some(left) => format!("in {}", duration(left.unsigned_abs())),
+    }
 }
 
 /// Whose staples can be asked for, a line each.

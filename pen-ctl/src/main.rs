@@ -7,6 +7,7 @@ mod certificates;
 mod client;
 mod ocsp_fetch;
 mod output;
+mod server_tls;
 mod table;
 
 use std::io::Write;

@@ -10,8 +10,8 @@ use pen_common::control::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::certificates;
 use crate::table::{Table, bytes, duration, labelled};
+use crate::{certificates, server_tls};
 
 /// Where sentences begin on the first lines of the status.
 const INDENT: usize = 11;
@@ -247,6 +247,9 @@ fn proxied(service: &ProxyStatus) -> String {
     }
     if service.redirect.is_none() || !table.is_empty() {
         out.push_str(&table.text());
+    }
+    if let Some(tls) = &service.server_tls {
+        out.push_str(&server_tls::text(tls, &service.servers));
     }
     if service.refused.iter().any(|counter| counter.count > 0) {
         out.push_str("  Clients that were not served\n");
@@ -493,6 +496,7 @@ mod tests {
             listeners: Vec::new(),
             log: None,
             certificates: None,
+            server_tls: None,
             balance: "no hash".to_owned(),
             connections: 1,
             conn_max: 10,

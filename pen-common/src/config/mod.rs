@@ -18,6 +18,7 @@ pub mod nearest;
 mod pen_line;
 mod proxy;
 mod redirect;
+mod server_tls;
 mod service_keys;
 mod tls;
 mod toml;
@@ -42,6 +43,7 @@ pub use proxy::{
     UDP_IDLE_DEFAULT,
 };
 pub use redirect::Redirect;
+pub use server_tls::{ServerTls, ServerTlsOptions};
 pub use tls::{ClientCertificate, SslOption, TLS_TIMEOUT_MAX, TlsOptions};
 use words::words;
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::words::words;
-use super::{Acl, Backend, Hsts, LogFormat, LogTarget, Redirect, TlsOptions};
+use super::{Acl, Backend, Hsts, LogFormat, LogTarget, Redirect, ServerTlsOptions, TlsOptions};
 
 /// Connections of one service at the same time, if nothing is said.
 pub const CONN_MAX_DEFAULT: u32 = 10_000;
@@ -163,6 +163,8 @@ pub struct ProxyOptions {
     pub log_format: LogFormat,
     /// Whether and how clients speak TLS. TCP and HTTP only.
     pub tls: TlsOptions,
+    /// Whether and how servers are spoken to over TLS. TCP and HTTP only.
+    pub server_tls: ServerTlsOptions,
 }
 
 impl Default for ProxyOptions {
@@ -199,6 +201,7 @@ impl Default for ProxyOptions {
             log: None,
             log_format: LogFormat::Pen,
             tls: TlsOptions::default(),
+            server_tls: ServerTlsOptions::default(),
         }
     }
 }

@@ -51,6 +51,11 @@ const OF_CONNECTIONS: &[&str] = &[
     "client_ca",
     "client_ca_path",
     "client_crl",
+    "server_tls",
+    "server_ca",
+    "server_tls_name",
+    "server_certificate",
+    "server_key",
 ];
 
 impl Mode {
@@ -503,6 +508,53 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
             .path("client_crl")
             .map(|file| s.proxy.tls.client_crl = Some(file)),
         |s| s.proxy.tls.client_crl.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
+        "server_tls",
+        "whether servers are spoken to over TLS: off, verified (their certificates are checked) or \
+         unverified",
+        |s, given| given
+            .word("server_tls")
+            .map(|wanted| s.proxy.server_tls.wanted = wanted),
+        |s| text(s.proxy.server_tls.wanted)
+    ),
+    key!(
+        Mode::Tcp,
+        "server_ca",
+        "file or folder with the authorities of servers' certificates, PEM; left out, the system's",
+        |s, given| given
+            .path("server_ca")
+            .map(|file| s.proxy.server_tls.authorities = Some(file)),
+        |s| s.proxy.server_tls.authorities.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
+        "server_tls_name",
+        "name that servers are asked for (SNI) and must have a certificate for; left out, each one's \
+         host as written",
+        |s, given| given
+            .text("server_tls_name")
+            .map(|name| s.proxy.server_tls.name = Some(name.to_owned())),
+        |s| s.proxy.server_tls.name.as_ref().and_then(text)
+    ),
+    key!(
+        Mode::Tcp,
+        "server_certificate",
+        "file with the certificate that servers get who ask for one, and its chain, PEM",
+        |s, given| given
+            .path("server_certificate")
+            .map(|file| s.proxy.server_tls.certificate = Some(file)),
+        |s| s.proxy.server_tls.certificate.as_deref().and_then(path)
+    ),
+    key!(
+        Mode::Tcp,
+        "server_key",
+        "file with that certificate's key, PEM; left out, it is in the certificate's file",
+        |s, given| given
+            .path("server_key")
+            .map(|file| s.proxy.server_tls.key = Some(file)),
+        |s| s.proxy.server_tls.key.as_deref().and_then(path)
     ),
 ];
 

@@ -8,12 +8,14 @@ mod certificates;
 mod connections;
 mod reply;
 mod selection;
+mod server_tls;
 mod status;
 
 pub use certificates::{CertificateStatus, CertificatesStatus, OcspQuestion};
 pub use connections::{ConnectionStatus, RecentClient, Stage};
 pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
 pub use selection::{ChosenBy, Ended, Refused};
+pub use server_tls::{HandshakeStatus, ServerTlsStatus};
 pub use status::{
     AccessLogStatus, BackendState, BackendStatus, ConfigStatus, Counter, Degraded, DsrStatus,
     FrameAccount, InterfaceStatus, ListenerStatus, NameStatus, NicChange, Owner, PlaneStatus,

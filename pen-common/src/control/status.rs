@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::CertificatesStatus;
+use super::{CertificatesStatus, HandshakeStatus, ServerTlsStatus};
 
 use crate::config::words::words;
 use crate::config::{Busy, HashBy, LogFormat, Mode, Plane, Protocol, XdpMode};
@@ -123,6 +123,9 @@ pub struct ProxyStatus {
     /// Its certificates; `None` if its clients speak no TLS.
     #[serde(default)]
     pub certificates: Option<CertificatesStatus>,
+    /// How it speaks TLS to its servers; `None` if it does not.
+    #[serde(default)]
+    pub server_tls: Option<ServerTlsStatus>,
 }
 
 /// One listener of a service in proxy mode.
@@ -174,6 +177,9 @@ pub struct ProxyServerStatus {
     pub sx: u64,
     /// Bytes received from it.
     pub rx: u64,
+    /// The last handshake with it; `None` if there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<HandshakeStatus>,
 }
 
 /// Where the configuration came from.

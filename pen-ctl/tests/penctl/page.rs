@@ -171,6 +171,15 @@ fn proxied() -> ProxyStatus {
         failures: 0,
         sx: 1_234_567,
         rx: 123_456_789,
+        handshake: Some(HandshakeStatus {
+            age_s: 5,
+            version: Some("TLSv1.3".to_owned()),
+            subject: Some("CN=web1.test".to_owned()),
+            names: vec!["web1.test".to_owned(), "www.test".to_owned()],
+            not_after: Some(1_800_000_000),
+            left_s: Some(90_000),
+            trouble: None,
+        }),
     };
     let denied = Counter {
         reason: "acl-denied".to_owned(),
@@ -234,6 +243,19 @@ fn proxied() -> ProxyStatus {
                 },
             ],
         }),
+        server_tls: Some(ServerTlsStatus {
+            authorities: Some("/etc/pen/servers.pem".to_owned()),
+            certificate: Some(CertificateStatus {
+                file: "/etc/pen/own.pem".to_owned(),
+                key: Some("ECDSA".to_owned()),
+                not_after: Some(1_800_000_000),
+                left_s: Some(3_660),
+                staple_left_s: None,
+                responder: None,
+                trouble: None,
+            }),
+            trouble: Some("/etc/pen/servers.pem: no such file".to_owned()),
+        }),
         servers: vec![
             first.clone(),
             ProxyServerStatus {
@@ -243,6 +265,15 @@ fn proxied() -> ProxyStatus {
                 state: BackendState::Blacklisted,
                 blacklist_left_s: Some(17),
                 failures: 3,
+                handshake: Some(HandshakeStatus {
+                    age_s: 75,
+                    version: None,
+                    subject: None,
+                    names: Vec::new(),
+                    not_after: None,
+                    left_s: None,
+                    trouble: Some("its certificate expired 2026-01-02".to_owned()),
+                }),
                 ..first
             },
         ],
@@ -294,6 +325,13 @@ Service shop (tcp) on [::]:80 /run/shop
   #  server  address        weight  state             conn  connects  failed     sent   received
   0  web1    10.77.0.11:80       1  up                  12      4321       0  1.2 MiB  117.7 MiB
   -  unix    /run/back           1  blacklisted 17 s    12      4321       3  1.2 MiB  117.7 MiB
+  TLS to the servers, verified by /etc/pen/servers.pem
+  who asks gets /etc/pen/own.pem, which expires in 1 h 1 min
+  server  handshake       spoken   certificate         expires
+  web1    5 s ago         TLSv1.3  web1.test www.test  in 1 d 1 h
+  unix    1 min 15 s ago  FAILED   -                   -
+  trouble: /etc/pen/servers.pem: no such file
+  trouble: server unix: its certificate expired 2026-01-02
   Clients that were not served
   count  reason      meaning
       5  acl-denied  the access list denies the client

@@ -47,6 +47,7 @@ fn server(config: &Config, backend: &Backend) -> Server {
     Server {
         number: None,
         name: backend.name.clone(),
+        host: backend.host_name().map(str::to_owned),
         place: match backend.path() {
             Some(path) => Place::Unix(PathBuf::from(path)),
             None => Place::Tcp(SocketAddr::new(backend.address, backend.port)),

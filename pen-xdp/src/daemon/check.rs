@@ -10,7 +10,7 @@ use crate::{
     control::names,
     keeper::{Keeper, backends},
     nic::{forwarding, resets_link, who_holds_xdp},
-    proxy::tls::Terms,
+    proxy::tls::{Demands, Terms},
 };
 
 /// Warnings and remarks, a sentence each.
@@ -34,7 +34,9 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
         let possible = Terms::check(service.mode, &service.proxy.tls);
         let troubles = possible.with_context(|| format!("service {:?}", service.name))?;
         let name = &service.name;
-        let troubles = troubles.into_iter();
+        let demanded = Demands::check(service.mode, &service.proxy.server_tls);
+        let demanded = demanded.with_context(|| format!("service {:?}", service.name))?;
+        let troubles = troubles.into_iter().chain(demanded);
         sentences.extend(troubles.map(|why| format!("warning: service {name:?}: {why}")));
     }
     // With all addresses that names stand for now.

@@ -367,6 +367,7 @@ pub(super) mod tests {
         let server = Server {
             number: Some(0),
             name: "be0".into(),
+            host: None,
             place: Place::Unix("/nonexistent/socket".into()),
             weight: 1,
             prio: 0,

@@ -89,7 +89,7 @@ impl Bound {
         agree(&services, &agreed);
         let threads = Threads::start(&self, &services, taken, &everyone)?;
         let mut renewal = Renewal::default();
-        renewal.follow(agreed.terms());
+        renewal.follow(agreed.watched());
         Ok(Proxy {
             routes,
             services,
@@ -121,8 +121,8 @@ impl Proxy {
         self.logs.open(routes)
     }
 
-    /// Makes what services offer to clients that speak TLS as `routes` want it, certificates read
-    /// anew; what is not changed stays as it is.
+    /// Makes what services offer to clients that speak TLS, and demand of servers that do, as
+    /// `routes` want it, certificates read anew; what is not changed stays as it is.
     ///
     /// # Errors
     /// A certificate can't be had; what mends it.
@@ -130,7 +130,7 @@ impl Proxy {
         let before: Vec<_> = self
             .services
             .iter()
-            .map(|service| service.terms())
+            .map(|service| service.agreement())
             .collect();
         Agreed::make(routes, &before)
     }
@@ -146,7 +146,7 @@ impl Proxy {
     pub fn update(&mut self, routes: Routes, opened: Opened, agreed: &Agreed) {
         log_to(&self.services, &routes, opened);
         agree(&self.services, agreed);
-        self.renewal.follow(agreed.terms());
+        self.renewal.follow(agreed.watched());
         for (service, route) in self.services.iter().zip(routes.iter()) {
             service.update(route);
         }
@@ -168,9 +168,9 @@ impl Drop for Proxy {
     }
 }
 
-fn agree(services: &[Arc<Service>], Agreed(terms): &Agreed) {
-    for (service, terms) in services.iter().zip(terms) {
-        service.agree(terms.clone());
+fn agree(services: &[Arc<Service>], Agreed(all): &Agreed) {
+    for (service, agreement) in services.iter().zip(all) {
+        service.agree(agreement.clone());
     }
 }
 

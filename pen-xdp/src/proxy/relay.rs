@@ -269,6 +269,7 @@ impl Relay<'_> {
             // What is left of something that was said goes out whatever else is waited for; a
             // connection that can't be written is told to whoever writes.
             let _ = self.client.poll_flush(context);
+            let _ = self.server.poll_flush(context);
             // All are polled, so that all can wake.
             let up = poll_direction(self.up.rest(), [self.client, self.server], context);
             let down = poll_direction(self.down.rest(), [self.server, self.client], context);

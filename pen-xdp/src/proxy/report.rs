@@ -73,6 +73,7 @@ fn status(service: &Service, route: &Route) -> ProxyStatus {
         listeners: service.came_to(),
         log: service.log.status(route.options.log_format),
         certificates: service.terms().map(|terms| terms.status()),
+        server_tls: service.demands().map(|demands| demands.status()),
     }
 }
 
@@ -130,6 +131,7 @@ fn row(server: &Server, point: &Point, tally: Tally, left_ms: Option<u64>) -> Pr
         failures: tally.failures,
         sx,
         rx,
+        handshake: point.peer.status(),
     }
 }
 

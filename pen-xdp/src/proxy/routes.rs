@@ -45,6 +45,8 @@ pub struct Server {
     pub number: Option<usize>,
     /// Unique in its pool.
     pub name: String,
+    /// The host name that it was written by.
+    pub host: Option<String>,
     /// Where it is.
     pub place: Place,
     /// Share of new clients, where weight counts.

@@ -19,7 +19,8 @@ use super::queue::Queue;
 use super::relay::{self, Counts};
 use super::routes::{Place, Route, Server};
 use super::session::Visitor;
-use super::tls::Terms;
+use super::tls::servers::{Demands, Peer, Spoken};
+use super::tls::{Agreement, Terms};
 use crate::plane::coarse_ns;
 
 /// Bytes in one direction without a pause after which the kernel passes them on by itself. A page
@@ -96,6 +97,8 @@ pub(super) struct Settings {
     pub(super) hsts: Option<Arc<str>>,
     /// Where all requests are sent.
     redirect: Option<Redirect>,
+    /// What servers must show who are spoken to over TLS.
+    demands: Option<Arc<Demands>>,
 }
 
 /// A server as a place to go to, and what went there.
@@ -108,6 +111,8 @@ pub(super) struct Point {
     /// Until when a command has taken it out, on the clock of [`now_ms`].
     blacklisted_until_ms: Option<u64>,
     pub(super) counts: Arc<Counts>,
+    /// As it is known over TLS.
+    pub(super) peer: Arc<Peer>,
 }
 
 /// A client's way through a service; its places are given back when this is dropped.
@@ -130,6 +135,11 @@ impl Settings {
             (None, Some(client)) if self.transparent => From::Client(client),
             (None, _) => From::Any,
         }
+    }
+
+    /// How TLS is spoken to servers from now on; `None` if it is not.
+    pub(super) fn spoken(&self) -> Option<Arc<Spoken>> {
+        self.demands.as_ref().map(|demands| demands.spoken())
     }
 }
 
@@ -199,7 +209,11 @@ impl Service {
         self.pending.set_max(route.options.pending_max);
         let mut choice = self.choice();
         choice.balancer.update(rules(route), servers(route));
-        choice.settings = Arc::new(settings(&route.options));
+        let demands = choice.settings.demands.clone();
+        choice.settings = Arc::new(Settings {
+            demands,
+            ..settings(&route.options)
+        });
         choice.accept_proxy.clone_from(&route.options.accept_proxy);
         self.has_proxies
             .store(has_proxies(route), Ordering::Relaxed);
@@ -241,11 +255,25 @@ impl Service {
         has_terms.then(|| self.choice().terms.clone()).flatten()
     }
 
-    /// Offers this to clients that come from now on.
-    pub(super) fn agree(&self, terms: Option<Arc<Terms>>) {
+    /// What servers must show; `None` if they are spoken to in clear.
+    pub(super) fn demands(&self) -> Option<Arc<Demands>> {
+        self.choice().settings.demands.clone()
+    }
+
+    /// What holds with clients and with servers.
+    pub(super) fn agreement(&self) -> Agreement {
+        Agreement {
+            terms: self.terms(),
+            demands: self.demands(),
+        }
+    }
+
+    /// Offers this to clients that come from now on, and demands that of servers for them.
+    pub(super) fn agree(&self, Agreement { terms, demands }: Agreement) {
         let mut choice = self.choice();
         self.has_terms.store(terms.is_some(), Ordering::Relaxed);
         choice.terms = terms;
+        Arc::make_mut(&mut choice.settings).demands = demands;
     }
 
     /// Counts a client that came and was not let in for this reason.
@@ -406,6 +434,10 @@ impl Point {
             counts: before
                 .map(|point| Arc::clone(&point.counts))
                 .unwrap_or_default(),
+            peer: before
+                .filter(|point| point.peer.is_of(server))
+                .map(|point| Arc::clone(&point.peer))
+                .unwrap_or_else(|| Arc::new(Peer::new(server))),
         })
     }
 }
@@ -590,6 +622,7 @@ fn settings(options: &ProxyOptions) -> Settings {
         reason_header: options.reason_header,
         redirect: options.redirect,
         hsts: options.hsts.map(|hsts| hsts.header().into()),
+        demands: None,
     }
 }
 

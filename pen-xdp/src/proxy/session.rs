@@ -78,7 +78,7 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
         return Box::pin(http::serve(client, visitor, places)).await;
     }
     let _cut = places.connection.cuts(&client);
-    let end = {
+    {
         // Boxed: what it takes to arrive is given back before the connection lasts.
         let arrived = Box::pin(arrive(&places.connection, &client, (visitor, peer, said)));
         let Some((mut visit, server, point)) = arrived.await else {
@@ -96,13 +96,18 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
             places.connection,
             point.name
         );
-        end
-    };
-    if let End::Closed | End::FastClose(_) = end
-        && client.is_tls()
-    {
-        // Who is not told takes what it got for a piece. After any other end it is one.
-        Box::pin(client.close(LAST_WORD)).await;
+        if let End::Closed | End::FastClose(_) = end {
+            // Who is not told takes what it got for a piece. After any other end it is one.
+            part(&client, &server).await;
+        }
+    }
+}
+
+/// Tells both sides that all was said, as far as there is a way to say so.
+async fn part(client: &Stream, server: &Stream) {
+    if client.is_tls() || server.is_tls() {
+        let both = async { tokio::join!(client.close(LAST_WORD), server.close(LAST_WORD)) };
+        Box::pin(both).await;
     }
 }
 
@@ -119,26 +124,21 @@ async fn arrive(
         line.belongs_to(connection);
     }
     let mut visit = service.admit(visitor.client(), &mut line).ok()?;
+    let version = visit.settings.send_proxy;
+    let header = if version != SendProxy::Off {
+        let both = ends(client, peer, said.as_ref());
+        written(version, both, (said, client.told()))
+    } else {
+        None
+    };
     let how = how(&visit.settings, visitor);
-    let (server, point) = match reach(connection, &mut visit, how).await {
-        Ok(reached) => reached,
+    match reach(connection, &mut visit, how, header.as_deref()).await {
+        Ok((server, point)) => Some((visit, server, point)),
         Err(why) => {
             visit.refused(why);
-            return None;
-        }
-    };
-    let version = visit.settings.send_proxy;
-    if version != SendProxy::Off {
-        let both = ends(client, peer, said.as_ref());
-        let header = written(version, both, (said, client.told())).unwrap_or_default();
-        if let Err(error) = send(&server, &header, visit.settings.timeout).await {
-            let (service, name) = (&service.name, &point.name);
-            tracing::debug!("service {service}: server {name} took no PROXY header: {error}");
-            visit.refused(Refused::ConnectFailed);
-            return None;
+            None
         }
     }
-    Some((visit, server, point))
 }
 
 /// What comes before what a client wants: who it is, if a proxy says so, and its TLS handshake;
@@ -250,6 +250,7 @@ async fn reach(
     connection: &Connection,
     visit: &mut Visit,
     how: How,
+    header: Option<&[u8]>,
 ) -> Result<(Stream, Arc<Point>), Refused> {
     let service = &connection.service;
     let end = Instant::now() + visit.settings.queue;
@@ -259,7 +260,7 @@ async fn reach(
         let chosen = choose(connection, visit, end, &mut pending).await;
         let point = chosen.map_err(|why| if lacks { Refused::HostLacks } else { why })?;
         connection.tries(&point, visit.chosen_by());
-        match connect_patiently(&point.place, how).await {
+        match open(visit, &point, how, header).await {
             Ok(server) => {
                 visit.connected();
                 connection.reached(Stage::Open);
@@ -267,6 +268,37 @@ async fn reach(
             }
             Err(error) => lacks |= unreached(service, visit, &point, (&error, how.from))?,
         }
+    }
+}
+
+/// Connects to a server and says what comes before all that clients say: who the client is, in
+/// clear, and then our side of a handshake.
+///
+/// # Errors
+/// What the kernel says, or why the server can't be spoken to; all of it may take as long as a
+/// connection may.
+async fn open(visit: &Visit, point: &Point, how: How, header: Option<&[u8]>) -> io::Result<Stream> {
+    let end = Instant::now() + how.timeout;
+    let server = connect_patiently(&point.place, how).await?;
+    if let Some(header) = header {
+        send(
+            &server,
+            header,
+            end.saturating_duration_since(Instant::now()),
+        )
+        .await?;
+    }
+    match visit.settings.spoken() {
+        // Boxed: clients of servers that speak none need no room for it.
+        Some(spoken) => {
+            Box::pin(spoken.secure(
+                server,
+                &point.peer,
+                end.saturating_duration_since(Instant::now()),
+            ))
+            .await
+        }
+        None => Ok(server),
     }
 }
 

@@ -2,6 +2,7 @@
 //! has become of them; openssl does both.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ pub(crate) struct Authority<'a> {
 pub(crate) struct Wish<'a> {
     /// Its subject, by which tests tell it from others; its files are called so.
     pub(crate) subject: &'a str,
-    /// The names that it is for, with a blank between; without any it has no subjectAltName.
+    /// The names and addresses that it is for, with a blank between; without any it has no
+    /// subjectAltName.
     pub(crate) names: &'a str,
     pub(crate) kind: &'a [&'a str],
     pub(crate) days: &'a str,
@@ -90,7 +92,12 @@ impl<'a> Authority<'a> {
         let names: Vec<_> = wish.names.split_whitespace().collect();
         let mut text = String::new();
         if !names.is_empty() {
-            text += &format!("subjectAltName=DNS:{}\n", names.join(",DNS:"));
+            let kind = |name: &&str| match name.parse::<IpAddr>() {
+                Ok(address) => format!("IP:{address}"),
+                Err(_) => format!("DNS:{name}"),
+            };
+            let names: Vec<_> = names.iter().map(kind).collect();
+            text += &format!("subjectAltName={}\n", names.join(","));
             text += "extendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n";
         }
         if wish.must_staple {
@@ -118,9 +125,47 @@ impl<'a> Authority<'a> {
             "-out",
             &crt,
         ]);
-        let both = [&crt, &key].map(|file| fs::read_to_string(file).unwrap());
-        fs::write(at("pem"), both.concat()).unwrap();
+        self.join(wish.subject);
         self.enter(wish.subject, "V");
+    }
+
+    /// Issues one again that was valid for a year until then, as ASN.1 writes a time.
+    pub(crate) fn expire(&self, subject: &str, end: &str) {
+        let (config, index) = (self.path("expire.cnf"), self.path("expire.index"));
+        let text = format!(
+            "[ca]\ndefault_ca=d\n[d]\ndatabase={index}\ndefault_md=sha256\npolicy=p\n\
+             rand_serial=yes\n\
+             new_certs_dir={}\n[p]\ncommonName=supplied\n",
+            self.folder.display()
+        );
+        fs::write(&config, text).unwrap();
+        fs::write(&index, "").unwrap();
+        let at = |ending| self.file(subject, ending);
+        let (csr, crt, extensions) = (at("csr"), at("crt"), at("ext"));
+        let (ca, key) = (self.ca(), self.path("ca.key"));
+        let by = ["ca", "-batch", "-notext", "-config", &config];
+        let with = ["-cert", &ca, "-keyfile", &key, "-extfile", &extensions];
+        let year = end[..4].parse::<u32>().unwrap() - 1;
+        let start = format!("{year}{}", &end[4..]);
+        let what = [
+            "-startdate",
+            &start,
+            "-enddate",
+            end,
+            "-in",
+            &csr,
+            "-out",
+            &crt,
+        ];
+        self.openssl(&[&by[..], &with, &what].concat());
+        self.join(subject);
+    }
+
+    /// Puts a certificate and its key into one file.
+    fn join(&self, subject: &str) {
+        let both = ["crt", "key"].map(|ending| self.file(subject, ending));
+        let both = both.map(|file| fs::read_to_string(file).unwrap());
+        fs::write(self.file(subject, "pem"), both.concat()).unwrap();
     }
 
     /// What it says by OCSP of a certificate from now on: `V` valid, `R` revoked.

@@ -11,6 +11,7 @@ use crate::config::address::{
 };
 use crate::config::error::Item;
 use crate::config::given::Given;
+use crate::config::server_tls::check_named;
 use crate::config::service_keys::SERVICE;
 use crate::config::{ACLS_MAX, Backend, Listener, Mode, Pool, Protocol, Service};
 
@@ -135,6 +136,13 @@ impl<'a> Check<'a> {
         for note in tls.notes() {
             self.note(item, note);
         }
+        let server_tls = &service.proxy.server_tls;
+        if let Err((key, why)) = server_tls.check() {
+            self.wrong(item, key, why);
+        }
+        if let Some(note) = server_tls.note() {
+            self.note(item, note);
+        }
     }
 
     /// Nobody is asked where every request is sent elsewhere.
@@ -195,6 +203,7 @@ fn givens(value: &Value) -> Vec<Given<'_>> {
 
 pub(super) fn check_target(service: &Service, backend: &Backend) -> Result<(), String> {
     let name = &service.name;
+    check_named(service, backend)?;
     if let Some(path) = backend.path() {
         if service.mode == Mode::Udp {
             return Err(format!("service {name:?}: {NO_UNIX_DATAGRAMS}"));

@@ -377,8 +377,9 @@ impl<'a, 'c> Exchange<'a, 'c> {
         let whole = self.up.rest() == Rest::Whole;
         if whole && let Some(link) = self.link.take() {
             self.visit.leave();
-            if self.keep[1] {
-                pool::keep(link);
+            match self.keep[1] {
+                true => pool::keep(link),
+                false => link.dismiss(),
             }
         }
         let before = self.client.outbox.len();

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use http::{StatusCode, Uri};
 use pen_common::control::{Ended, Refused, Stage};
+use tokio::time::Instant;
 
 use super::answers::Words;
 use super::chunks::Sender;
@@ -419,6 +420,7 @@ fn unreached(
 async fn open(client: &Client<'_>, visit: &Visit, point: &Arc<Point>) -> io::Result<Link> {
     let _pending = client.service().pending.enter().await;
     let how = how(&visit.settings, client.visitor);
+    let end = Instant::now() + how.timeout;
     let stream = match connect(&point.place, how).await {
         Err(error) if is_exhaustion(&error) => {
             // Ours that wait give theirs up before we wait for those of others.
@@ -427,11 +429,19 @@ async fn open(client: &Client<'_>, visit: &Visit, point: &Arc<Point>) -> io::Res
         }
         result => result?,
     };
-    Ok(Link::new(stream, key(client, visit, point)))
+    let key = key(client, visit, point);
+    let stream = match key.spoken() {
+        Some(spoken) => {
+            let left = end.saturating_duration_since(Instant::now());
+            Box::pin(spoken.secure(stream, &point.peer, left)).await?
+        }
+        None => stream,
+    };
+    Ok(Link::new(stream, key))
 }
 
 fn key(client: &Client<'_>, visit: &Visit, point: &Arc<Point>) -> Key {
-    Key::new(point, client.visitor.port, visit.settings.source)
+    Key::new(point, client.visitor.port, &visit.settings)
 }
 
 /// Clients of HTTP/1.0 may name no host; servers of HTTP/1.1 want one.

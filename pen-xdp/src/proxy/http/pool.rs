@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use tokio::time::sleep;
 use super::pending::{Got, Pending};
 use crate::proxy::relay::Counts;
 use crate::proxy::routes::Place;
-use crate::proxy::service::{Point, now_ms};
+use crate::proxy::service::{Point, Settings, now_ms};
 use crate::proxy::stream::Stream;
+use crate::proxy::tls::servers::Spoken;
 
 /// How long a connection waits; many servers wait longer, and those that don't are noticed.
 const WAITS: Duration = Duration::from_secs(30);
@@ -34,6 +35,8 @@ pub(super) struct Key {
     /// The port where the place names none; else 0.
     port: u16,
     source: Option<IpAddr>,
+    /// By what TLS is spoken with it, if it is.
+    spoken: Option<Arc<Spoken>>,
 }
 
 /// A connection to a server.
@@ -61,15 +64,21 @@ struct Pool {
 
 impl Key {
     /// `port` is the one that the client came to.
-    pub(super) fn new(point: &Arc<Point>, port: u16, source: Option<IpAddr>) -> Self {
+    pub(super) fn new(point: &Arc<Point>, port: u16, settings: &Settings) -> Self {
         Self {
             point: Arc::clone(point),
             port: match point.place {
                 Place::Tcp(address) if address.port() == 0 => port,
                 Place::Tcp(_) | Place::Unix(_) => 0,
             },
-            source,
+            source: settings.source,
+            spoken: settings.spoken(),
         }
+    }
+
+    /// How TLS is spoken with the server.
+    pub(super) fn spoken(&self) -> Option<&Arc<Spoken>> {
+        self.spoken.as_ref()
     }
 
     /// The server keeps its counts whatever else changes.
@@ -81,6 +90,7 @@ impl Key {
         self.number() == other.number()
             && (self.port, self.source) == (other.port, other.source)
             && self.point.place == other.point.place
+            && self.spoken.as_ref().map(Arc::as_ptr) == other.spoken.as_ref().map(Arc::as_ptr)
     }
 }
 
@@ -93,6 +103,14 @@ impl Link {
             used: false,
             key,
             waits_ms: 0,
+        }
+    }
+
+    /// Ends it in order: nothing is under way on it. What is not sent at once is not sent.
+    pub(super) fn dismiss(self) {
+        if self.stream.is_tls() {
+            // Who is gone hears nothing.
+            let _ = self.stream.shutdown(Shutdown::Write);
         }
     }
 
@@ -142,7 +160,7 @@ pub(super) fn take(key: &Key, repeatable: bool) -> Option<Link> {
 /// Keeps a connection whose last answer was read to its end, and which has nothing to write.
 pub(super) fn keep(mut link: Link) {
     if !link.inbox.is_empty() || !link.outbox.is_empty() {
-        return;
+        return link.dismiss();
     }
     link.used = true;
     link.waits_ms = now_ms();
@@ -151,7 +169,7 @@ pub(super) fn keep(mut link: Link) {
         let mut pool = pool.borrow_mut();
         let links = pool.waiting.entry(link.key.number()).or_default();
         if links.len() == WAITING_MAX {
-            links.remove(0);
+            links.remove(0).dismiss();
         }
         links.push(link);
         if !std::mem::replace(&mut pool.swept, true) {
@@ -162,7 +180,10 @@ pub(super) fn keep(mut link: Link) {
 
 /// Closes all of this thread that wait: their descriptors are needed. Whether there were any.
 pub(in crate::proxy) fn close_all() -> bool {
-    POOL.with_borrow_mut(|pool| !std::mem::take(&mut pool.waiting).is_empty())
+    let all = POOL.with_borrow_mut(|pool| std::mem::take(&mut pool.waiting));
+    let any = !all.is_empty();
+    all.into_values().flatten().for_each(Link::dismiss);
+    any
 }
 
 /// Closes what has waited long enough, until nothing waits.
@@ -172,9 +193,12 @@ async fn sweep() {
         let (now, waits) = (now_ms(), WAITS.as_millis());
         let done = POOL.with_borrow_mut(|pool| {
             pool.waiting.retain(|_, links| {
-                links.retain_mut(|link| {
-                    u128::from(now.saturating_sub(link.waits_ms)) < waits && link.is_alive()
-                });
+                let is_over = |link: &mut Link| {
+                    u128::from(now.saturating_sub(link.waits_ms)) >= waits || !link.is_alive()
+                };
+                links
+                    .extract_if(.., |link| is_over(link))
+                    .for_each(Link::dismiss);
                 !links.is_empty()
             });
             pool.swept = !pool.waiting.is_empty();

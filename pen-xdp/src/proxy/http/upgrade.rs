@@ -8,6 +8,7 @@ use super::pool::Link;
 use crate::proxy::log::ended;
 use crate::proxy::relay::{End, Side, Witness, relay};
 use crate::proxy::service::Visit;
+use crate::proxy::session::LAST_WORD;
 
 /// Passes bytes both ways until the connection is over. What both sides have sent already is
 /// theirs: nobody has looked at it. Whether it ended in order.
@@ -26,7 +27,11 @@ pub(super) async fn pass(client: &mut Client<'_>, visit: &mut Visit, mut link: L
     let (service, name) = (&connection.service.name, &link.point().name);
     tracing::trace!("service {service}: switched at {name}: {end:?}");
     visit.ended(ended(&end));
-    matches!(end, End::Closed | End::FastClose(_))
+    let in_order = matches!(end, End::Closed | End::FastClose(_));
+    if in_order && link.stream.is_tls() {
+        link.stream.close(LAST_WORD).await;
+    }
+    in_order
 }
 
 /// Passes what is here of both sides, the answer to the client first.

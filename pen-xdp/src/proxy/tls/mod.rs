@@ -1,8 +1,10 @@
-//! TLS in front of a service: clients speak it with us, servers get what is inside.
+//! TLS in front of a service, and behind it: clients speak it with us, and we with servers, each if
+//! the service says so.
 //!
 //! rustls does the cryptography and knows nothing of sockets; [`stream`] puts it between a socket
 //! and whoever reads and writes, who need not know that it is there.
 
+mod agreed;
 pub mod certificate;
 mod clients;
 mod directory;
@@ -17,6 +19,7 @@ mod remembered;
 mod renewal;
 mod report;
 mod resumption;
+pub(in crate::proxy) mod servers;
 mod session;
 mod store;
 pub mod stream;
@@ -24,7 +27,10 @@ mod terms;
 mod ticket_keys;
 mod tickets;
 
+pub use agreed::Agreed;
+pub(in crate::proxy) use agreed::Agreement;
 pub use clients::ClientsError;
 pub(in crate::proxy) use clients::Standing;
 pub(in crate::proxy) use renewal::Renewal;
-pub use terms::{Agreed, Terms, TermsError};
+pub use servers::{Demands, DemandsError};
+pub use terms::{Terms, TermsError};

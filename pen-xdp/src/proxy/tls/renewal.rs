@@ -1,10 +1,11 @@
-//! Looks after certificates, what clients' are checked by, and keys of tickets: when a file changes,
-//! it is read again.
+//! Looks after certificates, what clients' and servers' are checked by, and keys of tickets: when a
+//! file changes, it is read again.
 //!
 //! inotify tells of changes; as it knows nothing of file systems that others write to (NFS), and of
 //! folders that could not be watched, all is looked at from time to time anyway.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::terms::Terms;
+use super::store::Look;
 
 /// How often all files are looked at though nothing was told of them.
 const ROUND: Duration = Duration::from_secs(60);
@@ -42,6 +43,15 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF);
 
+/// What is made of files that may change.
+pub(in crate::proxy) trait Watched: fmt::Debug + Send + Sync {
+    /// Looks at all files, reads again what has changed, and goes by it.
+    fn refresh(&self) -> Look;
+
+    /// Every folder in which something happens when a file becomes another one.
+    fn folders(&self) -> BTreeSet<PathBuf>;
+}
+
 /// See the module; ends with its owner.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Renewal(Option<Running>);
@@ -54,7 +64,7 @@ struct Running {
 
 #[derive(Debug)]
 struct Orders {
-    terms: Mutex<Vec<Arc<Terms>>>,
+    watched: Mutex<Vec<Arc<dyn Watched>>>,
     over: AtomicBool,
     wake: EventFd,
 }
@@ -78,9 +88,9 @@ enum Woken {
 
 impl Renewal {
     /// Looks after these from now on, and after no others.
-    pub(in crate::proxy) fn follow(&mut self, terms: Vec<Arc<Terms>>) {
+    pub(in crate::proxy) fn follow(&mut self, watched: Vec<Arc<dyn Watched>>) {
         if self.0.is_none() {
-            if terms.is_empty() {
+            if watched.is_empty() {
                 return;
             }
             match Running::start() {
@@ -94,7 +104,7 @@ impl Renewal {
             }
         }
         if let Some(running) = &self.0 {
-            *running.orders.terms() = terms;
+            *running.orders.watched() = watched;
             running.orders.tell();
         }
     }
@@ -105,7 +115,7 @@ impl Running {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_value_and_flags(0, flags).context("no eventfd")?;
         let orders = Arc::new(Orders {
-            terms: Mutex::default(),
+            watched: Mutex::default(),
             over: AtomicBool::new(false),
             wake,
         });
@@ -140,8 +150,8 @@ impl Drop for Running {
 }
 
 impl Orders {
-    fn terms(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Terms>>> {
-        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
+    fn watched(&self) -> std::sync::MutexGuard<'_, Vec<Arc<dyn Watched>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self) {
@@ -157,7 +167,7 @@ impl Orders {
 fn run(orders: &Orders) {
     let mut warned = false;
     while !orders.is_over() {
-        let all = orders.terms().clone();
+        let all = orders.watched().clone();
         // First, so that what happens while files are looked at is told of.
         let watched = watch(&all);
         if let Err(error) = &watched
@@ -175,8 +185,8 @@ fn run(orders: &Orders) {
             Ok((_, Reach::Some)) | Err(_) => BLIND_ROUND,
         };
         let mut changed = false;
-        for terms in &all {
-            let look = terms.refresh();
+        for one in &all {
+            let look = one.refresh();
             changed |= look.changed;
             round = round.min(look.away.unwrap_or(round));
         }
@@ -192,13 +202,13 @@ fn run(orders: &Orders) {
     }
 }
 
-/// Has the kernel tell of changes in all folders of these terms.
+/// Has the kernel tell of changes in all folders of these.
 ///
 /// # Errors
 /// There are more than the kernel's limit.
-fn watch(all: &[Arc<Terms>]) -> Result<(Inotify, Reach), Errno> {
+fn watch(all: &[Arc<dyn Watched>]) -> Result<(Inotify, Reach), Errno> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    let folders: BTreeSet<PathBuf> = all.iter().flat_map(|terms| terms.folders()).collect();
+    let folders: BTreeSet<PathBuf> = all.iter().flat_map(|one| one.folders()).collect();
     let mut reach = Reach::All;
     for folder in folders {
         match inotify.add_watch(&folder, CHANGES) {

@@ -2,17 +2,16 @@
 
 use std::fmt;
 use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
-use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{Connection, HandshakeKind, ProtocolVersion};
 
 use super::terms::word;
 use crate::proxy::buffers::Buffer;
 use crate::proxy::stream::Stream;
 
-/// Plaintext that is encrypted before the kernel has taken what was encrypted before: what a client
-/// that does not read can make us hold, beside a record on its way in.
+/// Plaintext that is encrypted before the kernel has taken what was encrypted before: what somebody
+/// who does not read can make us hold, beside a record on its way in.
 const UNSENT_MAX: usize = 64 << 10;
 
 /// How far the end of our own stream is told.
@@ -35,7 +34,7 @@ struct Incoming {
 
 /// One side of a TLS connection, ours.
 pub(super) struct Session {
-    tls: ServerConnection,
+    tls: Connection,
     incoming: Option<Incoming>,
     /// Bytes that a writer gave, that are encrypted, and that it was not told of, as the kernel had
     /// not taken all of them.
@@ -48,19 +47,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// # Errors
-    /// The configuration is none for a server.
-    pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        let mut tls = ServerConnection::new(config)?;
+    pub(super) fn new(tls: impl Into<Connection>) -> Self {
+        let mut tls = tls.into();
         tls.set_buffer_limit(Some(UNSENT_MAX));
-        Ok(Self {
+        Self {
             tls,
             incoming: None,
             owed: 0,
             ending: Ending::Open,
             heard: false,
             ended: false,
-        })
+        }
     }
 
     pub(super) fn is_handshaking(&self) -> bool {
@@ -69,10 +66,13 @@ impl Session {
 
     /// The name that the client asked for (SNI).
     pub(super) fn server_name(&self) -> Option<&str> {
-        self.tls.server_name()
+        match &self.tls {
+            Connection::Server(tls) => tls.server_name(),
+            Connection::Client(_) => None,
+        }
     }
 
-    /// The client's own certificate, if it was asked for one and has shown it, here or in the
+    /// The other end's own certificate, if it was asked for one and has shown it, here or in the
     /// session that is resumed.
     pub(super) fn certificate(&self) -> Option<&CertificateDer<'static>> {
         self.tls.peer_certificates()?.first()
@@ -111,16 +111,16 @@ impl Session {
         self.incoming.is_some() || !is_would_block(&self.tls.reader().fill_buf())
     }
 
-    /// Whether the client has said that no more comes, or ended the stream below.
+    /// Whether the other end has said that no more comes, or ended the stream below.
     pub(super) fn is_read_closed(&mut self) -> bool {
         self.ended || matches!(self.tls.reader().fill_buf(), Ok([]))
     }
 
-    /// Gives decrypted bytes; 0 is the end, however the client ended its stream.
+    /// Gives decrypted bytes; 0 is the end, however the other end ended its stream.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.tls.reader().read(buffer) {
-            // Many clients just leave. What that means for what they sent is known above: it is
-            // as with a TCP stream, which has no other end.
+            // Many just leave. What that means for what they sent is known above: it is as with a
+            // TCP stream, which has no other end.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
             read => read,
         }
@@ -206,7 +206,7 @@ impl Session {
         self.owed > 0
     }
 
-    /// Tells the client that no more comes, and ends the stream below when it is told.
+    /// Tells the other end that no more comes, and ends the stream below when it is told.
     pub(super) fn end(&mut self, below: &Stream) -> io::Result<()> {
         if self.ending == Ending::Open {
             self.tls.send_close_notify();

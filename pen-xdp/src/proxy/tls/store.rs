@@ -358,7 +358,7 @@ impl Table {
 
 /// What a look at the files came to, for who looks.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(in crate::proxy) struct Look {
     /// Other certificates are served, and other files may be read.
     pub(super) changed: bool,
     /// Files are away: when to look whether they stay away.

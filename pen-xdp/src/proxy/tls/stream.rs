@@ -1,4 +1,4 @@
-//! A client's connection over TLS, with the interface of a [`Stream`].
+//! A connection over TLS, to a client or to a server, with the interface of a [`Stream`].
 //!
 //! The socket's readiness is not that of the bytes inside: decrypted bytes may wait while the socket
 //! has nothing, and a socket with a piece of a record has nothing to read. So whoever waits asks
@@ -11,7 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use pen_common::config::ClientCertificate;
 use pen_common::proxy_protocol::{Ssl, SslCertificate, Tlv};
-use rustls::ServerConfig;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
 use super::clients::{Identity, Standing};
 use super::handshake::Failed;
@@ -42,7 +43,23 @@ impl Encrypted {
     ) -> Result<Self, rustls::Error> {
         Ok(Self {
             below,
-            session: Mutex::new(Session::new(config)?),
+            session: Mutex::new(Session::new(ServerConnection::new(config)?)),
+            standing: Standing::Unasked,
+        })
+    }
+
+    /// A connection to a server of this name, with which a handshake is to begin.
+    ///
+    /// # Errors
+    /// The configuration is none for a client.
+    pub(super) fn to_server(
+        below: Stream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            below,
+            session: Mutex::new(Session::new(ClientConnection::new(config, name)?)),
             standing: Standing::Unasked,
         })
     }
@@ -109,6 +126,16 @@ impl Encrypted {
         ssl.tlv()
     }
 
+    /// The other end's certificate in DER, as far as there is one.
+    pub(super) fn certificate(&self) -> Option<Vec<u8>> {
+        self.session().certificate().map(|one| one.to_vec())
+    }
+
+    /// What is spoken, after the handshake.
+    pub(super) fn version(&self) -> Option<&'static str> {
+        self.session().spoken().map(|(version, _)| version)
+    }
+
     /// Whether the client has said anything.
     pub(super) fn has_heard(&self) -> bool {
         self.session().has_heard()
@@ -117,7 +144,7 @@ impl Encrypted {
     /// Goes on with the handshake as far as it goes without waiting; whether it is over.
     ///
     /// # Errors
-    /// It has failed (`InvalidData`), the client has left (`UnexpectedEof`), or the connection is
+    /// It has failed (`InvalidData`), the other end has left (`UnexpectedEof`), or the connection is
     /// broken.
     pub(super) fn shake_hands(&self) -> io::Result<bool> {
         let mut session = self.session();

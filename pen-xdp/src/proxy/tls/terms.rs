@@ -20,16 +20,17 @@ use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use super::certificate::CertificateError;
 use super::clients::{Clients, ClientsError, Policy};
 use super::in_flight::{InFlight, Turn};
+use super::renewal::Watched;
 use super::resumption::{Resumption, Scope};
 use super::store::{Look, Store, warn};
 use super::ticket_keys::TicketKeysError;
-use crate::proxy::routes::{Route, Routes};
+use crate::proxy::routes::Route;
 
 /// Clients of TLS 1.3 use a ticket once, and the next connection brings the next one.
 const TICKETS: usize = 1;
 
 /// The best first: what also holds against a quantum computer, then what is quickest.
-const GROUPS: [&dyn SupportedKxGroup; 4] = [
+pub(super) const GROUPS: [&dyn SupportedKxGroup; 4] = [
     kx_group::X25519MLKEM768,
     kx_group::X25519,
     kx_group::SECP256R1,
@@ -75,36 +76,6 @@ struct Spoken {
     config: Arc<ServerConfig>,
 }
 
-/// The terms of all services, in the order of the routes that they were made for.
-#[derive(Debug, Default)]
-pub struct Agreed(pub(in crate::proxy) Vec<Option<Arc<Terms>>>);
-
-impl Agreed {
-    /// Makes terms for all routes that want some; those `before` that were made of the same stay.
-    ///
-    /// # Errors
-    /// Names the first service that can't have some, and what mends it.
-    pub(in crate::proxy) fn make(
-        routes: &Routes,
-        before: &[Option<Arc<Terms>>],
-    ) -> anyhow::Result<Self> {
-        let mut terms = Vec::new();
-        for (at, route) in routes.iter().enumerate() {
-            let before = before.get(at).and_then(Option::as_ref);
-            let made = Terms::make(route, before);
-            let named =
-                |error| anyhow::Error::new(error).context(format!("service {:?}", route.service));
-            terms.push(made.map_err(named)?);
-        }
-        Ok(Self(terms))
-    }
-
-    /// Those that there are.
-    pub(in crate::proxy) fn terms(&self) -> Vec<Arc<Terms>> {
-        self.0.iter().flatten().cloned().collect()
-    }
-}
-
 impl Terms {
     /// Whether a service can have them, and what is wrong with certificates of it that it can do
     /// without, a sentence each; reads all of them.
@@ -128,7 +99,10 @@ impl Terms {
 
     /// Reads certificates and puts all together; `None` for a service that speaks no TLS. What was
     /// agreed `before` stays as far as it was made of the same.
-    fn make(route: &Route, before: Option<&Arc<Self>>) -> Result<Option<Arc<Self>>, TermsError> {
+    pub(super) fn make(
+        route: &Route,
+        before: Option<&Arc<Self>>,
+    ) -> Result<Option<Arc<Self>>, TermsError> {
         let options = &route.options.tls;
         let http = route.mode == Mode::Http;
         let before = before.filter(|before| options.is_spoken() && before.http == http);
@@ -186,19 +160,6 @@ impl Terms {
         })))
     }
 
-    /// Looks at all files, reads again what has changed, and goes by it.
-    pub(super) fn refresh(&self) -> Look {
-        let mut look = self.store.refresh();
-        if let Some(file) = self.spoken().resumption.file() {
-            look.join(file.refresh());
-        }
-        if let Some(clients) = &self.clients {
-            look.changed |= clients.refresh();
-            look.changed |= self.follow(clients.policy());
-        }
-        look
-    }
-
     /// Whether what clients' certificates are checked by is another one than before.
     fn follow(&self, policy: Arc<Policy>) -> bool {
         let before = self.spoken();
@@ -221,16 +182,6 @@ impl Terms {
                 false
             }
         }
-    }
-
-    /// Every folder in which something happens when a file becomes another one.
-    pub(super) fn folders(&self) -> BTreeSet<PathBuf> {
-        let mut folders = self.store.folders();
-        folders.extend(self.clients.iter().flat_map(|clients| clients.folders()));
-        let spoken = self.spoken();
-        let tickets = spoken.resumption.file().into_iter();
-        folders.extend(tickets.flat_map(|file| file.folders()));
-        folders
     }
 
     /// Certificates, and what is wrong with files.
@@ -272,6 +223,30 @@ impl Terms {
     /// How long a handshake may take, and wait for its turn.
     pub(in crate::proxy) fn timeout(&self) -> Duration {
         Duration::from_secs(self.options.timeout.into())
+    }
+}
+
+impl Watched for Terms {
+    /// Reads again what has changed, and goes by it.
+    fn refresh(&self) -> Look {
+        let mut look = self.store.refresh();
+        if let Some(file) = self.spoken().resumption.file() {
+            look.join(file.refresh());
+        }
+        if let Some(clients) = &self.clients {
+            look.changed |= clients.refresh();
+            look.changed |= self.follow(clients.policy());
+        }
+        look
+    }
+
+    fn folders(&self) -> BTreeSet<PathBuf> {
+        let mut folders = self.store.folders();
+        folders.extend(self.clients.iter().flat_map(|clients| clients.folders()));
+        let spoken = self.spoken();
+        let tickets = spoken.resumption.file().into_iter();
+        folders.extend(tickets.flat_map(|file| file.folders()));
+        folders
     }
 }
 
@@ -335,7 +310,7 @@ impl Made<'_> {
 }
 
 /// What is spoken inside TLS (ALPN, RFC 7301).
-fn protocols(http: bool) -> Vec<Vec<u8>> {
+pub(super) fn protocols(http: bool) -> Vec<Vec<u8>> {
     match http {
         true => vec![b"http/1.1".to_vec()],
         false => Vec::new(),

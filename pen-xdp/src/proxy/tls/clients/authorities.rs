@@ -57,7 +57,7 @@ pub(super) fn read(sources: &Sources) -> Result<BTreeSet<Vec<u8>>, ClientsError>
 ///
 /// # Errors
 /// It can't be listed.
-pub(super) fn listed(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
+pub(in crate::proxy::tls) fn listed(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut files = BTreeSet::new();
     for entry in folder.read_dir()? {
         let name = entry?.file_name();
@@ -87,7 +87,9 @@ fn folder_of(folder: &Path) -> Result<BTreeSet<Vec<u8>>, ClientsError> {
 
 /// Nothing where no file is: what a link names can be gone, as can be what was listed, and folders
 /// have such names as well.
-fn of_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+pub(in crate::proxy::tls) fn of_file(
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     // Not by opening it, as who opens a pipe waits.
     if path.metadata().is_ok_and(|data| !data.is_file()) {
         return Ok(Vec::new());
@@ -118,14 +120,18 @@ fn is_authoritys(name: &str) -> bool {
 }
 
 /// What a certificate is to others.
-struct Nature {
-    issues: bool,
+pub(in crate::proxy::tls) struct Nature {
+    /// It is an authority's.
+    pub(in crate::proxy::tls) issues: bool,
     signed_itself: bool,
 }
 
 /// # Errors
 /// It is no certificate, or rustls can't go by it.
-fn nature(path: &Path, certificate: &CertificateDer<'static>) -> Result<Nature, ClientsError> {
+pub(in crate::proxy::tls) fn nature(
+    path: &Path,
+    certificate: &CertificateDer<'static>,
+) -> Result<Nature, CertificateError> {
     let unusable = |why: String| CertificateError::Unusable {
         path: path.to_owned(),
         why,

@@ -5,7 +5,7 @@
 //! never what was half written. rustls checks certificates by it; what it does not look at is the
 //! validity of an authority's own certificate.
 
-mod authorities;
+pub(super) mod authorities;
 mod distinguished;
 mod error;
 mod identity;

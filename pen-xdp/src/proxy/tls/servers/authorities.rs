@@ -1,0 +1,125 @@
+//! Whose certificates count: those of authorities, and those that are named themselves.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+
+use super::DemandsError;
+use crate::proxy::tls::certificate::{CertificateError, certificates};
+use crate::proxy::tls::clients::authorities::{listed, nature, of_file};
+
+/// Where the system has the authorities that it believes, as Debian's ca-certificates puts it.
+pub(super) const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Where authorities come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The system's.
+    System,
+    /// A file or a folder that is named.
+    Named(PathBuf),
+}
+
+/// See the module; in DER.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Authorities {
+    /// Who may issue certificates for servers.
+    issuers: BTreeSet<Vec<u8>>,
+    /// Certificates that are good for whoever has their key: of servers that signed their own.
+    named: BTreeSet<Vec<u8>>,
+}
+
+impl Source {
+    pub(super) fn of(authorities: Option<&Path>) -> Self {
+        authorities.map_or(Self::System, |path| Self::Named(path.to_owned()))
+    }
+
+    /// The file or folder.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::System => Path::new(SYSTEM),
+            Self::Named(path) => path,
+        }
+    }
+
+    /// All files; of a folder itself, too, which may be another one.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.path().to_owned()];
+        if self.path().is_dir() {
+            files.extend(listed(self.path()).into_iter().flatten());
+        }
+        files
+    }
+}
+
+impl Authorities {
+    /// # Errors
+    /// A file can't be used, or there is no certificate in any.
+    pub(super) fn read(source: &Source) -> Result<Self, DemandsError> {
+        let path = source.path();
+        let mut found = Self::default();
+        match source {
+            Source::System if !path.exists() => return Err(DemandsError::NoSystem),
+            Source::System => found.take_usable(certificates(path)?),
+            Source::Named(_) if path.is_dir() => {
+                let unreadable = |error| CertificateError::Unreadable {
+                    path: path.to_owned(),
+                    error,
+                };
+                for file in listed(path).map_err(unreadable)? {
+                    found.take(&file, of_file(&file)?)?;
+                }
+            }
+            Source::Named(_) => found.take(path, certificates(path)?)?,
+        }
+        match found.issuers.is_empty() && found.named.is_empty() {
+            true => Err(DemandsError::Nobody(path.to_owned())),
+            false => Ok(found),
+        }
+    }
+
+    /// # Errors
+    /// One is none that rustls can go by.
+    fn take(
+        &mut self,
+        path: &Path,
+        all: Vec<CertificateDer<'static>>,
+    ) -> Result<(), CertificateError> {
+        for certificate in all {
+            // Whoever has a server's key must not issue certificates for others by it.
+            if nature(path, &certificate)?.issues {
+                self.issuers.insert(certificate.to_vec());
+            }
+            self.named.insert(certificate.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Of the many that a distribution believes, some may be odd: who goes without them believes
+    /// nobody more.
+    fn take_usable(&mut self, all: Vec<CertificateDer<'static>>) {
+        let path = Path::new(SYSTEM);
+        let issues = |one: &CertificateDer<'static>| nature(path, one).is_ok_and(|one| one.issues);
+        let usable = all.into_iter().filter(issues);
+        self.issuers.extend(usable.map(|one| one.to_vec()));
+    }
+
+    /// Whether this very certificate is among those that were named.
+    pub(super) fn names(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.named.contains(certificate.as_ref())
+    }
+
+    /// Those that issue, for rustls.
+    ///
+    /// # Errors
+    /// It does not take one, which was tried when they were read.
+    pub(super) fn roots(&self) -> Result<RootCertStore, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        for authority in &self.issuers {
+            roots.add(CertificateDer::from(authority.as_slice()))?;
+        }
+        Ok(roots)
+    }
+}
