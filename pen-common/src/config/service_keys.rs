@@ -1,14 +1,14 @@
 //! Every key of a `[[service]]`, and of Pen's commands and flags for the one service of a line.
 
+mod by_name;
 mod values;
 
 use ::toml::Value;
 
-use super::given::Given;
 use super::keys::{Key, key, number, path, read_acl_number, text};
 use super::{
     BACKLOG_MAX, Balance, CLIENTS_MAX_MAX, CONN_MAX_MAX, HEAD_TIMEOUT_MAX, Mode, PENDING_MAX_MAX,
-    SECONDS_MAX, Service, TIMEOUT_MAX, TLS_TIMEOUT_MAX, UDP_IDLE_DEFAULT, VLAN_MAX,
+    SECONDS_MAX, Service, TIMEOUT_MAX, TLS_TIMEOUT_MAX, VLAN_MAX,
 };
 use values::{
     read_hsts, read_listen, read_log, read_networks, read_source, read_spare, read_ssl_option,
@@ -557,44 +557,3 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
         |s| s.proxy.server_tls.key.as_deref().and_then(path)
     ),
 ];
-
-impl Service {
-    /// Sets a key of a service to a value in words, as a command or a flag gives it. A key that
-    /// takes a list gets one more element.
-    ///
-    /// # Errors
-    /// A sentence that names the key, the value and what may stand there.
-    pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        match SERVICE.iter().find(|known| known.name == key) {
-            Some(known) => (known.read)(self, Given::Word(value)),
-            None => Err(format!("a service has no key `{key}`")),
-        }
-    }
-
-    /// Whether a key means something in this service's mode.
-    pub fn has_key(&self, key: &str) -> bool {
-        let mut named = SERVICE.iter().filter(|known| known.name == key);
-        named.any(|known| {
-            known
-                .only
-                .is_none_or(|only| self.mode.knows(key, Some(only)))
-        })
-    }
-
-    /// What Pen answers to the command `key` without a value; empty if the key is unset.
-    pub fn shown(&self, key: &str) -> String {
-        if key == "idle_timeout" {
-            let seconds = match (self.mode, self.proxy.idle_timeout) {
-                (Mode::Udp, 0) => UDP_IDLE_DEFAULT,
-                (_, seconds) => seconds,
-            };
-            return format!("Idle timeout: {seconds} seconds");
-        }
-        let known = SERVICE.iter().find(|known| known.name == key);
-        match known.and_then(|known| (known.write)(self)) {
-            Some(Value::String(text)) => text,
-            Some(value) => value.to_string(),
-            None => String::new(),
-        }
-    }
-}

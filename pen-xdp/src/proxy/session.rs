@@ -85,7 +85,7 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
             return;
         };
         // Nor is a server to take half of what it was sent for the whole.
-        let _cut_there = places.connection.cuts(&server);
+        let cut_there = places.connection.cuts(&server);
         let (options, witness) = (&visit.settings.relay, visit.witness());
         let account = places.connection.account(&point.counts, witness);
         let end = relay(&client, &server, options, account).await;
@@ -98,15 +98,19 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
         );
         if let End::Closed | End::FastClose(_) = end {
             // Who is not told takes what it got for a piece. After any other end it is one.
-            part(&client, &server).await;
+            drop(visit);
+            drop(cut_there);
+            part(&client, server).await;
         }
     }
 }
 
 /// Tells both sides that all was said, as far as there is a way to say so.
-async fn part(client: &Stream, server: &Stream) {
+async fn part(client: &Stream, server: Stream) {
     if client.is_tls() || server.is_tls() {
-        let both = async { tokio::join!(client.close(LAST_WORD), server.close(LAST_WORD)) };
+        // The server does not wait for the client, nor the client for the server.
+        let of_server = async move { server.close(LAST_WORD).await };
+        let both = async { tokio::join!(client.close(LAST_WORD), of_server) };
         Box::pin(both).await;
     }
 }
@@ -280,24 +284,13 @@ async fn reach(
 async fn open(visit: &Visit, point: &Point, how: How, header: Option<&[u8]>) -> io::Result<Stream> {
     let end = Instant::now() + how.timeout;
     let server = connect_patiently(&point.place, how).await?;
+    let left = || end.saturating_duration_since(Instant::now());
     if let Some(header) = header {
-        send(
-            &server,
-            header,
-            end.saturating_duration_since(Instant::now()),
-        )
-        .await?;
+        send(&server, header, left()).await?;
     }
     match visit.settings.spoken() {
         // Boxed: clients of servers that speak none need no room for it.
-        Some(spoken) => {
-            Box::pin(spoken.secure(
-                server,
-                &point.peer,
-                end.saturating_duration_since(Instant::now()),
-            ))
-            .await
-        }
+        Some(spoken) => Box::pin(spoken.secure(server, &point.peer, left())).await,
         None => Ok(server),
     }
 }

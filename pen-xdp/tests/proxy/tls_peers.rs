@@ -14,6 +14,28 @@ use crate::rig::{Pen, server};
 /// Where they listen.
 pub(crate) const PORT: u16 = 443;
 
+/// `pump()` sends and reads at the same time until `done(GOT, ENDED)`, by one thread: Python's TLS
+/// bears no two.
+pub(crate) const PUMP: &str = r#"
+import select, ssl, time
+def pump(c, out, done):
+    c.setblocking(False)
+    got, ended, out, late = bytearray(), False, memoryview(out), time.monotonic() + 40
+    waits = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+    while out or not done(got, ended):
+        assert time.monotonic() < late, (len(got), ended, len(out))
+        moved = False
+        if out:
+            try: out = out[c.send(out[:65536]):]; moved = True
+            except waits: pass
+        if not ended:
+            try: more = c.recv(65536); got += more; ended = not more; moved = True
+            except waits: pass
+        if not moved: select.select([c], [c] if out else [], [], 5)
+    c.setblocking(True)
+    return bytes(got)
+"#;
+
 /// Answers each connection with a line `NAME BYTES SHA256` about what it got until its end, and
 /// sends as many bytes of its own before that as it is asked for: the first line says how many. It
 /// tells what it was asked for, and how each connection ended.
@@ -43,15 +65,9 @@ def one(c):
         tell('CONN', c.version(), 'reused' if c.session_reused else 'full', c.selected_alpn_protocol(), subject)
         want = int(line(c) or 0)
         if want < 0: return c.unwrap()
-        n, digest = 0, hashlib.sha256()
-        def send():
-            block = b'0123456789abcdef' * 4096
-            for _ in range(want // len(block)): c.sendall(block)
-        t = threading.Thread(target=send); t.start()
-        while data := c.recv(65536): n += len(data); digest.update(data)
-        t.join()
-        tell('END', n)
-        c.sendall(b'%s %d %s\n' % (NAME, n, digest.hexdigest().encode()))
+        got = pump(c, b'0123456789abcdef' * (want // 16), lambda got, ended: ended)
+        tell('END', len(got))
+        c.sendall(b'%s %d %s\n' % (NAME, len(got), hashlib.sha256(got).hexdigest().encode()))
         c.unwrap()
     except OSError as e: tell('BROKEN', e.__class__.__name__)
     finally: c.close()
@@ -65,13 +81,13 @@ while True: threading.Thread(target=one, args=(l.accept()[0],), daemon=True).sta
 pub(crate) fn serve(lab: &Lab, index: usize, certificate: &str, more: &str) -> Process {
     let names = format!("NAME, PATH = b'be{index}', None\n");
     let names = names + &format!("CERT, MORE = {certificate:?}, {more:?}\n");
-    python::start(lab.backend(index), &(names + SERVER))
+    python::start(lab.backend(index), &(names + PUMP + SERVER))
 }
 
 /// The same at a Unix socket beside Pen.
 pub(crate) fn serve_at(lab: &Lab, path: &str, certificate: &str) -> Process {
     let names = format!("NAME, PATH = b'unix', {path:?}\nCERT, MORE = {certificate:?}, ''\n");
-    python::start(lab.balancer(), &(names + SERVER))
+    python::start(lab.balancer(), &(names + PUMP + SERVER))
 }
 
 /// Lines of a server that begin so.
