@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::words::words;
-use super::{Acl, Backend, Hsts, LogFormat, LogTarget, Redirect, TlsOptions};
+use super::{Acl, Backend, Hsts, LogFormat, LogTarget, Redirect, SniRoute, TlsOptions};
 
 /// Connections of one service at the same time, if nothing is said.
 pub const CONN_MAX_DEFAULT: u32 = 10_000;
@@ -163,6 +163,9 @@ pub struct ProxyOptions {
     pub log_format: LogFormat,
     /// Whether and how clients speak TLS. TCP and HTTP only.
     pub tls: TlsOptions,
+    /// Services that clients get who ask for their names, each name once, in the order of their
+    /// declaration. TCP only.
+    pub sni_routes: Vec<SniRoute>,
 }
 
 impl Default for ProxyOptions {
@@ -199,6 +202,7 @@ impl Default for ProxyOptions {
             log: None,
             log_format: LogFormat::Pen,
             tls: TlsOptions::default(),
+            sni_routes: Vec::new(),
         }
     }
 }
