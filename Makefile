@@ -66,6 +66,7 @@ fuzz:
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run proxy_protocol -- -max_total_time=60
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run http_head -- -max_total_time=60
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run ocsp -- -max_total_time=60
+	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run hello -- -max_total_time=60
 
 clean:
 	$(CARGO) clean
