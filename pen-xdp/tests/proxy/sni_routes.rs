@@ -237,10 +237,11 @@ fn who_asks_for_no_known_name_gets_the_services_own_servers_or_nothing() {
          \x20try: c.do_handshake()\n\
          \x20except ssl.SSLWantReadError: return o.read()\n\
          for bytes in [hello('two.test'), hello(None), b'GET / HTTP/1.0\\r\\n\\r\\n', b'\\x16\\x03\\x01\\0\\1\\2', hello('one.test')[:50]]:\n\
-         \x20c = connect(443); c.sendall(bytes); c.shutdown(s.SHUT_WR); got = b''\n\
+         \x20c = connect(443); c.sendall(bytes); got = b''\n\
          \x20try:\n\
+         \x20 c.shutdown(s.SHUT_WR)\n\
          \x20 while b := c.recv(1 << 20): got += b\n\
-         \x20except ConnectionResetError: pass\n\
+         \x20except OSError: pass\n\
          \x20print(got == bytes, len(got) > 0)\n\
          c = connect(443); c.close()\n";
     for (more, expected) in [("", "False False"), (&own, "True True")] {
@@ -253,9 +254,11 @@ fn who_asks_for_no_known_name_gets_the_services_own_servers_or_nothing() {
         let refused = if more.is_empty() { 5 } else { 0 };
         assert_eq!(pen.refused("unknown-name"), refused);
         assert_eq!(edge.accepted, 5);
-        let lines = fs::read_to_string(&log).unwrap();
-        let told = lines.lines().filter(|line| line.contains(" unknown-name "));
-        assert_eq!(told.count(), 5, "{lines}");
+        // Of both runs: the second one is refused nobody.
+        let lines = || fs::read_to_string(&log).unwrap_or_default();
+        wait_for("five lines", || {
+            lines().matches(" unknown-name ").count() == 5
+        });
         pen.stop();
     }
 }
@@ -359,7 +362,8 @@ fn routes_change_while_clients_are_there() {
     authority.issue(Wish::of("second", "one.test"));
     let _first = web(&lab, 0, (&authority, "first"));
     let _second = web(&lab, 1, (&authority, "second"));
-    let more = hidden("one", &behind(0)) + &hidden("two", &behind(1));
+    let two = hidden("two", &behind(1)).replace("[[pool]]", "listen = \"444\"\n[[pool]]");
+    let more = hidden("one", &behind(0)) + &two;
     let pen = start(&lab, "sni_route = \"one.test one\"", &more);
     wait_until_answering(&lab, &authority, &["one.test"]);
     let script = format!(

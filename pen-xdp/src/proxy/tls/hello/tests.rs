@@ -56,7 +56,7 @@ fn by_steps(bytes: &[u8]) -> Hello {
                 assert!(total > count && total >= needed, "{total} at {count}");
                 needed = total;
             }
-            now => found = Some(now),
+            now @ (Hello::Whole(_) | Hello::No(_)) => found = Some(now),
         }
     }
     found.unwrap_or(Hello::NeedMore { total: needed })
