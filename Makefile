@@ -67,6 +67,7 @@ fuzz:
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run http_head -- -max_total_time=60
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run ocsp -- -max_total_time=60
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run certificates -- -max_total_time=60
+	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run hello -- -max_total_time=60
 
 clean:
 	$(CARGO) clean

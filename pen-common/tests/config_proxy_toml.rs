@@ -282,6 +282,150 @@ fn a_redirect_beside_what_it_redirects_to() {
     );
 }
 
+/// What is led to by name, and a service beside it.
+fn leading(routes: &str, more: &str) -> Result<Checked, ConfigErrors> {
+    toml(&format!(
+        "{SMALL}[[service]]\nname = \"edge\"\nmode = \"tcp\"\nlisten = \"443\"\n\
+         sni_route = {routes}\n{more}"
+    ))
+}
+
+/// A service that is nowhere listened for, in this mode.
+fn hidden(mode: &str) -> String {
+    format!("[[service]]\nname = \"hid\"\nmode = \"{mode}\"\npool = \"web\"\n")
+}
+
+#[test]
+fn a_service_that_is_led_to_need_not_listen_and_who_leads_needs_no_servers() {
+    let certificate = "certificate = \"/c.pem\"\n";
+    let routes = "[\"A.test. web\", \"*.b.test hid\"]";
+    let checked = leading(routes, &format!("{}{certificate}", hidden("http"))).unwrap();
+    assert_eq!(checked.notes(), [""; 0]);
+    let config = checked.config();
+    let edge = &config.services[1];
+    assert!(edge.only_leads() && edge.pool.is_empty());
+    let written: Vec<String> = edge
+        .proxy
+        .sni_routes
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(written, ["a.test web", "*.b.test hid"]);
+    assert_eq!(toml(&config.to_toml()).unwrap().config(), config);
+    // A pool of its name is its own, wherever it stands.
+    let pool = "[[pool]]\nname = \"edge\"\nbackend = [\"10.0.0.9:1\"]\n";
+    let checked = leading("\"a.test web\"", pool).unwrap();
+    assert_eq!(checked.config().services[1].pool, "edge");
+    assert_eq!(toml(&checked.config().to_toml()).unwrap(), checked);
+    let alone = toml(&format!("{SMALL}{}", hidden("tcp"))).unwrap_err();
+    assert!(alone.to_string().contains("it listens nowhere"), "{alone}");
+}
+
+#[test]
+fn routes_that_lead_where_nobody_can_be_served_are_refused() {
+    let certificate = "certificate = \"/c.pem\"\n";
+    let hid = "\"a.test hid\"";
+    let none = String::new;
+    for (routes, more, what) in [
+        (
+            "\"a.test wbe\"",
+            none(),
+            "there is no service \"wbe\"; did you mean `web`",
+        ),
+        (
+            "\"a.test edge\"",
+            none(),
+            "leads to the service that it is of",
+        ),
+        ("\"a.test\"", none(), "takes a name and a service"),
+        ("\"a/b web\"", none(), "\"a/b\" is no host name"),
+        (
+            "[\"a.test web\", \"A.test web\"]",
+            none(),
+            "there are two for a.test",
+        ),
+        (hid, hidden("http"), "reads requests, and TLS is what comes"),
+        (hid, hidden("udp"), "takes datagrams"),
+        (hid, hidden("dsr"), "is forwarded past Pen"),
+        (
+            hid,
+            format!("{}sni_route = \"b.test web\"\n", hidden("tcp")),
+            "leads by name itself",
+        ),
+        (
+            hid,
+            "[[service]]\nname = \"hid\"\nmode = \"http\"\nredirect = \"https\"\n".to_owned(),
+            "sends every request elsewhere",
+        ),
+        (
+            "\"a.test web\"",
+            certificate.to_owned(),
+            "a certificate ends it here",
+        ),
+        (
+            "\"a.test web\"",
+            "pool = \"wbe\"\n".to_owned(),
+            "there is no pool \"wbe\"",
+        ),
+        (
+            hid,
+            format!("{}emergency = \"127.0.0.1:443\"\n", hidden("tcp")),
+            "service \"edge\" listens at [::]:443 itself",
+        ),
+    ] {
+        let errors = leading(routes, &more).unwrap_err().to_string();
+        assert!(errors.contains(what), "{what}: {errors}");
+    }
+    for mode in ["http", "udp"] {
+        let text = SMALL.replace("tcp", mode) + &hidden("tcp");
+        let text = text.replace("listen", "sni_route = \"a.test hid\"\nlisten");
+        let errors = toml(&text).unwrap_err().to_string();
+        assert!(
+            errors.contains("`sni_route` means nothing with mode"),
+            "{errors}"
+        );
+    }
+}
+
+#[test]
+fn routes_by_name_in_commands() {
+    let mut service = Service::new("edge");
+    let mut say = |line: &str| -> Result<String, String> {
+        let command = Command::parse(line).map_err(|fault| fault.to_string())?;
+        let Some(Command::Option {
+            key,
+            value: Some(value),
+        }) = command
+        else {
+            panic!("{line}")
+        };
+        service.set(key, &value)?;
+        Ok(service.shown("sni_route"))
+    };
+    for (line, shown) in [
+        ("sni_route A.test  web", r#"["a.test web"]"#),
+        ("sni_route none x", r#"["a.test web", "none x"]"#),
+        ("sni_route a.test. other", r#"["a.test other", "none x"]"#),
+        ("no sni_route A.TEST", r#"["none x"]"#),
+        ("no sni_route none", "[]"),
+        ("sni_route *.a.test web", r#"["*.a.test web"]"#),
+        ("no sni_route", "[]"),
+    ] {
+        assert_eq!(say(line).unwrap(), shown, "{line}");
+    }
+    for (line, why) in [
+        ("no sni_route a.test", "there is none for a.test"),
+        ("sni_route a.test", "takes a name and a service"),
+        ("sni_route none", "takes a name and a service"),
+        ("sni_route -a.test", "takes a name and a service"),
+        ("sni_route a b c", "takes a name and a service"),
+        ("no sni_route a/b", "is no host name"),
+    ] {
+        let fault = say(line).unwrap_err();
+        assert!(fault.contains(why), "{line}: {fault}");
+    }
+}
+
 #[test]
 fn the_readme_is_right() {
     let readme = include_str!("../../README.md");

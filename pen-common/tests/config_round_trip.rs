@@ -91,6 +91,7 @@ prop_compose! {
         redirect in proptest::option::weighted(0.3, 1..=u16::MAX),
         hsts in proptest::option::weighted(0.3, (any::<u32>(), any::<bool>(), any::<bool>())),
         (tls, server_tls) in (tls(), server_tls()),
+        led in any::<bool>(),
     ) -> ProxyOptions {
         let mut balance = Switches::default();
         for (switch, on) in Balance::ALL.iter().zip(switches) {
@@ -109,6 +110,11 @@ prop_compose! {
             send_proxy,
             log,
             log_format,
+            // Where they lead is known when there are other services.
+            sni_routes: match led && !tls.is_spoken() {
+                true => vec!["*.a-b.test -".parse().unwrap(), "c.test -".parse().unwrap()],
+                false => Vec::new(),
+            },
             tls,
             server_tls,
         }
@@ -235,6 +241,7 @@ fn proxied(mut service: Service, proxy: ProxyOptions, path: Option<PathBuf>) -> 
             transparent: default.transparent,
             send_proxy: default.send_proxy,
             emergency: proxy.emergency.filter(|_| proxy.redirect.is_none()),
+            sni_routes: Vec::new(),
             ..proxy
         },
         false => ProxyOptions {
@@ -354,6 +361,31 @@ fn whole(
     config
 }
 
+/// Gives routes by name somewhere to lead to, and none of those pools that only they could have.
+fn lead(config: &mut Config) {
+    let leads = |service: &Service| !service.proxy.sni_routes.is_empty();
+    let serves = |service: &&Service| {
+        let tls = service.proxy.tls.is_spoken();
+        let reads = service.mode == Mode::Http && tls && service.redirect().is_none();
+        reads || (service.mode == Mode::Tcp && !leads(service))
+    };
+    let target = config.services.iter().find(serves);
+    let target = target.map(|service| service.name.clone());
+    for service in &mut config.services {
+        match &target {
+            None => service.proxy.sni_routes.clear(),
+            Some(target) => {
+                let routes = service.proxy.sni_routes.iter_mut();
+                routes.for_each(|route| route.service.clone_from(target));
+            }
+        }
+        if leads(service) && service.listeners.len() > 1 {
+            let pool = std::mem::take(&mut service.pool);
+            config.pools.retain(|other| other.name != pool);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn written_then_read_is_the_same(
@@ -383,6 +415,7 @@ proptest! {
                 }
             }
         }
+        lead(&mut config);
         let text = config.to_toml();
         let again = read(&text).map_err(|errors| {
             TestCaseError::fail(format!("{errors}\n{text}"))

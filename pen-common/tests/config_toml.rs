@@ -170,6 +170,7 @@ tcp_fastclose = "both"
 queue_timeout = 10
 transparent = true
 send_proxy = "v2"
+sni_route = ["WWW.example.org. proxy", "*.apps.example.org proxy"]
 
 [[service]]
 name = "clear"
@@ -376,6 +377,12 @@ fn every_key_of_a_proxy(config: &Config) {
         queue_timeout: 10,
         transparent: true,
         send_proxy: SendProxy::V2,
+        sni_routes: ["www.example.org", "*.apps.example.org"]
+            .map(|name| SniRoute {
+                name: name.to_owned(),
+                service: "proxy".to_owned(),
+            })
+            .to_vec(),
         ..ProxyOptions::default()
     };
     assert_eq!(config.services[2].proxy, expected);

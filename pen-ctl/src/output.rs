@@ -205,6 +205,11 @@ fn proxied(service: &ProxyStatus) -> String {
         )),
         None => out.push_str(&labelled("", 2, &service.balance)),
     }
+    if !service.sni_routes.is_empty() {
+        let (routes, led) = (service.sni_routes.join(", "), service.led);
+        let line = format!("led {led} clients to other services by name: {routes}");
+        out.push_str(&labelled("", 2, &line));
+    }
     // Of a single listener that says the same as the line above.
     if service.listeners.len() > 1 {
         let listeners = service.listeners.iter();
@@ -245,7 +250,8 @@ fn proxied(service: &ProxyStatus) -> String {
             bytes(server.rx),
         ]);
     }
-    if service.redirect.is_none() || !table.is_empty() {
+    let has_none = service.redirect.is_some() || service.pool.is_empty();
+    if !has_none || !table.is_empty() {
         out.push_str(&table.text());
     }
     if let Some(tls) = &service.server_tls {
@@ -493,6 +499,8 @@ mod tests {
             listen: vec!["[::]:80".to_owned()],
             pool: String::new(),
             redirect: Some("https:8443".to_owned()),
+            sni_routes: Vec::new(),
+            led: 0,
             listeners: Vec::new(),
             log: None,
             certificates: None,

@@ -195,7 +195,8 @@ impl<'a> Check<'a> {
             if !seen.insert(&service.name) {
                 self.wrong(item, "name", "there are two services of this name");
             }
-            if service.listeners.is_empty() && service.proxy.paths.is_empty() {
+            let is_led_to = || config.leading_to(&service.name).next().is_some();
+            if service.listeners.is_empty() && service.proxy.paths.is_empty() && !is_led_to() {
                 let why = match service.mode {
                     Mode::Dsr => "it has no VIP: give listen = \"ADDRESS:PORT\"",
                     Mode::Tcp | Mode::Udp | Mode::Http => {
@@ -206,6 +207,12 @@ impl<'a> Check<'a> {
             }
             self.keys_of_mode(item, service);
             self.tls(item, service);
+            for why in config.check_sni_routes(service).err().into_iter().flatten() {
+                self.wrong(item, "sni_route", why);
+            }
+            if service.only_leads() {
+                continue;
+            }
             if service.redirect().is_some() {
                 self.redirect(item, service);
             } else if config.pool(&service.pool).is_none() {

@@ -9,6 +9,7 @@ use super::hsts::OFF;
 use super::keys::{CONFIG, read_acl_number, read_host};
 use super::nearest::did_you_mean;
 use super::service_keys::NONE;
+use super::sni_route::{SniRoute, WITHOUT};
 use super::{BACKENDS_PER_POOL_MAX, Balance, Config, Service, check_interface};
 
 /// Letters of a stranger's word that a message repeats.
@@ -196,6 +197,14 @@ const COMMANDS: &[(&str, Parse)] = &[
     ("resolve", |words| bare("resolve", words, Command::Resolve)),
     ("server", server),
     ("servers", |words| bare("servers", words, Command::Servers)),
+    (SNI_ROUTE, |words| match words {
+        [] => option(SNI_ROUTE, &[]),
+        // Of which values have a meaning of their own.
+        [_] => Err(format!(
+            "{SNI_ROUTE} takes a name and a service: {SNI_ROUTE} www.example.org web"
+        )),
+        _ => option(SNI_ROUTE, &[&words.join(" ")]),
+    }),
     ("status", |words| bare("status", words, Command::Status)),
     (TRANSPARENT, |words| {
         bare(TRANSPARENT, words, flag(TRANSPARENT, true))
@@ -254,7 +263,9 @@ const HSTS: &str = "hsts";
 const LOG: &str = "log";
 
 /// Those that are lists: the command adds to them, and `no` empties them.
-const LISTS: &[&str] = &["accept_proxy", "ssl_option", "trusted"];
+const LISTS: &[&str] = &["accept_proxy", SNI_ROUTE, "ssl_option", "trusted"];
+/// Of these, the one whose elements have names, by which `no` takes one away.
+const SNI_ROUTE: &str = "sni_route";
 
 /// Commands of Pen's for what isn't there yet; `no` before them changes nothing.
 const NOT_YET: &[(&str, &str)] = &[
@@ -448,6 +459,14 @@ fn no(words: &[&str]) -> Result<Command, String> {
             key,
             value: Some(NONE.to_owned()),
         }),
+        [SNI_ROUTE, name] => {
+            let read = SniRoute::read_name(name);
+            let name = read.map_err(|why| format!("no {SNI_ROUTE}: {:?} {why}", shown(name)))?;
+            Ok(Command::Option {
+                key: SNI_ROUTE,
+                value: Some(format!("{WITHOUT}{name}")),
+            })
+        }
         ["http"] => Ok(Command::Http(false)),
         // Pen took this in silence and kept the list.
         ["client_acl", ..] => Ok(Command::Nothing(

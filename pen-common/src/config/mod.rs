@@ -20,6 +20,7 @@ mod proxy;
 mod redirect;
 mod server_tls;
 mod service_keys;
+mod sni_route;
 mod tls;
 mod toml;
 pub(crate) mod words;
@@ -44,6 +45,7 @@ pub use proxy::{
 };
 pub use redirect::Redirect;
 pub use server_tls::{ServerTls, ServerTlsOptions};
+pub use sni_route::SniRoute;
 pub use tls::{ClientCertificate, SslOption, TLS_TIMEOUT_MAX, TlsOptions};
 use words::words;
 
@@ -268,7 +270,7 @@ pub struct Service {
     pub listeners: Vec<Listener>,
     /// How it is served.
     pub mode: Mode,
-    /// Name of the pool that serves it; empty for one that only redirects.
+    /// Name of the pool that serves it; empty for one that only redirects, or leads by name to others.
     pub pool: String,
     /// The VLAN that its frames carry (1..=4094); `None` takes them with or without tags.
     pub vlan: Option<u16>,

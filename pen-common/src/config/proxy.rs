@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::words::words;
-use super::{Acl, Backend, Hsts, LogFormat, LogTarget, Redirect, ServerTlsOptions, TlsOptions};
+use super::{
+    Acl, Backend, Hsts, LogFormat, LogTarget, Redirect, ServerTlsOptions, SniRoute, TlsOptions,
+};
 
 /// Connections of one service at the same time, if nothing is said.
 pub const CONN_MAX_DEFAULT: u32 = 10_000;
@@ -165,6 +167,9 @@ pub struct ProxyOptions {
     pub tls: TlsOptions,
     /// Whether and how servers are spoken to over TLS. TCP and HTTP only.
     pub server_tls: ServerTlsOptions,
+    /// Services that clients get who ask for their names, each name once, in the order of their
+    /// declaration. TCP only.
+    pub sni_routes: Vec<SniRoute>,
 }
 
 impl Default for ProxyOptions {
@@ -202,6 +207,7 @@ impl Default for ProxyOptions {
             log_format: LogFormat::Pen,
             tls: TlsOptions::default(),
             server_tls: ServerTlsOptions::default(),
+            sni_routes: Vec::new(),
         }
     }
 }

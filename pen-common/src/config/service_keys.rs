@@ -11,8 +11,8 @@ use super::{
     SECONDS_MAX, Service, TIMEOUT_MAX, TLS_TIMEOUT_MAX, VLAN_MAX,
 };
 use values::{
-    read_hsts, read_listen, read_log, read_networks, read_source, read_spare, read_ssl_option,
-    within, write_balance, write_listen, write_networks, write_spare,
+    read_hsts, read_listen, read_log, read_networks, read_sni_route, read_source, read_spare,
+    read_ssl_option, within, write_balance, write_listen, write_networks, write_spare,
 };
 
 /// What commands empty a list by.
@@ -24,6 +24,7 @@ const OF_STREAMS: &[&str] = &[
     "queue_timeout",
     "transparent",
     "send_proxy",
+    "sni_route",
 ];
 
 /// Keys of proxies that speak of connections: datagrams have none.
@@ -56,6 +57,7 @@ const OF_CONNECTIONS: &[&str] = &[
     "server_tls_name",
     "server_certificate",
     "server_key",
+    "sni_route",
 ];
 
 impl Mode {
@@ -306,6 +308,18 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
             .map(|version| s.proxy.send_proxy = version),
         |s| text(s.proxy.send_proxy)
     ),
+    Key {
+        name: "sni_route",
+        help: "NAME SERVICE, one or a list: who begins to speak TLS and asks for NAME gets SERVICE, \
+               whose connection it is from then on, unread; *.NAME stands for all with one label there",
+        read: read_sni_route,
+        write: |s| {
+            let routes = s.proxy.sni_routes.iter().filter_map(text);
+            Some(Value::Array(routes.collect()))
+        },
+        list: true,
+        only: Some(Mode::Tcp),
+    },
     key!(
         Mode::Http,
         "head_timeout",

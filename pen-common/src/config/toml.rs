@@ -74,7 +74,7 @@ impl Config {
         }
         for service in &self.services {
             let mut default = Service::new("");
-            if service.redirect().is_none() {
+            if service.redirect().is_none() && !service.only_leads() {
                 service.name.clone_into(&mut default.pool);
             }
             out.push_str("\n[[service]]\n");
@@ -184,6 +184,12 @@ impl Reader<'_> {
                 }
             }
         }
+        let pools: Vec<String> = config.pools.iter().map(|pool| pool.name.clone()).collect();
+        for service in config.services.iter_mut().filter(|s| s.only_leads()) {
+            if pools.contains(&service.name) {
+                service.name.clone_into(&mut service.pool);
+            }
+        }
         self.config = config;
     }
 
@@ -223,7 +229,8 @@ impl Reader<'_> {
         for entry in first.into_iter().chain(rest) {
             self.key(item, SERVICE, &[], &mut service, entry);
         }
-        if service.pool.is_empty() && service.redirect().is_none() {
+        // Who leads by name may have no pool, which is known when all pools are read.
+        if service.pool.is_empty() && service.redirect().is_none() && !service.only_leads() {
             service.name.clone_into(&mut service.pool);
         }
         let proxy = &mut service.proxy;

@@ -298,6 +298,11 @@ impl Config {
         if service.is_some_and(|service| service.redirect().is_some()) {
             return Err(format!("service {name:?} has no servers: it redirects"));
         }
+        if service.is_some_and(|service| service.only_leads()) {
+            return Err(format!(
+                "service {name:?} has no servers: it leads to services by name"
+            ));
+        }
         let pool =
             service.and_then(|service| self.pools.iter().position(|p| p.name == service.pool));
         pool.ok_or_else(|| {

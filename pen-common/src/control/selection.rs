@@ -53,6 +53,9 @@ words! {
         BadHandshake = "bad-handshake",
         /// The handshake was not over in time (`tls_timeout`).
         SlowHandshake = "slow-handshake",
+        /// The client of a service that leads by name asked for none that a route is for, or speaks
+        /// no TLS, and there are no other servers for it.
+        UnknownName = "unknown-name",
     }
 }
 
@@ -85,6 +88,7 @@ impl Refused {
             Self::TooLate => "the server did not connect or answer in time",
             Self::BadHandshake => "the client speaks no TLS that we do, or left in the handshake",
             Self::SlowHandshake => "the handshake was not over in time",
+            Self::UnknownName => "the client asked for no name (SNI) that leads to a service",
         }
     }
 }

@@ -95,11 +95,17 @@ pub struct ProxyStatus {
     pub mode: Mode,
     /// Where clients connect to.
     pub listen: Vec<String>,
-    /// The pool that serves it; empty for one that only redirects.
+    /// The pool that serves it; empty for one that only redirects or leads to others.
     pub pool: String,
     /// Where it sends every request, if it serves none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect: Option<String>,
+    /// Its routes by name, as they are written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sni_routes: Vec<String>,
+    /// Clients that it led to other services by name, which are counted there.
+    #[serde(default)]
+    pub led: u64,
     /// Pen's switches, as `mode` shows them.
     pub balance: String,
     /// Connections now, those that wait for a server, too.

@@ -19,6 +19,8 @@ pub use v2::{HEADER_MAX, UNIQUE_ID_MAX, write_v2};
 
 /// Types of TLVs that are known here.
 pub mod tlv {
+    /// The name that the client asked for, as TLS tells it (SNI).
+    pub const AUTHORITY: u8 = 0x02;
     /// CRC32C of the whole header, in which its own four bytes count as 0.
     pub const CRC32C: u8 = 0x03;
     /// Filling without a meaning.

@@ -192,6 +192,8 @@ fn proxied() -> ProxyStatus {
         listen: vec!["[::]:80".to_owned(), "/run/shop".to_owned()],
         pool: "web".to_owned(),
         redirect: None,
+        sni_routes: vec!["www.example.org web".to_owned(), "*.x.org x".to_owned()],
+        led: 9,
         balance: "no hash roundrobin no stubborn no weight no prio".to_owned(),
         connections: 13,
         conn_max: 10_000,

@@ -70,9 +70,10 @@ fn transparent_routes(config: &Config, service: &Service) -> Vec<String> {
         families.insert(family);
         // Without a port of its own it is connected to at that which the client came to.
         let ports: BTreeSet<u16> = match backend.port {
-            0 => service
-                .listeners
-                .iter()
+            0 => [service]
+                .into_iter()
+                .chain(config.leading_to(&service.name))
+                .flat_map(|service| &service.listeners)
                 .map(|listener| listener.port)
                 .collect(),
             port => BTreeSet::from([port]),

@@ -84,7 +84,7 @@ pub(super) async fn accept(
     loop {
         match listener.accept(at).await {
             Ok((stream, visitor)) => {
-                service.came(at);
+                service.listeners.came(at);
                 if everyone.is_full() {
                     told(&mut exhausted, &service.name, "open files are used up");
                 } else if exhausted && everyone.has_ample_room() {

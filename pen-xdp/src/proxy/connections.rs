@@ -148,12 +148,16 @@ impl Connections {
         all
     }
 
-    fn remove(&self, number: u32) {
+    /// Takes a connection out, unless it goes on as another service's.
+    fn remove(&self, connection: &Arc<Connection>) {
+        let number = connection.number;
         let mut table = self.table();
-        let entry = table
-            .entries
-            .get_mut(number as usize)
-            .and_then(Option::take);
+        let entry = table.entries.get_mut(number as usize);
+        let is_it = |one: &Arc<Connection>| Arc::ptr_eq(one, connection);
+        let Some(entry) = entry.filter(|entry| entry.as_ref().is_some_and(is_it)) else {
+            return;
+        };
+        let entry = entry.take();
         table.free.push(Reverse(number));
         if table.free.len() == table.entries.len() {
             // A crowd is gone: its memory goes too.
@@ -309,6 +313,35 @@ impl fmt::Debug for Connection {
     }
 }
 
+impl Presence {
+    /// The connection goes on as one of another service, under its number and in the hands of who
+    /// serves it.
+    pub(super) fn led_to(&self, service: &Arc<Service>) -> Self {
+        let before = self.about();
+        let connection = Arc::new(Connection {
+            service: Arc::clone(service),
+            number: self.number,
+            stage: AtomicU8::new(Stage::Connecting as u8),
+            closing: AtomicBool::new(self.is_closing()),
+            begun_ms: self.begun_ms,
+            counts: Counts::default(),
+            half_closed: AtomicBool::new(false),
+            about: Mutex::new(About {
+                client: before.client,
+                point: None,
+                chosen_by: None,
+                tasks: before.tasks.clone(),
+            }),
+        });
+        drop(before);
+        let mut table = service.connections_now.table();
+        if let Some(entry) = table.entries.get_mut(self.number as usize) {
+            *entry = Some(Arc::clone(&connection));
+        }
+        Self(connection)
+    }
+}
+
 impl Deref for Presence {
     type Target = Arc<Connection>;
 
@@ -320,7 +353,7 @@ impl Deref for Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         let service = &self.0.service;
-        service.connections_now.remove(self.0.number);
+        service.connections_now.remove(&self.0);
         service.ended(&self.0);
     }
 }
@@ -352,6 +385,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::proxy::gate::Gate;
+    use crate::proxy::listeners::Listeners;
     use crate::proxy::log::{Current, Logs};
     use crate::proxy::routes::{Place, Route, Server};
     use crate::proxy::session::{Places, Visitor, serve};
@@ -359,7 +393,10 @@ pub(super) mod tests {
     /// A service `name` with one server.
     pub(in crate::proxy) fn service(name: &str, connections: &Arc<Connections>) -> Arc<Service> {
         let log = Current::none(name, Logs::new().ring());
-        Arc::new(Service::new(&route(name), Arc::clone(connections), log))
+        let route = route(name);
+        let listeners = Listeners::of([&route].into_iter()).remove(0);
+        let connections = Arc::clone(connections);
+        Arc::new(Service::new(&route, listeners, connections, log))
     }
 
     /// What it goes by.

@@ -96,6 +96,18 @@ pub(super) fn written(
     }
 }
 
+/// What a proxy said of a client, if there is one, and the name that the client asks for, which was
+/// heard here and counts for more than what the proxy says of it.
+pub(super) fn asking(said: Option<Header>, name: String) -> Header {
+    let mut header = said.unwrap_or_default();
+    header.tlvs.retain(|said| said.kind != tlv::AUTHORITY);
+    header.tlvs.push(Tlv {
+        kind: tlv::AUTHORITY,
+        value: name.into_bytes(),
+    });
+    header
+}
+
 /// Both ends of a client's connection, as its own proxy has them or else as they are here.
 pub(super) fn ends(
     client: &Stream,

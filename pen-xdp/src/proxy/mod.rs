@@ -16,6 +16,7 @@ mod gate;
 mod header;
 mod http;
 mod listen;
+mod listeners;
 mod log;
 mod observer;
 pub mod pipes;
@@ -25,6 +26,7 @@ mod report;
 mod routes;
 mod service;
 mod session;
+mod signpost;
 pub mod spares;
 pub mod stream;
 mod threads;
@@ -40,11 +42,13 @@ use connections::Connections;
 use descriptors::clients_max;
 use gate::Gate;
 pub use listen::Bound;
+use listeners::Listeners;
 pub use log::Opened;
 use log::{Current, Logs};
 pub use observer::Observer;
 pub use routes::{Place, Route, Routes, Server};
 use service::Service;
+use signpost::Signpost;
 use threads::Threads;
 pub use tls::Agreed;
 use tls::Renewal;
@@ -79,11 +83,14 @@ impl Bound {
         let mut logs = Logs::new();
         let opened = logs.open(&routes)?;
         let connections = Arc::new(Connections::default());
-        let service = |route: &Route| {
+        let service = |(route, listeners): (&Route, Listeners)| {
             let log = Current::none(&route.service, logs.ring());
-            Arc::new(Service::new(route, Arc::clone(&connections), log))
+            let connections = Arc::clone(&connections);
+            Arc::new(Service::new(route, listeners, connections, log))
         };
-        let services: Vec<_> = routes.iter().map(service).collect();
+        let services = routes.iter().zip(Listeners::of(routes.iter()));
+        let services: Vec<_> = services.map(service).collect();
+        put_up(&services, &routes);
         log_to(&services, &routes, opened);
         let agreed = self.take_agreed();
         agree(&services, &agreed);
@@ -150,6 +157,7 @@ impl Proxy {
         for (service, route) in self.services.iter().zip(routes.iter()) {
             service.update(route);
         }
+        put_up(&self.services, &routes);
         self.routes = routes;
     }
 
@@ -165,6 +173,14 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.logs.close();
+    }
+}
+
+/// Has services lead to each other as their routes say.
+fn put_up(services: &[Arc<Service>], routes: &Routes) {
+    for (service, route) in services.iter().zip(routes.iter()) {
+        let before = service.signpost();
+        service.put_up(Signpost::of(route, services, before.as_deref()));
     }
 }
 

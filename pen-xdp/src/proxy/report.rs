@@ -63,6 +63,13 @@ fn status(service: &Service, route: &Route) -> ProxyStatus {
         listen: route.listen.clone(),
         pool: route.pool.clone(),
         redirect: route.options.redirect.map(|to| to.to_string()),
+        sni_routes: route
+            .options
+            .sni_routes
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        led: service.led(),
         balance: mode_line(route.options.balance),
         connections: service.connections.inside(),
         conn_max: service.connections.max(),
@@ -70,7 +77,7 @@ fn status(service: &Service, route: &Route) -> ProxyStatus {
         accepted: service.accepted(),
         refused: refused.collect(),
         servers: servers(service, route),
-        listeners: service.came_to(),
+        listeners: service.listeners.status(),
         log: service.log.status(route.options.log_format),
         certificates: service.terms().map(|terms| terms.status()),
         server_tls: service.demands().map(|demands| demands.status()),

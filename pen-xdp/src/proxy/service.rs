@@ -10,16 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pen_common::config::{Acl, Mode, Redirect};
-use pen_common::control::{Ended, ListenerStatus};
+use pen_common::control::Ended;
 
 use super::balance::{self, Attempt, Balancer, ChosenBy, Client, Refused, Rules, ServerId, Target};
 use super::connections::{Connection, Connections, Presence};
 use super::gate::Gate;
+use super::listeners::Listeners;
 use super::log::{Current, Line};
 use super::queue::Queue;
 use super::relay::{self, Counts};
 use super::routes::{Place, Route, Server};
 use super::session::Visitor;
+use super::signpost::Signpost;
 use super::tls::servers::{Demands, Peer};
 use super::tls::{Agreement, Terms};
 use crate::plane::coarse_ns;
@@ -52,16 +54,13 @@ pub(super) struct Service {
     has_proxies: AtomicBool,
     /// Whether clients speak TLS, likewise.
     has_terms: AtomicBool,
+    /// Whether clients are led to other services, likewise.
+    has_signpost: AtomicBool,
+    /// Those who were.
+    led: AtomicU64,
     choice: Mutex<Choice>,
     pub(super) log: Current,
-    listeners: Vec<ListenerCount>,
-}
-
-/// A listener, and how many came there.
-#[derive(Debug)]
-struct ListenerCount {
-    listen: Arc<str>,
-    taken: AtomicU64,
+    pub(super) listeners: Listeners,
 }
 
 /// What a choice depends on and changes.
@@ -74,6 +73,7 @@ pub(super) struct Choice {
     settings: Arc<Settings>,
     accept_proxy: Acl,
     terms: Option<Arc<Terms>>,
+    signpost: Option<Arc<Signpost>>,
 }
 
 /// A server as a place to go to, and what went there.
@@ -108,8 +108,13 @@ pub(super) fn now_ms() -> u64 {
 }
 
 impl Service {
-    /// Its log is another matter, and so is TLS.
-    pub(super) fn new(route: &Route, connections_now: Arc<Connections>, log: Current) -> Self {
+    /// Its log is another matter, and so are TLS and where it leads.
+    pub(super) fn new(
+        route: &Route,
+        listeners: Listeners,
+        connections_now: Arc<Connections>,
+        log: Current,
+    ) -> Self {
         let mut choice = Choice {
             balancer: Balancer::new(rules(route), servers(route)),
             points: HashMap::new(),
@@ -118,6 +123,7 @@ impl Service {
             settings: Arc::new(settings(&route.options, None)),
             accept_proxy: route.options.accept_proxy.clone(),
             terms: None,
+            signpost: None,
         };
         choice.follow(route);
         Self {
@@ -132,33 +138,18 @@ impl Service {
             refused: [const { AtomicU64::new(0) }; Refused::ALL.len()],
             has_proxies: AtomicBool::new(has_proxies(route)),
             has_terms: AtomicBool::new(false),
+            has_signpost: AtomicBool::new(false),
+            led: AtomicU64::new(0),
             choice: Mutex::new(choice),
             log,
-            listeners: (route.listen.iter().map(|at| ListenerCount::new(at))).collect(),
+            listeners,
         }
-    }
-
-    /// Counts somebody who came to a listener.
-    pub(super) fn came(&self, listener: usize) {
-        if let Some(listener) = self.listeners.get(listener) {
-            listener.taken.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// How many came to each listener.
-    pub(super) fn came_to(&self) -> Vec<ListenerStatus> {
-        let listeners = self.listeners.iter().map(|listener| ListenerStatus {
-            listen: listener.listen.to_string(),
-            taken: listener.taken.load(Ordering::Relaxed),
-        });
-        listeners.collect()
     }
 
     /// A line of the log, if there is one, for who comes now.
     pub(super) fn line(&self, visitor: &Visitor) -> Option<Box<Line>> {
         let log = self.log.get()?;
-        let listener = &self.listeners.get(visitor.listener)?.listen;
-        let listener = Arc::clone(listener);
+        let listener = Arc::clone(self.listeners.place(visitor.listener)?);
         Some(Line::new(log, listener, visitor.address, visitor.port))
     }
 
@@ -202,7 +193,8 @@ impl Service {
 
     /// Whether there is anything that a client may have to begin with before what it wants.
     pub(super) fn has_preliminaries(&self) -> bool {
-        self.has_proxies.load(Ordering::Relaxed) || self.has_terms.load(Ordering::Relaxed)
+        let all = [&self.has_proxies, &self.has_terms, &self.has_signpost];
+        all.into_iter().any(|has| has.load(Ordering::Relaxed))
     }
 
     /// What clients are offered who must speak TLS; `None` if they need not.
@@ -232,10 +224,42 @@ impl Service {
         Arc::make_mut(&mut choice.settings).demands = demands;
     }
 
-    /// Counts a client that came and was not let in for this reason.
-    pub(super) fn turn_away(&self, why: Refused) {
+    /// What leads clients to other services by name; `None` if they stay.
+    pub(super) fn signpost(&self) -> Option<Arc<Signpost>> {
+        let has_signpost = self.has_signpost.load(Ordering::Relaxed);
+        has_signpost
+            .then(|| self.choice().signpost.clone())
+            .flatten()
+    }
+
+    /// Has this lead clients that come from now on.
+    pub(super) fn put_up(&self, signpost: Option<Arc<Signpost>>) {
+        let mut choice = self.choice();
+        self.has_signpost
+            .store(signpost.is_some(), Ordering::Relaxed);
+        let before = std::mem::replace(&mut choice.signpost, signpost);
+        drop(choice);
+        // Which may be the last to know another service.
+        drop(before);
+    }
+
+    /// Counts a client that is another service's from now on.
+    pub(super) fn leads(&self) {
+        self.led.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were led to other services.
+    pub(super) fn led(&self) -> u64 {
+        self.led.load(Ordering::Relaxed)
+    }
+
+    /// Counts a client that came and was not let in for this reason, and writes it down.
+    pub(super) fn turn_away(&self, why: Refused, visitor: &Visitor) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         self.count(why);
+        if let Some(mut line) = self.line(visitor) {
+            line.refused(why);
+        }
     }
 
     /// What a connection that begins now goes by.
@@ -367,15 +391,6 @@ impl Choice {
         };
         self.emergency = last(&route.emergency, &self.emergency);
         self.abuse = last(&route.abuse, &self.abuse);
-    }
-}
-
-impl ListenerCount {
-    fn new(listen: &str) -> Self {
-        Self {
-            listen: listen.into(),
-            taken: AtomicU64::new(0),
-        }
     }
 }
 

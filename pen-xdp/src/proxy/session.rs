@@ -15,7 +15,7 @@ use super::balance::{Client, Refused};
 use super::connect::{From, How, connect, has_no_way, is_ours};
 use super::connections::{Connection, Presence};
 use super::gate::Pass;
-use super::header::{Missing, ends, receive, send, written};
+use super::header::{Missing, asking, ends, receive, send, written};
 use super::http;
 use super::log::ended;
 use super::relay::{End, relay};
@@ -36,7 +36,7 @@ pub(super) struct Visitor {
     pub(super) address: Option<SocketAddr>,
     /// The port that it came to; 0 over a Unix socket.
     pub(super) port: u16,
-    /// Where that is among the service's listeners.
+    /// Where that is among all listeners.
     pub(super) listener: usize,
 }
 
@@ -63,16 +63,17 @@ pub(super) struct Places {
 
 /// Finds a server for a client and passes bytes until both are done.
 pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
-    let service = &places.connection.service;
-    let (client, (visitor, peer, said)) = if service.has_preliminaries() {
+    let has_preliminaries = places.connection.service.has_preliminaries();
+    let (client, (visitor, peer, said), places) = if has_preliminaries {
         // Boxed: who begins with what it wants needs no room for it.
-        match Box::pin(preliminaries(&places.connection, client, visitor)).await {
+        match Box::pin(preliminaries(client, visitor, places)).await {
             Some(known) => known,
             None => return,
         }
     } else {
-        (client, (visitor, visitor.address, None))
+        (client, (visitor, visitor.address, None), places)
     };
+    let service = &places.connection.service;
     if service.mode == Mode::Http {
         // Boxed: clients of TCP need no room for it.
         return Box::pin(http::serve(client, visitor, places)).await;
@@ -145,22 +146,35 @@ async fn arrive(
     }
 }
 
-/// What comes before what a client wants: who it is, if a proxy says so, and its TLS handshake;
-/// `None` if that doesn't come. Nothing is done for a client before: no server is chosen or
-/// connected to.
+/// Who a client is: as whom it counts, who came, and what a proxy said and the client asks for.
+type Known = (Visitor, Option<SocketAddr>, Option<Header>);
+
+/// What comes before what a client wants: who it is, if a proxy says so, the service that it asks
+/// for, and its TLS handshake; `None` if that doesn't come. Nothing is done for a client before: no
+/// server is chosen or connected to.
 async fn preliminaries(
-    connection: &Connection,
     client: Stream,
     visitor: Visitor,
-) -> Option<(Stream, (Visitor, Option<SocketAddr>, Option<Header>))> {
-    let (address, said) = introduced(connection, &client, &visitor).await?;
+    mut places: Places,
+) -> Option<(Stream, Known, Places)> {
+    let (address, mut said) = introduced(&places.connection, &client, &visitor).await?;
     let peer = visitor.address;
     let visitor = Visitor { address, ..visitor };
+    if let Some(signpost) = places.connection.service.signpost() {
+        let led = signpost.lead(&client, &visitor, places).await?;
+        let name;
+        (places, name) = led;
+        said = match name {
+            Some(name) => Some(asking(said, name)),
+            None => said,
+        };
+    }
+    let connection = &places.connection;
     let client = match connection.service.terms() {
         Some(terms) => secured(connection, client, visitor, &terms).await?,
         None => client,
     };
-    Some((client, (visitor, peer, said)))
+    Some((client, (visitor, peer, said), places))
 }
 
 /// Who the client is: whoever came, or whom a proxy names, and what else that says; `None` if a
@@ -190,10 +204,7 @@ async fn introduced(
         // Proxies look whether we are there: that is no client who was not served.
         Err(Missing::Nothing) => None,
         Err(missing) => {
-            service.turn_away(Refused::BadProxyHeader);
-            if let Some(mut line) = service.line(visitor) {
-                line.refused(Refused::BadProxyHeader);
-            }
+            service.turn_away(Refused::BadProxyHeader, visitor);
             let service = &service.name;
             tracing::debug!("service {service}: no PROXY header from {peer}: {missing}");
             None
@@ -226,10 +237,7 @@ async fn secured(
             Refused::BadHandshake
         }
     };
-    service.turn_away(refused);
-    if let Some(mut line) = service.line(&visitor) {
-        line.refused(refused);
-    }
+    service.turn_away(refused, &visitor);
     let service = &service.name;
     tracing::debug!("service {service}: no handshake with {visitor:?}: {why}");
     None

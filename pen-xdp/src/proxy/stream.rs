@@ -231,6 +231,16 @@ impl Stream {
         Ok(recv(self.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK)?)
     }
 
+    /// How many bytes there are to read, as far as the buffer would hold them: they are not copied
+    /// there (MSG_TRUNC, tcp(7)), and stay. A bare call of the kernel, as [`Stream::peek`].
+    ///
+    /// # Errors
+    /// As [`Stream::try_read`].
+    pub(super) fn count(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        Ok(recv(self.as_fd().as_raw_fd(), buffer, flags)?)
+    }
+
     /// Whether the other end is known to have ended its stream; what it sent before may still be
     /// there to read.
     pub fn is_read_closed(&self) -> bool {

@@ -25,7 +25,7 @@ use super::udp;
 #[derive(Debug, Clone)]
 pub(super) struct Entrance {
     pub(super) service: Arc<Service>,
-    /// Place among the service's listeners.
+    /// Its number among all listeners.
     pub(super) listener: usize,
 }
 
@@ -99,7 +99,7 @@ impl Drop for Threads {
 fn with_services<S>(sockets: Vec<(Whose, S)>, services: &[Arc<Service>]) -> Vec<(Entrance, S)> {
     let found = sockets.into_iter().filter_map(|(whose, socket)| {
         let service = Arc::clone(services.get(whose.service)?);
-        let listener = whose.listener;
+        let listener = service.listeners.number(whose.listener);
         Some((Entrance { service, listener }, socket))
     });
     found.collect()

@@ -28,6 +28,8 @@ mod redirect;
 mod refuse;
 mod rig;
 mod smuggling;
+mod sni_hellos;
+mod sni_routes;
 mod stream;
 mod tls;
 mod tls_clients;

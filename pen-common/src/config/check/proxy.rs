@@ -164,15 +164,22 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Where a proxy connects to: somewhere, and not to itself.
+    /// Where a proxy connects to: somewhere, and not to itself, by way of who leads there neither.
     pub(super) fn proxy_ports(&mut self, at: usize, service: &'a Service, pool: Option<usize>) {
+        let config = self.config;
+        let leading = config.leading_to(&service.name);
+        let leading: Vec<_> = leading.filter(|other| other.name != service.name).collect();
+        let check_target = |backend: &Backend| {
+            let mut all = [service].into_iter().chain(leading.iter().copied());
+            all.try_for_each(|service| check_target(service, backend))
+        };
         let pool = pool.map(|at| (at, &self.config.pools[at]));
         let backends = pool.iter().flat_map(|(at, pool)| {
             let backends = pool.backends.iter().enumerate();
             backends.map(move |(index, backend)| (Item::Backend(*at, index), backend))
         });
         for (item, backend) in backends {
-            if let Err(why) = check_target(service, backend) {
+            if let Err(why) = check_target(backend) {
                 self.wrong(item, "port", why);
             }
         }
@@ -183,7 +190,7 @@ impl<'a> Check<'a> {
                 Some(_) => Ok(()),
                 None => check_connectable(spare.address),
             };
-            if let Err(why) = reachable.and_then(|()| check_target(service, spare)) {
+            if let Err(why) = reachable.and_then(|()| check_target(spare)) {
                 self.wrong(Item::Service(at), key, format!("{key}: {why}"));
             }
         }

@@ -10,7 +10,10 @@ use crate::config::acl::parse_networks;
 use crate::config::address::{check_connectable, parse_listener, parse_place, parse_server};
 use crate::config::given::Given;
 use crate::config::keys::{path, text};
-use crate::config::{Acl, Backend, Balance, HostPort, Hsts, LogTarget, Mode, Protocol, Service};
+use crate::config::sni_route::WITHOUT;
+use crate::config::{
+    Acl, Backend, Balance, HostPort, Hsts, LogTarget, Mode, Protocol, Service, SniRoute,
+};
 
 pub(super) fn within(
     key: &str,
@@ -97,6 +100,40 @@ pub(super) fn read_ssl_option(service: &mut Service, given: Given<'_>) -> Result
         tls.options.clear();
     } else {
         tls.set(given.word("ssl_option")?);
+    }
+    Ok(())
+}
+
+/// One route more; by a command also one that takes the place of that for the same name, one less,
+/// or none at all.
+pub(super) fn read_sni_route(service: &mut Service, given: Given<'_>) -> Result<(), String> {
+    let routes = &mut service.proxy.sni_routes;
+    if matches!(given, Given::Word(NONE)) {
+        routes.clear();
+        return Ok(());
+    }
+    let text = given.text("sni_route")?;
+    if let (Given::Word(_), Some(name)) = (given, text.strip_prefix(WITHOUT)) {
+        let at = routes.iter().position(|route| route.name == name);
+        let at = at.ok_or_else(|| format!("sni_route: there is none for {name}"))?;
+        routes.remove(at);
+        return Ok(());
+    }
+    let new: SniRoute = text
+        .parse()
+        .map_err(|why| format!("sni_route = {given}: {why}"))?;
+    match (
+        given,
+        routes.iter_mut().find(|route| route.name == new.name),
+    ) {
+        (_, None) => routes.push(new),
+        (Given::Word(_), Some(known)) => *known = new,
+        (_, Some(_)) => {
+            let name = &new.name;
+            return Err(format!(
+                "sni_route = {given}: there are two for {name}: leave out one"
+            ));
+        }
     }
     Ok(())
 }

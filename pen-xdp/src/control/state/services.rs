@@ -78,7 +78,26 @@ impl State {
         changed.set(key, value).map_err(Refusal::Value)?;
         let whole = changed.proxy.tls.check();
         whole.map_err(|(_, why)| Refusal::Value(why))?;
-        *service = changed;
+        if service.only_leads() && !changed.only_leads() {
+            return Err(Refusal::Meaningless(
+                "the service has no servers of its own, so that one route must stay: name another \
+                 one first"
+                    .to_owned(),
+            ));
+        }
+        let before = std::mem::replace(service, changed);
+        // What leads to this service counts as well as where it leads.
+        let config = &self.config;
+        let services = config.services.iter();
+        let mut faults = services.filter_map(|service| {
+            let faults = config.check_sni_routes(service).err()?;
+            Some(format!("service {:?}: {}", service.name, faults.join("; ")))
+        });
+        if let Some(fault) = faults.next() {
+            drop(faults);
+            self.config.services[index] = before;
+            return Err(Refusal::Value(fault));
+        }
         Ok(false)
     }
 

@@ -90,6 +90,7 @@ fn status(why: Refused) -> StatusCode {
         | Refused::BadProxyHeader
         | Refused::BadHandshake
         | Refused::SlowHandshake
+        | Refused::UnknownName
         | Refused::Dropped
         | Refused::ServerAcl
         | Refused::Blacklisted

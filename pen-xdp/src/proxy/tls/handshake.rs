@@ -36,10 +36,7 @@ pub(in crate::proxy) async fn shake_hands(
     terms: &Terms,
 ) -> Result<(), Failed> {
     let over = timeout(terms.timeout(), async {
-        let _turn = match address {
-            Some(address) => terms.turn(address).await,
-            None => None,
-        };
+        let _turn = terms.turn(address).await;
         loop {
             poll_fn(|context| client.poll_readable(context)).await?;
             match client.shake_hands() {
@@ -54,7 +51,7 @@ pub(in crate::proxy) async fn shake_hands(
 
 impl Failed {
     /// `heard`: something had come before.
-    fn of(error: io::Error, heard: bool) -> Self {
+    pub(super) fn of(error: io::Error, heard: bool) -> Self {
         let left = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
         if error.kind() == ErrorKind::InvalidData {
             Self::Refused(error.to_string())

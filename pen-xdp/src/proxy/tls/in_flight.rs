@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// All handshakes of a service that are under way or wait.
 #[derive(Debug, Default)]
-pub(super) struct InFlight(Mutex<HashMap<IpAddr, Turns>>);
+pub(in crate::proxy) struct InFlight(Mutex<HashMap<IpAddr, Turns>>);
 
 /// Those of one client.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ struct Turns {
 
 /// A handshake's right to be under way; the next one's when this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(in crate::proxy) struct Turn {
     /// Dropped first: with the place all may be over.
     _permit: Option<OwnedSemaphorePermit>,
     _place: Place,
@@ -36,8 +36,20 @@ struct Place {
 }
 
 impl InFlight {
-    /// Waits until the client has fewer than `max` handshakes under way.
-    pub(super) async fn enter(self: &Arc<Self>, client: IpAddr, max: u32) -> Turn {
+    /// Waits until the client has fewer than `max` handshakes under way; `None` if there is no limit
+    /// (0), or nobody to take turns with.
+    pub(in crate::proxy) async fn turn(
+        self: &Arc<Self>,
+        client: Option<IpAddr>,
+        max: u32,
+    ) -> Option<Turn> {
+        match client {
+            Some(client) if max > 0 => Some(self.enter(client, max).await),
+            Some(_) | None => None,
+        }
+    }
+
+    async fn enter(self: &Arc<Self>, client: IpAddr, max: u32) -> Turn {
         let client = whose(client);
         let free = match self.clients().entry(client) {
             Entry::Occupied(mut known) => {

@@ -62,14 +62,23 @@ impl Names {
 
     /// The certificates for a name, in any case; none if it is not known.
     pub(super) fn find(&self, name: &str) -> &[Arc<Certificate>] {
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let exact = self.certificates.get(name.as_str());
-        let wide = || {
-            let (_, rest) = name.split_once('.')?;
-            self.certificates.get(format!("*.{rest}").as_str())
-        };
-        exact.or_else(wide).map_or(&[], Vec::as_slice)
+        by_name(&self.certificates, name).map_or(&[], Vec::as_slice)
     }
+}
+
+/// What a table with names in lower case has for a name in any case: for this one, or else for all
+/// with one label in place of its first one (`*.`).
+pub(in crate::proxy) fn by_name<'a, T>(
+    table: &'a HashMap<Box<str>, T>,
+    name: &str,
+) -> Option<&'a T> {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let exact = table.get(name.as_str());
+    let wide = || {
+        let (_, rest) = name.split_once('.')?;
+        table.get(format!("*.{rest}").as_str())
+    };
+    exact.or_else(wide)
 }
 
 /// Whether a client can ask for it, or for what it stands for.

@@ -199,11 +199,10 @@ impl Terms {
     }
 
     /// Waits until a handshake of a client may begin; `None` if they take no turns.
-    pub(super) async fn turn(&self, client: IpAddr) -> Option<Turn> {
-        match self.options.handshakes_max {
-            0 => None,
-            max => Some(self.in_flight.enter(client, max).await),
-        }
+    pub(super) async fn turn(&self, client: Option<IpAddr>) -> Option<Turn> {
+        self.in_flight
+            .turn(client, self.options.handshakes_max)
+            .await
     }
 
     pub(in crate::proxy) fn config(&self) -> Arc<ServerConfig> {

@@ -66,7 +66,7 @@ struct Places {
 /// Everything of one listening socket but itself.
 struct Relay {
     service: Arc<Service>,
-    /// Place among the service's listeners.
+    /// Its number among all listeners.
     listener: usize,
     everyone: Arc<Gate>,
     /// Where clients send to.
@@ -195,7 +195,7 @@ impl Relay {
             port: self.port,
             listener: self.listener,
         };
-        self.service.came(self.listener);
+        self.service.listeners.came(self.listener);
         let mut line = self.service.line(&visitor);
         let Ok(mut visit) = self.service.admit(visitor.client(), &mut line) else {
             return;
