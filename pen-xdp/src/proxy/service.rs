@@ -1,5 +1,7 @@
 //! What all threads share of one service: who serves whom, what is counted, how many may come.
 
+mod settings;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -7,11 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pen_common::config::{Acl, Mode, ProxyOptions, Redirect, SendProxy};
+use pen_common::config::{Acl, Mode, Redirect};
 use pen_common::control::Ended;
 
 use super::balance::{self, Attempt, Balancer, ChosenBy, Client, Refused, Rules, ServerId, Target};
-use super::connect::From;
 use super::connections::{Connection, Connections, Presence};
 use super::gate::Gate;
 use super::listeners::Listeners;
@@ -23,10 +24,7 @@ use super::session::Visitor;
 use super::signpost::Signpost;
 use super::tls::Terms;
 use crate::plane::coarse_ns;
-
-/// Bytes in one direction without a pause after which the kernel passes them on by itself. A page
-/// with its pictures does not pay for a pipe, a download does.
-const SPLICE_AFTER: u64 = 256 << 10;
+pub(super) use settings::Settings;
 
 /// A proxy is given that long for its header even where servers must be quicker.
 const PATIENCE_MIN: Duration = Duration::from_secs(3);
@@ -75,29 +73,6 @@ pub(super) struct Choice {
     signpost: Option<Arc<Signpost>>,
 }
 
-/// What a connection goes by from its beginning to its end.
-#[derive(Debug, Clone)]
-pub(super) struct Settings {
-    pub(super) timeout: Duration,
-    /// How long a client waits while all servers are full.
-    pub(super) queue: Duration,
-    pub(super) source: Option<IpAddr>,
-    transparent: bool,
-    pub(super) keepalive: bool,
-    pub(super) send_proxy: SendProxy,
-    pub(super) relay: relay::Options,
-    /// How long the head of a request may take.
-    pub(super) head_timeout: Duration,
-    /// Whose word counts for where a request comes from.
-    pub(super) trusted: Arc<Acl>,
-    /// Whether answers of our own say why.
-    pub(super) reason_header: bool,
-    /// What browsers are told of HTTPS.
-    pub(super) hsts: Option<Arc<str>>,
-    /// Where all requests are sent.
-    redirect: Option<Redirect>,
-}
-
 /// A server as a place to go to, and what went there.
 #[derive(Debug)]
 pub(super) struct Point {
@@ -122,17 +97,6 @@ pub(super) struct Visit {
     pub(super) line: Option<Box<Line>>,
 }
 
-impl Settings {
-    /// The address that servers see of this client. One that is given comes first, as in Pen.
-    pub(super) fn from(&self, client: Option<IpAddr>) -> From {
-        match (self.source, client) {
-            (Some(source), _) => From::Own(source),
-            (None, Some(client)) if self.transparent => From::Client(client),
-            (None, _) => From::Any,
-        }
-    }
-}
-
 /// Milliseconds of the monotonic clock.
 pub(super) fn now_ms() -> u64 {
     coarse_ns() / 1_000_000
@@ -151,7 +115,7 @@ impl Service {
             points: HashMap::new(),
             emergency: None,
             abuse: None,
-            settings: Arc::new(settings(&route.options)),
+            settings: Arc::new(Settings::of(&route.options)),
             accept_proxy: route.options.accept_proxy.clone(),
             terms: None,
             signpost: None,
@@ -190,7 +154,7 @@ impl Service {
         self.pending.set_max(route.options.pending_max);
         let mut choice = self.choice();
         choice.balancer.update(rules(route), servers(route));
-        choice.settings = Arc::new(settings(&route.options));
+        choice.settings = Arc::new(Settings::of(&route.options));
         choice.accept_proxy.clone_from(&route.options.accept_proxy);
         self.has_proxies
             .store(has_proxies(route), Ordering::Relaxed);
@@ -584,28 +548,6 @@ fn servers(route: &Route) -> Vec<balance::Server> {
         acl: server.acl.clone(),
     });
     servers.collect()
-}
-
-fn settings(options: &ProxyOptions) -> Settings {
-    let idle = u64::from(options.idle_timeout);
-    Settings {
-        timeout: Duration::from_secs(options.timeout.into()),
-        queue: Duration::from_secs(options.queue_timeout.into()),
-        source: options.source,
-        transparent: options.transparent,
-        keepalive: options.keepalive,
-        send_proxy: options.send_proxy,
-        relay: relay::Options {
-            idle: (idle > 0).then(|| Duration::from_secs(idle)),
-            fast_close: options.tcp_fastclose,
-            splice_after: SPLICE_AFTER,
-        },
-        head_timeout: Duration::from_secs(options.head_timeout.into()),
-        trusted: Arc::new(options.trusted.clone()),
-        reason_header: options.reason_header,
-        redirect: options.redirect,
-        hsts: options.hsts.map(|hsts| hsts.header().into()),
-    }
 }
 
 #[cfg(test)]
