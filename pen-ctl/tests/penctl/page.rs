@@ -317,6 +317,7 @@ Counters that are not 0
 Service shop (tcp) on [::]:80 /run/shop
   13 of 10000 connections, 0 wait; 4400 clients taken
   no hash roundrobin no stubborn no weight no prio
+  led 9 clients to other services by name: www.example.org web, *.x.org x
   [::]:80 took 4300, /run/shop took 100
   log /var/log/shop (combined): 4350 lines written, 7 dropped, 30 failed
   TLS: 3 certificates for 7 names, 1 stapled; 5 handshakes for names that are not there
