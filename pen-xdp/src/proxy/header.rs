@@ -108,6 +108,13 @@ pub(super) fn asking(said: Option<Header>, name: String) -> Header {
     header
 }
 
+/// The name that a client asks for, as it was heard here or a proxy says it.
+pub(super) fn asked_for(said: Option<&Header>) -> Option<String> {
+    let mut all = said?.tlvs.iter();
+    let name = all.find(|said| said.kind == tlv::AUTHORITY)?;
+    Some(String::from_utf8_lossy(&name.value).into_owned())
+}
+
 /// Both ends of a client's connection, as its own proxy has them or else as they are here.
 pub(super) fn ends(
     client: &Stream,

@@ -253,13 +253,14 @@ impl Service {
         self.led.load(Ordering::Relaxed)
     }
 
-    /// Counts a client that came and was not let in for this reason, and writes it down.
-    pub(super) fn turn_away(&self, why: Refused, visitor: &Visitor) {
+    /// Counts a client that came and was not let in for this reason, and writes it down; more can be
+    /// added to what is written.
+    pub(super) fn turn_away(&self, why: Refused, visitor: &Visitor) -> Option<Box<Line>> {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         self.count(why);
-        if let Some(mut line) = self.line(visitor) {
-            line.refused(why);
-        }
+        let mut line = self.line(visitor)?;
+        line.refused(why);
+        Some(line)
     }
 
     /// What a connection that begins now goes by.

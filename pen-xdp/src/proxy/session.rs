@@ -15,7 +15,7 @@ use super::balance::{Client, Refused};
 use super::connect::{From, How, connect, has_no_way, is_ours};
 use super::connections::{Connection, Presence};
 use super::gate::Pass;
-use super::header::{Missing, asking, ends, receive, send, written};
+use super::header::{Missing, asked_for, asking, ends, receive, send, written};
 use super::http;
 use super::log::ended;
 use super::relay::{End, relay};
@@ -127,6 +127,10 @@ async fn arrive(
     let mut line = service.line(&visitor);
     if let Some(line) = &mut line {
         line.belongs_to(connection);
+        if let Some(name) = asked_for(said.as_ref()) {
+            line.names(&name);
+        }
+        line.speaks(client);
     }
     let mut visit = service.admit(visitor.client(), &mut line).ok()?;
     let version = visit.settings.send_proxy;

@@ -102,7 +102,10 @@ impl Signpost {
             places.connection.reached(Stage::Connecting);
             return Some((places, name));
         }
-        service.turn_away(Refused::UnknownName, visitor);
+        let line = service.turn_away(Refused::UnknownName, visitor);
+        if let (Some(mut line), Some(name)) = (line, &name) {
+            line.names(name);
+        }
         let name = name.unwrap_or_default();
         tracing::debug!("service {}: {visitor:?} {name:?}: {why}", service.name);
         None

@@ -209,6 +209,9 @@ fn names_lead_to_servers_whose_own_certificates_clients_see() {
     let all = lines();
     let came = format!("\"service\":\"one\",\"listener\":\"[::]:{PORT}\"");
     assert!(all.lines().all(|line| line.contains(&came)), "{all}");
+    for name in ["one.test", "x.apps.test"] {
+        assert!(all.contains(&format!("\"sni\":\"{name}\"")), "{all}");
+    }
     let shown = pen.say("status");
     assert!(shown.contains("unknown-name"), "{shown}");
     pen.stop();

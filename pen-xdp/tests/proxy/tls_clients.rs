@@ -194,7 +194,10 @@ fn servers_are_told_who_it_is_and_by_nobody_else() {
     let ca = format!("client_ca {}", rig.own.ca());
     let optional = ["-H", "-O", "client_certificate optional", "-O", &ca];
     let trusted = format!("trusted {}", lab::Station::client().v4());
-    let pen = rig.start(&[&optional[..], &["-O", &trusted]].concat());
+    let log = lab.folder().join("access.log");
+    let log = log.to_str().unwrap();
+    let logged = ["-l", log, "-O", "log_format json"];
+    let pen = rig.start(&[&optional[..], &["-O", &trusted], &logged].concat());
     let crt = rig.own.file("ann", "crt");
     let openssl = |what: &[&str]| {
         let words = [&["x509", "-noout", "-in", &crt], what].concat();
@@ -236,6 +239,15 @@ fn servers_are_told_who_it_is_and_by_nobody_else() {
         let none = ["X-SSL-Client-Verify: NONE"];
         assert_eq!(told(&rig.asks(Who::Nobody, more)), none);
     }
+    // The log knows it as well, and what was asked for.
+    let lines = || fs::read_to_string(log).unwrap_or_default();
+    let asked = |name: &str| {
+        let line = format!("\"sni\":\"default.test\",{name}\"method\":");
+        lines().matches(&line).count()
+    };
+    wait_for("all lines", || lines().lines().count() == 4);
+    let of_both = ["\"client_certificate\":\"ann\",", ""].map(asked);
+    assert_eq!(of_both, [2, 2], "{}", lines());
     // A body's trailers say nothing of it either.
     let script = "import ssl\n\
          x = ssl.create_default_context(); x.check_hostname = False; x.verify_mode = ssl.CERT_NONE\n\

@@ -87,6 +87,7 @@ pub(super) fn take(client: &mut Client<'_>, kept: &Kept) -> Result<Option<Asked>
     let mut line = service.line(&client.visitor);
     if let Some(line) = &mut line {
         line.belongs_to(client.connection);
+        line.speaks(client.stream);
         line.asks(&requested(&request));
     }
     let mut facts = facts(&request);

@@ -122,6 +122,10 @@ struct Line<'a> {
     duration_ms: u64,
     ended: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    sni: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_certificate: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
@@ -161,6 +165,8 @@ fn json(out: &mut Vec<u8>, record: &Record) {
         connect_ms: record.connect.map(ms),
         duration_ms: ms(record.duration),
         ended: record.ended.word(),
+        sni: record.sni.as_deref(),
+        client_certificate: record.common_name.as_deref(),
         method: http.and_then(|http| http.method.as_deref()),
         target: asked.map(|http| text(&http.target)),
         version: asked.map(|http| http.version),

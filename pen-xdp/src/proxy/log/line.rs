@@ -16,6 +16,8 @@ use crate::proxy::connections::Connection;
 use crate::proxy::relay::{Counts, End, Side, Witness};
 use crate::proxy::routes::Place;
 use crate::proxy::service::Point;
+use crate::proxy::stream::Stream;
+use crate::proxy::tls::Standing;
 
 /// See the module.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ impl Line {
             duration: Duration::ZERO,
             ended: Ended::Stopped,
             first: None,
+            sni: None,
+            common_name: None,
             http: None,
         });
         Box::new(Self {
@@ -86,6 +90,23 @@ impl Line {
     /// A command that closes this connection ends it.
     pub(in crate::proxy) fn belongs_to(&mut self, connection: &Arc<Connection>) {
         self.connection = Some(Arc::clone(connection));
+    }
+
+    /// What its client said when it began to speak TLS with us.
+    pub(in crate::proxy) fn speaks(&mut self, client: &Stream) {
+        if self.log.format == LogFormat::Json && client.is_tls() {
+            let name = client.server_name();
+            let common_name = match client.standing() {
+                Standing::Known(identity) => identity.common_name.clone(),
+                Standing::Unasked | Standing::Anonymous => None,
+            };
+            self.note(|record| (record.sni, record.common_name) = (name, common_name));
+        }
+    }
+
+    /// The name that its client asks for by TLS that is not ours.
+    pub(in crate::proxy) fn names(&mut self, server: &str) {
+        self.note(|record| record.sni = Some(server.to_owned()));
     }
 
     /// What its client asks for. Who leaves before the answer is whole ended it.

@@ -45,6 +45,10 @@ pub(in crate::proxy) struct Record {
     pub(in crate::proxy) ended: Ended,
     /// The first line of what the client sent, if it was kept.
     pub(in crate::proxy) first: Option<Box<[u8]>>,
+    /// The name that it asked for when it began to speak TLS (SNI), if that was heard.
+    pub(in crate::proxy) sni: Option<String>,
+    /// The common name in the certificate that it showed.
+    pub(in crate::proxy) common_name: Option<String>,
     /// In HTTP mode.
     pub(in crate::proxy) http: Option<Http>,
 }
@@ -126,6 +130,8 @@ pub(super) mod tests {
             duration: Duration::from_millis(12_345),
             ended: Ended::Whole,
             first: None,
+            sni: None,
+            common_name: None,
             http: Some(Http {
                 method: Some("GET".to_owned()),
                 target: b"/a?b".to_vec(),

@@ -123,6 +123,11 @@ fn json_has_everything_by_name_and_no_names_without_a_value() {
         "status": 200, "host": "example.com", "referer": "http://r/", "user_agent": "curl/8",
     });
     assert_eq!(read, expected);
+    let mut secured = record();
+    (secured.sni, secured.common_name) = (Some("a.test".into()), Some("an \"n\"".into()));
+    let read: Value = serde_json::from_str(&line(&secured, LogFormat::Json)).unwrap();
+    let both = (&read["sni"], &read["client_certificate"]);
+    assert_eq!(both, (&json!("a.test"), &json!("an \"n\"")));
     let mut unix = refused();
     unix.client = None;
     let read: Value = serde_json::from_str(&line(&unix, LogFormat::Json)).unwrap();
