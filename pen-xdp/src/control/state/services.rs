@@ -77,6 +77,7 @@ impl State {
         let mut changed = service.clone();
         changed.set(key, value).map_err(Refusal::Value)?;
         let whole = changed.proxy.tls.check();
+        let whole = whole.and_then(|()| changed.proxy.server_tls.check());
         whole.map_err(|(_, why)| Refusal::Value(why))?;
         if service.only_leads() && !changed.only_leads() {
             return Err(Refusal::Meaningless(

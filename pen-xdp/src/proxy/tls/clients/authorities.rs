@@ -123,6 +123,8 @@ fn is_authoritys(name: &str) -> bool {
 pub(in crate::proxy::tls) struct Nature {
     /// It is an authority's.
     pub(in crate::proxy::tls) issues: bool,
+    /// It says that it is.
+    pub(in crate::proxy::tls) says_so: bool,
     signed_itself: bool,
 }
 
@@ -140,15 +142,14 @@ pub(in crate::proxy::tls) fn nature(
         .map_err(|error| unusable(format!("it is no certificate of X.509: {error}")))?;
     let constraints = read.basic_constraints();
     let constraints = constraints.map_err(|error| unusable(error.to_string()))?;
+    let says_so = constraints.is_some_and(|constraints| constraints.value.ca);
     // Before version 3 there is no room for the word.
-    let issues = match constraints {
-        Some(constraints) => constraints.value.ca,
-        None => read.version() != X509Version::V3,
-    };
+    let issues = says_so || read.version() != X509Version::V3;
     let tried = RootCertStore::empty().add(certificate.clone());
     tried.map_err(|error| unusable(error.to_string()))?;
     Ok(Nature {
         issues,
+        says_so,
         signed_itself: read.subject() == read.issuer(),
     })
 }

@@ -88,8 +88,9 @@ impl Authorities {
         all: Vec<CertificateDer<'static>>,
     ) -> Result<(), CertificateError> {
         for certificate in all {
-            // Whoever has a server's key must not issue certificates for others by it.
-            if nature(path, &certificate)?.issues {
+            // Whoever has a server's key must not issue certificates for others by it, unless the
+            // certificate says that it is for that.
+            if nature(path, &certificate)?.says_so {
                 self.issuers.insert(certificate.to_vec());
             }
             self.named.insert(certificate.to_vec());

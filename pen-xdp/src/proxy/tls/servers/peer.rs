@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pen_common::control::HandshakeStatus;
 use rustls::ClientConfig;
@@ -20,6 +20,10 @@ use crate::proxy::tls::stream::Encrypted;
 /// Names of a certificate that are shown; who is not verified may show thousands.
 const NAMES_MAX: usize = 4;
 
+/// How long sessions of a server go on: one that is resumed shows no certificate, and whether a new
+/// one is good is to be known before the old one has expired.
+const SESSIONS_LAST: Duration = Duration::from_secs(3600);
+
 /// See the module.
 #[derive(Debug)]
 pub(in crate::proxy) struct Peer {
@@ -33,7 +37,8 @@ pub(in crate::proxy) struct Peer {
 struct Known {
     /// By what handshakes go, with the sessions of this server alone: another one that has the same
     /// name knows nothing of them.
-    config: Option<(Arc<Spoken>, Arc<ClientConfig>)>,
+    /// Since when.
+    config: Option<(Arc<Spoken>, Arc<ClientConfig>, Instant)>,
     last: Option<(Seen, Instant)>,
 }
 
@@ -97,10 +102,14 @@ impl Peer {
             None => false,
         };
         match &known.config {
-            Some((of, config)) if Arc::ptr_eq(of, spoken) && !is_stale => Arc::clone(config),
+            Some((of, config, since))
+                if Arc::ptr_eq(of, spoken) && !is_stale && since.elapsed() < SESSIONS_LAST =>
+            {
+                Arc::clone(config)
+            }
             Some(_) | None => {
                 let config = Arc::new(spoken.config());
-                known.config = Some((Arc::clone(spoken), Arc::clone(&config)));
+                known.config = Some((Arc::clone(spoken), Arc::clone(&config), Instant::now()));
                 config
             }
         }
