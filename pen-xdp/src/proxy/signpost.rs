@@ -27,7 +27,7 @@ pub(super) struct Signpost {
     client_acl: Acl,
     /// Whether the service has servers for those whom no name leads.
     serves: bool,
-    /// How long a ClientHello may take, and wait for its turn and for a place where it leads to.
+    /// How long a ClientHello may take, and wait for its turn.
     timeout: Duration,
     handshakes_max: u32,
     in_flight: Arc<InFlight>,
@@ -94,8 +94,8 @@ impl Signpost {
             }
         };
         let to = name.as_ref().and_then(|name| by_name(&self.services, name));
-        if let Some(to) = to {
-            let places = led(places, visitor, (to, end)).await?;
+        if let (Some(to), Some(asked)) = (to, &name) {
+            let places = led(places, visitor, to, asked)?;
             return Some((places, name));
         }
         if self.serves {
@@ -129,15 +129,13 @@ impl Signpost {
     }
 }
 
-/// The client's places in the service that it is led to. It waits for one there with the one in hand
-/// that it has, so that no more of them wait than may.
-async fn led(
-    places: Places,
-    visitor: &Visitor,
-    (to, end): (&Arc<Service>, Instant),
-) -> Option<Places> {
-    let Ok(in_service) = timeout_at(end, to.connections.enter()).await else {
-        to.turn_away(Refused::TooManyConnections, visitor);
+/// The client's places in the service that it is led to. Nobody waits for one there: it would do so
+/// with places in hand that clients of other services want.
+fn led(places: Places, visitor: &Visitor, to: &Arc<Service>, name: &str) -> Option<Places> {
+    let Some(in_service) = to.connections.try_enter() else {
+        if let Some(mut line) = to.turn_away(Refused::TooManyConnections, visitor) {
+            line.names(name);
+        }
         return None;
     };
     places.connection.service.leads();

@@ -428,8 +428,8 @@ fn routes_change_while_clients_are_there() {
 }
 
 #[test]
-fn a_service_that_is_full_is_waited_for_a_while() {
-    if !lab::ready("a_service_that_is_full_is_waited_for_a_while") {
+fn a_service_that_is_full_is_not_waited_for() {
+    if !lab::ready("a_service_that_is_full_is_not_waited_for") {
         return;
     }
     let lab = lab(1);
@@ -440,18 +440,15 @@ fn a_service_that_is_full_is_waited_for_a_while() {
     let pen = start(&lab, "sni_route = \"one.test one\"\ntls_timeout = 3", &one);
     wait_until_answering(&lab, &authority, &["one.test"]);
     let script = format!(
-        "import ssl, threading\n\
+        "import ssl\n\
          x = ssl.create_default_context(cafile={:?})\n\
          def tls(): return x.wrap_socket(connect(443), server_hostname='one.test')\n\
          first = tls(); start = time.time()\n\
-         threading.Timer(1, first.close).start()\n\
-         second = tls(); print(.8 < time.time() - start < 2.5)\n\
-         start = time.time()\n\
          try: tls()\n\
-         except OSError: print(2.5 < time.time() - start < 5)\n",
+         except OSError: print(time.time() - start < 2.5)\n",
         authority.ca()
     );
-    assert_eq!(python::client(&lab, &script), "True\nTrue");
+    assert_eq!(python::client(&lab, &script), "True");
     pen.wait_until_idle();
     let refused = named(&pen, "one").refused;
     let full = refused
