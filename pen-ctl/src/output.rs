@@ -182,12 +182,11 @@ fn data_plane(dsr: &DsrStatus) -> String {
 
 /// One service of proxy mode, its servers and why clients were not served.
 fn proxied(service: &ProxyStatus) -> String {
-    let mut out = format!(
-        "\nService {} ({}) on {}\n",
-        service.service,
-        service.mode,
-        service.listen.join(" ")
-    );
+    let place = match service.listen.is_empty() {
+        true => "reached by name alone".to_owned(),
+        false => format!("on {}", service.listen.join(" ")),
+    };
+    let mut out = format!("\nService {} ({}) {place}\n", service.service, service.mode);
     let who = match service.mode {
         Mode::Http => "requests",
         Mode::Tcp | Mode::Udp | Mode::Dsr => "clients",

@@ -1,10 +1,11 @@
 //! TLS between a service and its servers, as it is asked for.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::address::check_host;
 use super::words::words;
-use super::{Backend, Service};
+use super::{Backend, Service, SniRoute};
 
 words! {
     /// How a service speaks to its servers (`server_tls`).
@@ -72,10 +73,15 @@ impl ServerTlsOptions {
                        `server_certificate`, or leave it out";
             return Err(("server_key", why.to_owned()));
         }
-        if let Some(name) = &self.name
-            && let Err(why) = check_host(name)
-        {
-            return Err(("server_tls_name", format!("server_tls_name: {why}")));
+        if let Some(name) = &self.name {
+            let named = check_host(name).and_then(|()| match name.parse::<IpAddr>() {
+                Ok(_) => Ok(()),
+                // Nor can a certificate be for what no client can ask for.
+                Err(_) => SniRoute::read_name(name)
+                    .map(drop)
+                    .map_err(|why| format!("{name:?} {why}")),
+            });
+            named.map_err(|why| ("server_tls_name", format!("server_tls_name: {why}")))?;
         }
         Ok(())
     }
@@ -142,6 +148,8 @@ mod tests {
             (Verified, named("web.test"), None),
             (Unverified, named("2001:db8::1"), None),
             (Verified, named("web test"), Some("server_tls_name")),
+            (Verified, named("web..test"), Some("server_tls_name")),
+            (Verified, named("-web.test"), Some("server_tls_name")),
             (Verified, shown(file(), None), None),
             (Verified, shown(file(), file()), None),
             (Verified, shown(None, file()), Some("server_key")),

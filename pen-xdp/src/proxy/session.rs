@@ -175,7 +175,10 @@ async fn preliminaries(
     }
     let connection = &places.connection;
     let client = match connection.service.terms() {
-        Some(terms) => secured(connection, client, visitor, &terms).await?,
+        Some(terms) => {
+            let name = asked_for(said.as_ref());
+            secured(connection, client, (visitor, name), &terms).await?
+        }
         None => client,
     };
     Some((client, (visitor, peer, said), places))
@@ -216,11 +219,12 @@ async fn introduced(
     }
 }
 
-/// The client's connection over TLS; `None` if the client speaks none.
+/// The connection over TLS of a client, who asked for a name before if it was led here; `None` if
+/// the client speaks none.
 async fn secured(
     connection: &Connection,
     client: Stream,
-    visitor: Visitor,
+    (visitor, name): (Visitor, Option<String>),
     terms: &Terms,
 ) -> Option<Stream> {
     let service = &connection.service;
@@ -241,7 +245,9 @@ async fn secured(
             Refused::BadHandshake
         }
     };
-    service.turn_away(refused, &visitor);
+    if let (Some(mut line), Some(name)) = (service.turn_away(refused, &visitor), name) {
+        line.names(&name);
+    }
     let service = &service.name;
     tracing::debug!("service {service}: no handshake with {visitor:?}: {why}");
     None
@@ -291,11 +297,11 @@ async fn reach(
 /// clear, and then our side of a handshake.
 ///
 /// # Errors
-/// What the kernel says, or why the server can't be spoken to; all of it may take as long as a
-/// connection may.
+/// What the kernel says, or why the server can't be spoken to. What is said may take as long as
+/// connecting may: descriptors that were waited for are not the server's fault.
 async fn open(visit: &Visit, point: &Point, how: How, header: Option<&[u8]>) -> io::Result<Stream> {
-    let end = Instant::now() + how.timeout;
     let server = connect_patiently(&point.place, how).await?;
+    let end = Instant::now() + how.timeout;
     let left = || end.saturating_duration_since(Instant::now());
     if let Some(header) = header {
         send(&server, header, left()).await?;

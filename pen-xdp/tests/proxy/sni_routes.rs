@@ -366,7 +366,9 @@ fn routes_change_while_clients_are_there() {
     let _first = web(&lab, 0, (&authority, "first"));
     let _second = web(&lab, 1, (&authority, "second"));
     let two = hidden("two", &behind(1)).replace("[[pool]]", "listen = \"444\"\n[[pool]]");
-    let more = hidden("one", &behind(0)) + &two;
+    // Good as long as nobody is led there.
+    let round = hidden("round", "127.0.0.1:443").replace("[[pool]]", "listen = \"445\"\n[[pool]]");
+    let more = hidden("one", &behind(0)) + &two + &round;
     let pen = start(&lab, "sni_route = \"one.test one\"", &more);
     wait_until_answering(&lab, &authority, &["one.test"]);
     let script = format!(
@@ -404,6 +406,10 @@ fn routes_change_while_clients_are_there() {
             "leads to the service that it is of",
         ),
         ("-s one sni_route a.test two", "leads by name itself"),
+        (
+            "-s edge sni_route a.test round",
+            "service \"edge\" listens at [::]:443 itself",
+        ),
         ("-s edge no sni_route a.test", "there is none for a.test"),
         ("-s edge no sni_route", "has no servers of its own"),
         ("-s edge certificate /c.pem", "a certificate ends it here"),

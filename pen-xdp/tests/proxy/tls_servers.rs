@@ -265,6 +265,45 @@ fn a_certificate_that_is_named_itself_is_good_for_its_server_and_for_no_other() 
     }
 }
 
+/// Makes a certificate that `own.key` signed itself, of version 3 and no authority's or of version
+/// 1, and one that this key signed for a place: `old` or not, in a folder; what the second is in.
+const ISSUE: &str = "set -e; cd \"$1\"\n\
+     new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'\n\
+     openssl req $new -subj /CN=own -keyout own.key -out own.csr\n\
+     printf \"subjectAltName=IP:$2\\n\" > leaf.ext\n\
+     case $3 in\n\
+     old) openssl x509 -req -in own.csr -signkey own.key -days 9 -out own.crt ;;\n\
+     *) (cat leaf.ext; echo basicConstraints=CA:FALSE) > own.ext\n\
+     \x20openssl x509 -req -in own.csr -signkey own.key -days 9 -extfile own.ext -out own.crt ;;\n\
+     esac\n\
+     openssl req $new -subj /CN=leaf -keyout leaf.key -out leaf.csr\n\
+     openssl x509 -req -in leaf.csr -CA own.crt -CAkey own.key -CAcreateserial -days 9 \\\n\
+     -extfile leaf.ext -out leaf.crt\n\
+     cat leaf.crt leaf.key own.crt > leaf.pem\n";
+
+#[test]
+fn who_has_a_servers_key_issues_no_certificates_by_it() {
+    if !lab::ready("who_has_a_servers_key_issues_no_certificates_by_it") {
+        return;
+    }
+    let lab = lab(1);
+    for kind in ["new", "old"] {
+        let folder = lab.folder().join(kind);
+        fs::create_dir(&folder).unwrap();
+        let folder = folder.to_str().unwrap();
+        let words = ["-c", ISSUE, "sh", folder, &server(0), kind];
+        lab.client().run_ok("sh", words).unwrap();
+        let _web = serve(&lab, 0, &format!("{folder}/leaf.pem"), "");
+        let ca = format!("server_ca {folder}/own.crt");
+        let words = ["-O", "server_tls verified", "-O", &ca, "80", &at(0)];
+        let pen = Pen::start(&lab, &words);
+        assert_eq!(ask(&lab, 1), "-", "{kind}");
+        let why = trouble(&pen, 0);
+        assert!(why.contains("its certificate"), "{kind}: {why}");
+        pen.stop();
+    }
+}
+
 #[test]
 fn servers_are_shown_a_certificate_if_they_ask() {
     if !lab::ready("servers_are_shown_a_certificate_if_they_ask") {

@@ -208,6 +208,20 @@ fn connections_that_wait_are_not_used_past_a_change_of_who_is_believed() {
     assert!(status.handshake.is_some());
     fs::copy(other.ca(), &file).unwrap();
     wait_for_file("nobody to be believed", || ask() == "502");
+    // Commands are held to what files are.
+    for (command, why) in [
+        ("server_tls unverified", "unverified\" takes all"),
+        (
+            "server_tls off",
+            "speaks of TLS to the servers, which is off",
+        ),
+        ("server_key /k.pem", "and there is none"),
+        ("server_tls_name a..b", "server_tls_name"),
+    ] {
+        let refusal = pen.ask(command).refusal.unwrap_or_default();
+        assert!(refusal.contains(why), "{command}: {refusal}");
+    }
+    assert_eq!(ask(), "502");
     // By a command, at once.
     pen.change(&format!("server_ca {}", own.ca()));
     assert_eq!(ask(), "200");

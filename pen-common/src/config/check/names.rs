@@ -1,7 +1,6 @@
 //! Whether an address that a host name stands for since a moment ago may be a back end's: what the
 //! check of a whole configuration would refuse must not come in by a name server's answer.
 
-use super::proxy::check_target;
 use crate::config::address::{check_connectable, check_unicast};
 use crate::config::{BACKENDS_MAX, BACKENDS_PER_POOL_MAX, Backend, Config, Mode, Pool};
 
@@ -73,7 +72,7 @@ impl Config {
         check_connectable(address)?;
         for service in self.services.iter().filter(|service| service.pool == pool) {
             if service.mode != Mode::Dsr {
-                check_target(service, backend)?;
+                self.check_target(service, backend)?;
                 continue;
             }
             check_unicast(address)?;

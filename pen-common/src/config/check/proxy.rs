@@ -13,7 +13,7 @@ use crate::config::error::Item;
 use crate::config::given::Given;
 use crate::config::server_tls::check_named;
 use crate::config::service_keys::SERVICE;
-use crate::config::{ACLS_MAX, Backend, Listener, Mode, Pool, Protocol, Service};
+use crate::config::{ACLS_MAX, Backend, Config, Listener, Mode, Pool, Protocol, Service};
 
 impl<'a> Check<'a> {
     /// Access lists are counted, and their lines can match somebody.
@@ -167,12 +167,7 @@ impl<'a> Check<'a> {
     /// Where a proxy connects to: somewhere, and not to itself, by way of who leads there neither.
     pub(super) fn proxy_ports(&mut self, at: usize, service: &'a Service, pool: Option<usize>) {
         let config = self.config;
-        let leading = config.leading_to(&service.name);
-        let leading: Vec<_> = leading.filter(|other| other.name != service.name).collect();
-        let check_target = |backend: &Backend| {
-            let mut all = [service].into_iter().chain(leading.iter().copied());
-            all.try_for_each(|service| check_target(service, backend))
-        };
+        let check_target = |backend: &Backend| config.check_target(service, backend);
         let pool = pool.map(|at| (at, &self.config.pools[at]));
         let backends = pool.iter().flat_map(|(at, pool)| {
             let backends = pool.backends.iter().enumerate();
@@ -208,9 +203,40 @@ fn givens(value: &Value) -> Vec<Given<'_>> {
     }
 }
 
-pub(super) fn check_target(service: &Service, backend: &Backend) -> Result<(), String> {
+impl Config {
+    /// Whether a service in proxy mode can reach all its servers, after a change of any service.
+    ///
+    /// # Errors
+    /// Names the server, and says why not.
+    pub fn check_targets(&self, service: &Service) -> Result<(), String> {
+        let pool = self.pool(&service.pool);
+        let backends = pool.into_iter().flat_map(|pool| &pool.backends);
+        let spares = [&service.proxy.emergency, &service.proxy.abuse];
+        let all = backends.chain(spares.into_iter().flatten());
+        for backend in all.filter(|backend| !backend.gone) {
+            let checked = self.check_target(service, backend);
+            checked.map_err(|why| format!("server {:?}: {why}", backend.name))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a service in proxy mode can reach a server, and is not reached by it, nor are those
+    /// who lead to the service by name: a client would go round until no place is left.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn check_target(&self, service: &Service, backend: &Backend) -> Result<(), String> {
+        check_named(service, backend)?;
+        let mut leading = self.leading_to(&service.name);
+        check_elsewhere(service, backend)?;
+        leading.try_for_each(|leading| check_elsewhere(leading, backend))
+    }
+}
+
+/// # Errors
+/// The server is where the service listens, or is none for it.
+fn check_elsewhere(service: &Service, backend: &Backend) -> Result<(), String> {
     let name = &service.name;
-    check_named(service, backend)?;
     if let Some(path) = backend.path() {
         if service.mode == Mode::Udp {
             return Err(format!("service {name:?}: {NO_UNIX_DATAGRAMS}"));

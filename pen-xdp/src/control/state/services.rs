@@ -90,9 +90,12 @@ impl State {
         // What leads to this service counts as well as where it leads.
         let config = &self.config;
         let services = config.services.iter();
-        let mut faults = services.filter_map(|service| {
-            let faults = config.check_sni_routes(service).err()?;
-            Some(format!("service {:?}: {}", service.name, faults.join("; ")))
+        let proxies = services.filter(|service| service.mode != Mode::Dsr);
+        let mut faults = proxies.filter_map(|service| {
+            let routes = config.check_sni_routes(service);
+            let checked = routes.map_err(|faults| faults.join("; "));
+            let checked = checked.and_then(|()| config.check_targets(service));
+            Some(format!("service {:?}: {}", service.name, checked.err()?))
         });
         if let Some(fault) = faults.next() {
             drop(faults);

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 
 use http::{StatusCode, Uri};
 use pen_common::control::{Ended, Refused, Stage};
-use tokio::time::Instant;
 
 use super::answers::Words;
 use super::chunks::Sender;
@@ -421,7 +420,6 @@ fn unreached(
 async fn open(client: &Client<'_>, visit: &Visit, point: &Arc<Point>) -> io::Result<Link> {
     let _pending = client.service().pending.enter().await;
     let how = how(&visit.settings, client.visitor);
-    let end = Instant::now() + how.timeout;
     let stream = match connect(&point.place, how).await {
         Err(error) if is_exhaustion(&error) => {
             // Ours that wait give theirs up before we wait for those of others.
@@ -432,10 +430,7 @@ async fn open(client: &Client<'_>, visit: &Visit, point: &Arc<Point>) -> io::Res
     };
     let key = key(client, visit, point);
     let stream = match key.spoken() {
-        Some(spoken) => {
-            let left = end.saturating_duration_since(Instant::now());
-            Box::pin(spoken.secure(stream, &point.peer, left)).await?
-        }
+        Some(spoken) => Box::pin(spoken.secure(stream, &point.peer, how.timeout)).await?,
         None => stream,
     };
     Ok(Link::new(stream, key))

@@ -19,6 +19,7 @@ use super::authorities::Source;
 use super::peer::{Peer, Seen};
 use super::trouble::words;
 use super::verifier::Verifier;
+use crate::proxy::connect::is_ours;
 use crate::proxy::stream::Stream;
 use crate::proxy::tls::stream::Encrypted;
 use crate::proxy::tls::terms::{GROUPS, protocols};
@@ -79,8 +80,8 @@ impl Spoken {
     /// Begins to speak TLS with a server, which is to be done within `limit`.
     ///
     /// # Errors
-    /// Why it can't be spoken to, in words; the server shows it, too. It has not broken for what
-    /// this host lacks.
+    /// Why it can't be spoken to, in words; the server shows it, too. What this host lacks is told
+    /// as the kernel says it.
     pub(in crate::proxy) async fn secure(
         self: &Arc<Self>,
         below: Stream,
@@ -104,6 +105,7 @@ impl Spoken {
                 peer.saw(Seen::of(&stream, peer.last()));
                 Ok(Stream::Tls(Box::new(stream)))
             }
+            Err(error) if is_ours(&error) => Err(error),
             Err(error) => {
                 let why = words(&error, &self.authorities);
                 let told = format!("no TLS with it: {why}");
