@@ -106,6 +106,10 @@ fn each_flag_short_and_long() {
         (&[&["-C", "/b", "-C", "/c"]], |c| {
             c.control == Some(PathBuf::from("/c"))
         }),
+        (
+            &[&["-X"], &["--allow-exit"], &["-O", "allow_exit true"]],
+            |c| c.allow_exit,
+        ),
         (&[&["-p", "/p"], &["--pid-file", "/p"]], |c| {
             c.pid_file == Some(PathBuf::from("/p"))
         }),
@@ -161,7 +165,8 @@ fn the_authors_line_word_for_word() {
         "10.0.0.12",
     ];
     let start = start(&words);
-    assert_eq!(start.notes(), ["-S is obsolete and has no effect"]);
+    let note = "-S has no effect: it was obsolete in Pen already";
+    assert_eq!(start.notes(), [note]);
     assert_eq!(start.source(), "command line");
     let config = config(&words);
     assert_eq!((config.interface.as_str(), config.debug), ("eth1", 1));
@@ -171,12 +176,17 @@ fn the_authors_line_word_for_word() {
 
 #[test]
 fn obsolete_flags_are_noted_one_line_each() {
-    for flag in ["-D", "-n", "-P", "-Q"] {
+    for flag in ["-a", "-D", "-n", "-P", "-Q"] {
         let start = start(&[flag, "10.0.0.100"]);
-        assert_eq!(
-            start.notes(),
-            [format!("{flag} is obsolete and has no effect")]
-        );
+        let begin = format!("{flag} has no effect: ");
+        let [note] = start.notes() else {
+            panic!("{flag}: {:?}", start.notes())
+        };
+        let why = note
+            .strip_prefix(&begin)
+            .unwrap_or_else(|| panic!("{note}"));
+        assert!(why.len() > 10, "{note}");
+        assert_eq!(config(&[&[flag], &SERVED[..]].concat()), served(&[]));
     }
     assert_eq!(start(&["-S2", "10.0.0.100"]).notes().len(), 1);
     assert_eq!(start(&["-DnQ"]).notes().len(), 3);
@@ -337,7 +347,7 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
 
 #[test]
 fn flags_for_what_is_not_there_are_refused_by_name() {
-    for (flag, takes_value) in "i+ w+ X Z"
+    for (flag, takes_value) in "i+ w+ N Z"
         .split(' ')
         .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
     {
@@ -397,9 +407,19 @@ fn flags_that_dsr_lines_carry_are_accepted_with_a_note() {
 #[test]
 fn wrong_use() {
     for (words, expected) in [
-        (&["-N"][..], "unexpected argument '-N'"),
-        (&["-k"], "unexpected argument '-k'"),
+        (&["-k"][..], "unexpected argument '-k'"),
         (&["--foregruond"], "'--foreground'"),
+        (&["--print-confg", "toml"], "'--print-config'"),
+        (&["--print-config"], "possible values: toml, commands"),
+        (&["--print-config", "tmol"], "'toml'"),
+        (
+            &["--print-config", "toml", "--check"],
+            "cannot be used with",
+        ),
+        (
+            &["--print-config", "toml", "--detach", "eth1"],
+            "cannot be used with",
+        ),
         (&["-O"], "value is required"),
         (
             &["-C", "4711"],
