@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use pen::cli::{Action, Detach, Start, Stop, System, parse};
+use pen::cli::{Action, Detach, Start, Stop, System, WithoutNames, parse};
 use pen_common::config::{
-    Balance, ClientCertificate, Config, HashBy, Mode, Outside, Protocol, ProxyOptions,
+    Balance, ClientCertificate, Config, ConfigForm, HashBy, Mode, Outside, Protocol, ProxyOptions,
 };
 
 #[derive(Default)]
@@ -511,6 +511,58 @@ fn check_and_detach() {
 }
 
 #[test]
+fn a_configuration_is_printed_without_asking_for_names() {
+    let words = ["pen", "--print-config", "toml", "80", "web9", "web8"];
+    let Ok(Action::Print(start, ConfigForm::Toml)) = parse(words) else {
+        panic!("--print-config")
+    };
+    let checked = start.read(&WithoutNames::default()).unwrap();
+    let (config, notes) = checked.into_parts();
+    assert_eq!(notes, [""; 0]);
+    let text = config.written(ConfigForm::Toml).unwrap();
+    assert!(text.contains("{ address = \"web9\" },"), "{text}");
+    for address in config.pools[0].backends.iter().map(|b| b.address) {
+        assert!(!text.contains(&address.to_string()), "{text}");
+    }
+    // The same by the program: the text alone on standard output, faults on the other one.
+    let pen = |words: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_pen"))
+            .args(words)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    assert_eq!(pen(&words[1..]), (Some(0), text, String::new()));
+    let words = ["-a", "--print-config=commands", "80", "web9"];
+    let (code, out, said) = pen(&words);
+    assert_eq!(
+        (code, &*out),
+        (Some(0), "listen [::]:80\nserver 0 address web9\n")
+    );
+    assert_eq!(said, "pen: note: -a has no effect: there are no dumps\n");
+    for (words, expected) in [
+        (
+            &["--print-config", "commands", "-C", "/a b", "80", "web9"][..],
+            "control = \"/a b\" is no word of a command",
+        ),
+        (
+            &["-O", "timeuot 3", "80", "web9"],
+            "there is no command `timeuot`; did you mean `timeout`?",
+        ),
+        (&["--chekc", "80", "web9"], "'--check'"),
+    ] {
+        let (code, out, said) = pen(words);
+        assert_eq!((code, &*out), (Some(2), ""), "{words:?}");
+        assert!(said.contains(expected), "{words:?}: {said}");
+    }
+}
+
+#[test]
 fn help_and_version_are_shown() {
     let Err(Stop::Shown(help)) = parse(["pen", "--help"]) else {
         panic!("--help")
@@ -531,7 +583,10 @@ fn help_and_version_are_shown() {
         "-q, --backlog <N>",
         "-e, --emergency <SERVER>",
         "-B, --abuse <SERVER>",
+        "TLS to clients:",
+        "-X, --allow-exit",
         "How it runs:",
+        "--print-config <FORM>",
         "Instead of running:",
         "-O, --command <CMD>",
         "-F, --file",
