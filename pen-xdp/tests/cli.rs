@@ -255,9 +255,27 @@ fn flags_of_proxy_mode_short_and_long() {
                 required && folder == Some(Path::new("/a"))
             },
         ),
+        (&[&["-l", "/l"], &["--log=/l"]], |p| {
+            p.log.as_ref().is_some_and(|log| log.to_string() == "/l")
+        }),
+        (&[&["-E", "/c"], &["--certificate", "/c"]], |p| {
+            p.tls.certificate.as_deref() == Some(Path::new("/c"))
+        }),
+        (
+            &[
+                &["-E/c", "-K", "/k"],
+                &["-E/c", "--key", "/k"],
+                &["-K/k", "-E/c"],
+            ],
+            |p| p.tls.key.as_deref() == Some(Path::new("/k")),
+        ),
+        (&[&["-E/c", "-G", "/g"], &["-E/c", "--chain", "/g"]], |p| {
+            p.tls.chain.as_deref() == Some(Path::new("/g"))
+        }),
         (&[&["-hWt7"]], |p| {
             p.balance.has(Balance::Hash) && p.balance.has(Balance::Weight) && p.timeout == 7
         }),
+        (&[&["-t", "8", "-t7"]], |p| p.timeout == 7),
         // A command comes after a flag, whatever their order.
         (&[&["-O", "timeout 8", "-t", "7"]], |p| p.timeout == 8),
     ];
@@ -271,6 +289,7 @@ fn flags_of_proxy_mode_short_and_long() {
     assert_eq!(proxy(&["--http"]).services[0].mode, Mode::Http);
     assert_eq!(plain.services[0].proxy, ProxyOptions::default());
     for (forms, check) in rows {
+        assert!(!check(&ProxyOptions::default()), "{forms:?} is the default");
         for words in *forms {
             let mut config = proxy(words);
             assert!(check(&config.services[0].proxy), "{words:?}");
@@ -346,6 +365,47 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
 }
 
 #[test]
+fn each_flag_with_a_value_refuses_bad_ones_and_wants_one() {
+    for (flag, bad, key) in [
+        ("-b", "-1", "blacklist"),
+        ("-c", "many", "clients_max"),
+        ("-e", ":80", "emergency"),
+        ("-l", "", "log"),
+        ("-O", "tracking x", "tracking"),
+        ("-o", "tracking x", "tracking"),
+        ("-p", "", "pid_file"),
+        ("-q", "0", "backlog"),
+        ("-t", "0", "timeout"),
+        ("-x", "0", "conn_max"),
+        ("-A", "", "client_ca_path"),
+        ("-B", "a b", "abuse"),
+        ("-C", "4711", "control"),
+        ("-E", "", "certificate"),
+        ("-F", "none", "can't read none"),
+        ("-G", "", "chain"),
+        ("-K", "", "key"),
+        ("-T", "1.5", "tracking"),
+    ] {
+        let words = ["pen", flag, bad, "80", "10.0.0.11"];
+        let why = match parse(words) {
+            Ok(Action::Run(start)) => start.read(&World::default()).unwrap_err().to_string(),
+            Err(Stop::Wrong(why)) => why,
+            other => panic!("{flag} gave {other:?}"),
+        };
+        assert!(why.contains(key), "{flag}: {why}");
+        assert_eq!(why.trim_end().lines().count(), 1, "{flag}: {why}");
+        let why = wrong(&["80", "10.0.0.11", flag]);
+        assert!(why.contains("a value is required"), "{flag}: {why}");
+    }
+    for flag in [
+        "-d", "-f", "-h", "-r", "-s", "-H", "-R", "-U", "-W", "-X", "-a", "-D", "-n", "-P", "-Q",
+    ] {
+        let why = wrong(&[&format!("{flag}="), "80", "10.0.0.11"]);
+        assert!(why.contains("unexpected"), "{flag}: {why}");
+    }
+}
+
+#[test]
 fn flags_for_what_is_not_there_are_refused_by_name() {
     for (flag, takes_value) in "i+ w+ N Z"
         .split(' ')
@@ -410,6 +470,7 @@ fn wrong_use() {
         (&["-k"][..], "unexpected argument '-k'"),
         (&["--foregruond"], "'--foreground'"),
         (&["--print-confg", "toml"], "'--print-config'"),
+        (&["--print-config", "-r"], "possible values: toml, commands"),
         (&["--print-config"], "possible values: toml, commands"),
         (&["--print-config", "tmol"], "'toml'"),
         (

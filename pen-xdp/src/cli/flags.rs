@@ -290,9 +290,11 @@ fn switch(id: &'static str, help: &'static str) -> Arg {
     Arg::new(id).action(ArgAction::SetTrue).help(help)
 }
 
-/// A flag with one value; the last one counts.
+/// A flag with one value; the last one counts. As with getopt the next word is the value, also one
+/// that begins with a hyphen.
 fn value(id: &'static str, name: &'static str, help: &'static str) -> Arg {
-    Arg::new(id).value_name(name).help(help)
+    let arg = Arg::new(id).value_name(name).help(help);
+    arg.allow_hyphen_values(true)
 }
 
 fn of_tls(flag: &ProxyFlag) -> bool {
@@ -415,6 +417,7 @@ fn hidden_flags() -> impl Iterator<Item = Arg> {
         Arg::new(flag)
             .short(flag.chars().nth(1))
             .action(action)
+            .allow_hyphen_values(takes_value)
             .hide(true)
     })
 }
