@@ -259,6 +259,7 @@ fn every_key_is_a_command() {
         ("pid_file", "/run/pid"),
         ("foreground", "on"),
         ("debug", "3"),
+        ("allow_exit", "on"),
         ("bpffs", "/bpf"),
         ("run_dir", "/run/x"),
     ];
@@ -377,7 +378,9 @@ fn commands_that_are_refused() {
             "`tarpit_acl` is refused: the tarpit isn't there yet",
         ),
         ("control_acl 1", "`control_acl` is refused"),
-        ("exit", "stop the daemon with SIGTERM"),
+        ("exit now", "exit takes no argument, but \"now\" follows"),
+        ("backlog 9", "`backlog` belongs to proxy mode"),
+        ("emergency web1:80", "`emergency` belongs to proxy mode"),
         ("write /tmp/x", "`write` is refused"),
         (
             "stubborn",
@@ -446,6 +449,7 @@ fn commands_without_effect_are_noted() {
         "control",
         "debug",
         "listen",
+        "exit",
     ] {
         let mut line = line(&["10.0.0.100:80", "web1"]);
         let plain = read(&line).unwrap();

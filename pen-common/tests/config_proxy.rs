@@ -231,6 +231,13 @@ fn commands_set_what_they_name() {
     let rows: &[(&str, Check)] = &[
         ("blacklist 0", |p| p.blacklist == 0),
         ("client_acl 9", |p| p.client_acl == 9),
+        ("backlog 7", |p| p.backlog == 7),
+        ("emergency 10.0.0.9:81", |p| {
+            p.emergency.as_ref().is_some_and(|b| b.port == 81)
+        }),
+        ("abuse 10.0.0.9:82", |p| {
+            p.abuse.as_ref().is_some_and(|b| b.port == 82)
+        }),
         ("clients_max 1", |p| p.clients_max == 1),
         ("conn_max 1000000", |p| p.conn_max == 1_000_000),
         ("idle_timeout 60", |p| p.idle_timeout == 60),
@@ -282,6 +289,12 @@ fn commands_set_what_they_name() {
 #[test]
 fn commands_that_are_refused() {
     for (command, expected) in [
+        ("backlog 0", "backlog = 0 is out of range"),
+        ("backlog", "backlog takes one value without blanks"),
+        ("emergency a b", "emergency takes one value without blanks"),
+        ("abuse :80", "abuse: server"),
+        ("udp now", "udp takes no argument"),
+        ("no udpp", "did you mean `udp`?"),
         ("timeout 0", "timeout = 0 is out of range (1..=3600)"),
         ("timeout 3601", "timeout = 3601 is out of range"),
         ("blacklist -1", "blacklist = \"-1\" is not a number"),

@@ -1,4 +1,5 @@
-//! Whatever configuration there can be: written as TOML and read, it is the same.
+//! Whatever configuration there can be: written as TOML and read, it is the same, and so it is as
+//! commands, where these can say it.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -301,6 +302,7 @@ prop_compose! {
         workers in proptest::option::of(1u16..=256),
         ring in 6u32..=13,
         (seed, debug, foreground, finish_checksums) in any::<(u64, u8, bool, bool)>(),
+        allow_exit in any::<bool>(),
         table_memory in proptest::option::of(64u64 << 20..=TABLE_MEMORY_MAX),
         (control, pid_file) in (proptest::option::of(path()), proptest::option::of(path())),
         (bpffs, run_dir) in (path(), path()),
@@ -309,7 +311,7 @@ prop_compose! {
             interface: "eth0.12".to_owned(),
             workers: workers.map_or(Workers::Auto, Workers::Count),
             ring_size: 1 << ring,
-            plane, xdp_mode, busy, zero_copy, multi_buffer, seed, debug, foreground,
+            plane, xdp_mode, busy, zero_copy, multi_buffer, seed, debug, foreground, allow_exit,
             finish_checksums, table_memory, control, pid_file, bpffs, run_dir,
             acls: Vec::new(),
             services: Vec::new(),
@@ -386,6 +388,76 @@ fn lead(config: &mut Config) {
     }
 }
 
+/// A world that has the commands alone.
+struct File(String);
+
+impl Outside for File {
+    fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        Nowhere.resolve(host)
+    }
+
+    fn read(&self, _: &Path) -> Result<String, String> {
+        Ok(self.0.clone())
+    }
+}
+
+fn read_commands(text: &str) -> Result<Checked, ConfigErrors> {
+    let line = PenLine {
+        file: Some(PathBuf::from("pen.cfg")),
+        ..PenLine::default()
+    };
+    line.read(Config::default(), &File(text.to_owned()))
+}
+
+/// What commands can say of a configuration: the first service, and everything about that.
+fn one_line(mut config: Config) -> Config {
+    config.services.truncate(1);
+    let service = &mut config.services[0];
+    config.pools.retain(|pool| pool.name == service.pool);
+    (service.name, service.vlan) = (SERVICE_DEFAULT.to_owned(), None);
+    match config.pools.first_mut() {
+        None => service.pool.clear(),
+        Some(pool) => {
+            (pool.name, pool.table_size) = (SERVICE_DEFAULT.to_owned(), TABLE_SIZE_DEFAULT);
+            service.pool = SERVICE_DEFAULT.to_owned();
+            for backend in &mut pool.backends {
+                backend.name.clone_from(&backend.host);
+            }
+        }
+    }
+    match service.mode {
+        Mode::Dsr => config.acls.clear(),
+        Mode::Tcp | Mode::Udp | Mode::Http => config.interface.clear(),
+    }
+    match service.proxy.paths.is_empty() {
+        true => service.listeners.truncate(1),
+        false => service.listeners.clear(),
+    }
+    service.proxy.sni_routes.clear();
+    let (tls, servers) = (&mut service.proxy.tls, &mut service.proxy.server_tls);
+    let paths = [
+        &mut config.control,
+        &mut config.pid_file,
+        &mut tls.certificate,
+        &mut tls.key,
+        &mut tls.chain,
+        &mut tls.staple,
+        &mut tls.directory,
+        &mut tls.ticket_keys,
+        &mut tls.client_ca,
+        &mut tls.client_ca_path,
+        &mut tls.client_crl,
+        &mut servers.authorities,
+        &mut servers.certificate,
+        &mut servers.key,
+    ];
+    let paths = paths.into_iter().flatten();
+    for path in paths.chain([&mut config.bpffs, &mut config.run_dir]) {
+        *path = PathBuf::from(path.display().to_string().replace(' ', "_"));
+    }
+    config
+}
+
 proptest! {
     #[test]
     fn written_then_read_is_the_same(
@@ -422,5 +494,76 @@ proptest! {
         })?;
         prop_assert_eq!(again.config(), &config, "{}", text);
         prop_assert_eq!(again.config().to_toml(), text);
+        // Who only led has nobody then.
+        let first = &config.services[0];
+        if !first.pool.is_empty() || first.redirect().is_some() {
+            let line = one_line(config);
+            let text = line.to_commands().map_err(|errors| {
+                TestCaseError::fail(format!("{errors}\n{line:#?}"))
+            })?;
+            let again = read_commands(&text).map_err(|errors| {
+                TestCaseError::fail(format!("{errors}\n{text}"))
+            })?;
+            prop_assert_eq!(again.config(), &line, "{}", text);
+            prop_assert_eq!(again.config().to_commands().unwrap(), text);
+        }
+    }
+}
+
+#[test]
+fn what_commands_can_not_say_is_refused_by_name() {
+    const POOL: &str = "[[pool]]\nname = \"pen\"\nbackend = [\"10.0.0.1:80\"]\n";
+    let service = |keys: &str| format!("[[service]]\nname = \"pen\"\n{keys}\n{POOL}");
+    for (text, expected) in [
+        (
+            service("mode = \"tcp\"\nlisten = [\"80\", \"81\"]"),
+            "service \"pen\": it listens at 2 places: only a TOML file can say so",
+        ),
+        (
+            format!(
+                "control = \"/a b\"\n{}",
+                service("mode = \"tcp\"\nlisten = \"80\"")
+            ),
+            "control = \"/a b\" is no word of a command: only a TOML file can say so",
+        ),
+        (
+            format!(
+                "interface = \"eth1\"\n{}",
+                service("listen = \"10.0.0.9:80\"\nvlan = 7")
+            )
+            .replace("0.1:80", "0.1"),
+            "service \"pen\": vlan = 7: only a TOML file can say so",
+        ),
+        (
+            format!(
+                "interface = \"eth1\"\n{}",
+                service("mode = \"tcp\"\nlisten = \"80\"")
+            ),
+            "interface = \"eth1\": by commands that makes it DSR: leave it out",
+        ),
+        (
+            service("mode = \"tcp\"\nlisten = \"80\"\npool = \"pen\"").replacen("pen", "web", 1),
+            "service \"web\": commands call their service \"pen\": give it that name",
+        ),
+        (
+            service("mode = \"tcp\"\nlisten = \"80\"").replace(
+                "\"10.0.0.1:80\"",
+                "{ name = \"big\", address = \"10.0.0.1\", port = 80 }",
+            ),
+            "{ name = \"big\", address = \"10.0.0.1\", port = 80 },: only a TOML file can say so",
+        ),
+        (
+            format!(
+                "{}[[service]]\nname = \"b\"\nmode = \"tcp\"\nlisten = \"81\"\npool = \"pen\"",
+                service("mode = \"tcp\"\nlisten = \"80\"")
+            ),
+            "there are 2 services: only a TOML file can say so",
+        ),
+    ] {
+        let checked = read(&text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+        let errors = checked.config().to_commands().unwrap_err().to_string();
+        assert_eq!(errors, expected, "{text}");
+        let toml = checked.config().written(ConfigForm::Toml).unwrap();
+        assert_eq!(read(&toml).unwrap().config(), checked.config());
     }
 }

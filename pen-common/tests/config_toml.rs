@@ -99,6 +99,7 @@ control = "/run/pen/ctl"
 pid_file = "/run/pen/pid"
 foreground = true
 debug = 2
+allow_exit = true
 bpffs = "/bpf"
 run_dir = "/run/other"
 
@@ -228,6 +229,7 @@ weight = 0
     assert_eq!(config.control, Some(PathBuf::from("/run/pen/ctl")));
     assert_eq!(config.pid_file, Some(PathBuf::from("/run/pen/pid")));
     assert_eq!((config.foreground, config.debug), (true, 2));
+    assert!(config.allow_exit);
     assert_eq!(
         (config.bpffs.as_path(), config.run_dir.as_path()),
         (Path::new("/bpf"), Path::new("/run/other"))

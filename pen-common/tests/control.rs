@@ -58,6 +58,7 @@ fn requests() {
             ),
         ),
         ("server 1 acl 4", server(1, Change::Acl(4))),
+        ("exit", Action::Exit),
         ("", Action::Blank),
         ("# remark", Action::Blank),
         ("server 0 blacklist 30", server(0, Change::Blacklist(30))),
@@ -144,8 +145,24 @@ fn refusals_in_both_forms() {
         ),
         (
             "write",
-            "`write` is refused: Pen does not write configuration files yet\n",
+            "`write` is refused: a running daemon writes no file; `pen --print-config commands` \
+             shows what a line means\n",
             "`write` is refused",
+        ),
+        (
+            "backlog 9",
+            "backlog can't be changed while Pen runs: write it into the configuration and restart\n",
+            "backlog can't be changed",
+        ),
+        (
+            "no udp",
+            "udp can't be changed while Pen runs: write it into the configuration and restart\n",
+            "udp can't be changed",
+        ),
+        (
+            "allow_exit true",
+            "allow_exit can't be changed while Pen runs: write it into the configuration and restart\n",
+            "allow_exit can't be changed",
         ),
         (
             "close",

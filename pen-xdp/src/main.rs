@@ -8,7 +8,7 @@ use std::{
 
 use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
 use pen::{
-    cli::{self, Action, Detach, EXIT_WRONG, Start, Stop, System},
+    cli::{self, Action, Detach, EXIT_WRONG, Start, Stop, System, WithoutNames},
     daemon::{
         Daemon,
         check::check,
@@ -19,7 +19,7 @@ use pen::{
     lock::InterfaceLock,
     nic::restore_left_over,
 };
-use pen_common::config::Config;
+use pen_common::config::{Config, ConfigForm, Outside};
 
 /// Tells the process in the background that somebody waits to hear that it serves.
 const BACKGROUND: &str = "PEN_BACKGROUND";
@@ -42,13 +42,14 @@ fn main() -> ExitCode {
     match action {
         Action::Run(start) => run(&start),
         Action::Check(start) => check_only(&start),
+        Action::Print(start, form) => print(&start, form),
         Action::Detach(detach) => clean(&detach),
     }
 }
 
 /// The configuration, or every fault that it has on standard error.
-fn read(start: &Start) -> Option<Config> {
-    match start.read(&System) {
+fn read(start: &Start, outside: &dyn Outside) -> Option<Config> {
+    match start.read(outside) {
         Ok(checked) => {
             let (config, notes) = checked.into_parts();
             // The caller's process has said them already.
@@ -67,7 +68,7 @@ fn read(start: &Start) -> Option<Config> {
 
 fn run(start: &Start) -> ExitCode {
     let background = std::env::var_os(BACKGROUND).is_some();
-    let Some(config) = read(start) else {
+    let Some(config) = read(start, &System) else {
         return ExitCode::from(EXIT_WRONG);
     };
     if !config.foreground && !background {
@@ -193,7 +194,7 @@ fn to_background() -> ExitCode {
 }
 
 fn check_only(start: &Start) -> ExitCode {
-    let Some(config) = read(start) else {
+    let Some(config) = read(start, &System) else {
         return ExitCode::from(EXIT_WRONG);
     };
     match check(&config) {
@@ -206,6 +207,26 @@ fn check_only(start: &Start) -> ExitCode {
         }
         Err(error) => {
             eprintln!("pen: {error:#}");
+            ExitCode::from(EXIT_WRONG)
+        }
+    }
+}
+
+fn print(start: &Start, form: ConfigForm) -> ExitCode {
+    let Some(config) = read(start, &WithoutNames::default()) else {
+        return ExitCode::from(EXIT_WRONG);
+    };
+    match config.written(form) {
+        Ok(text) => match io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            // Half of a configuration must not be taken for one.
+            Err(error) => {
+                eprintln!("pen: the configuration can't be written: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Err(errors) => {
+            eprintln!("{errors}");
             ExitCode::from(EXIT_WRONG)
         }
     }

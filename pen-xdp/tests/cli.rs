@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use pen::cli::{Action, Detach, Start, Stop, System, parse};
+use pen::cli::{Action, Detach, Start, Stop, System, WithoutNames, parse};
 use pen_common::config::{
-    Balance, ClientCertificate, Config, HashBy, Mode, Outside, Protocol, ProxyOptions,
+    Balance, ClientCertificate, Config, ConfigForm, HashBy, Mode, Outside, Protocol, ProxyOptions,
 };
 
 #[derive(Default)]
@@ -106,6 +106,10 @@ fn each_flag_short_and_long() {
         (&[&["-C", "/b", "-C", "/c"]], |c| {
             c.control == Some(PathBuf::from("/c"))
         }),
+        (
+            &[&["-X"], &["--allow-exit"], &["-O", "allow_exit true"]],
+            |c| c.allow_exit,
+        ),
         (&[&["-p", "/p"], &["--pid-file", "/p"]], |c| {
             c.pid_file == Some(PathBuf::from("/p"))
         }),
@@ -161,7 +165,8 @@ fn the_authors_line_word_for_word() {
         "10.0.0.12",
     ];
     let start = start(&words);
-    assert_eq!(start.notes(), ["-S is obsolete and has no effect"]);
+    let note = "-S has no effect: it was obsolete in Pen already";
+    assert_eq!(start.notes(), [note]);
     assert_eq!(start.source(), "command line");
     let config = config(&words);
     assert_eq!((config.interface.as_str(), config.debug), ("eth1", 1));
@@ -171,12 +176,17 @@ fn the_authors_line_word_for_word() {
 
 #[test]
 fn obsolete_flags_are_noted_one_line_each() {
-    for flag in ["-D", "-n", "-P", "-Q"] {
+    for flag in ["-a", "-D", "-n", "-P", "-Q"] {
         let start = start(&[flag, "10.0.0.100"]);
-        assert_eq!(
-            start.notes(),
-            [format!("{flag} is obsolete and has no effect")]
-        );
+        let begin = format!("{flag} has no effect: ");
+        let [note] = start.notes() else {
+            panic!("{flag}: {:?}", start.notes())
+        };
+        let why = note
+            .strip_prefix(&begin)
+            .unwrap_or_else(|| panic!("{note}"));
+        assert!(why.len() > 10, "{note}");
+        assert_eq!(config(&[&[flag], &SERVED[..]].concat()), served(&[]));
     }
     assert_eq!(start(&["-S2", "10.0.0.100"]).notes().len(), 1);
     assert_eq!(start(&["-DnQ"]).notes().len(), 3);
@@ -245,9 +255,27 @@ fn flags_of_proxy_mode_short_and_long() {
                 required && folder == Some(Path::new("/a"))
             },
         ),
+        (&[&["-l", "/l"], &["--log=/l"]], |p| {
+            p.log.as_ref().is_some_and(|log| log.to_string() == "/l")
+        }),
+        (&[&["-E", "/c"], &["--certificate", "/c"]], |p| {
+            p.tls.certificate.as_deref() == Some(Path::new("/c"))
+        }),
+        (
+            &[
+                &["-E/c", "-K", "/k"],
+                &["-E/c", "--key", "/k"],
+                &["-K/k", "-E/c"],
+            ],
+            |p| p.tls.key.as_deref() == Some(Path::new("/k")),
+        ),
+        (&[&["-E/c", "-G", "/g"], &["-E/c", "--chain", "/g"]], |p| {
+            p.tls.chain.as_deref() == Some(Path::new("/g"))
+        }),
         (&[&["-hWt7"]], |p| {
             p.balance.has(Balance::Hash) && p.balance.has(Balance::Weight) && p.timeout == 7
         }),
+        (&[&["-t", "8", "-t7"]], |p| p.timeout == 7),
         // A command comes after a flag, whatever their order.
         (&[&["-O", "timeout 8", "-t", "7"]], |p| p.timeout == 8),
     ];
@@ -261,6 +289,7 @@ fn flags_of_proxy_mode_short_and_long() {
     assert_eq!(proxy(&["--http"]).services[0].mode, Mode::Http);
     assert_eq!(plain.services[0].proxy, ProxyOptions::default());
     for (forms, check) in rows {
+        assert!(!check(&ProxyOptions::default()), "{forms:?} is the default");
         for words in *forms {
             let mut config = proxy(words);
             assert!(check(&config.services[0].proxy), "{words:?}");
@@ -336,8 +365,49 @@ fn flags_of_proxy_mode_are_refused_in_dsr_and_out_of_range() {
 }
 
 #[test]
+fn each_flag_with_a_value_refuses_bad_ones_and_wants_one() {
+    for (flag, bad, key) in [
+        ("-b", "-1", "blacklist"),
+        ("-c", "many", "clients_max"),
+        ("-e", ":80", "emergency"),
+        ("-l", "", "log"),
+        ("-O", "tracking x", "tracking"),
+        ("-o", "tracking x", "tracking"),
+        ("-p", "", "pid_file"),
+        ("-q", "0", "backlog"),
+        ("-t", "0", "timeout"),
+        ("-x", "0", "conn_max"),
+        ("-A", "", "client_ca_path"),
+        ("-B", "a b", "abuse"),
+        ("-C", "4711", "control"),
+        ("-E", "", "certificate"),
+        ("-F", "none", "can't read none"),
+        ("-G", "", "chain"),
+        ("-K", "", "key"),
+        ("-T", "1.5", "tracking"),
+    ] {
+        let words = ["pen", flag, bad, "80", "10.0.0.11"];
+        let why = match parse(words) {
+            Ok(Action::Run(start)) => start.read(&World::default()).unwrap_err().to_string(),
+            Err(Stop::Wrong(why)) => why,
+            other => panic!("{flag} gave {other:?}"),
+        };
+        assert!(why.contains(key), "{flag}: {why}");
+        assert_eq!(why.trim_end().lines().count(), 1, "{flag}: {why}");
+        let why = wrong(&["80", "10.0.0.11", flag]);
+        assert!(why.contains("a value is required"), "{flag}: {why}");
+    }
+    for flag in [
+        "-d", "-f", "-h", "-r", "-s", "-H", "-R", "-U", "-W", "-X", "-a", "-D", "-n", "-P", "-Q",
+    ] {
+        let why = wrong(&[&format!("{flag}="), "80", "10.0.0.11"]);
+        assert!(why.contains("unexpected"), "{flag}: {why}");
+    }
+}
+
+#[test]
 fn flags_for_what_is_not_there_are_refused_by_name() {
-    for (flag, takes_value) in "i+ w+ X Z"
+    for (flag, takes_value) in "i+ w+ N Z"
         .split(' ')
         .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
     {
@@ -397,9 +467,20 @@ fn flags_that_dsr_lines_carry_are_accepted_with_a_note() {
 #[test]
 fn wrong_use() {
     for (words, expected) in [
-        (&["-N"][..], "unexpected argument '-N'"),
-        (&["-k"], "unexpected argument '-k'"),
+        (&["-k"][..], "unexpected argument '-k'"),
         (&["--foregruond"], "'--foreground'"),
+        (&["--print-confg", "toml"], "'--print-config'"),
+        (&["--print-config", "-r"], "possible values: toml, commands"),
+        (&["--print-config"], "possible values: toml, commands"),
+        (&["--print-config", "tmol"], "'toml'"),
+        (
+            &["--print-config", "toml", "--check"],
+            "cannot be used with",
+        ),
+        (
+            &["--print-config", "toml", "--detach", "eth1"],
+            "cannot be used with",
+        ),
         (&["-O"], "value is required"),
         (
             &["-C", "4711"],
@@ -491,6 +572,58 @@ fn check_and_detach() {
 }
 
 #[test]
+fn a_configuration_is_printed_without_asking_for_names() {
+    let words = ["pen", "--print-config", "toml", "80", "web9", "web8"];
+    let Ok(Action::Print(start, ConfigForm::Toml)) = parse(words) else {
+        panic!("--print-config")
+    };
+    let checked = start.read(&WithoutNames::default()).unwrap();
+    let (config, notes) = checked.into_parts();
+    assert_eq!(notes, [""; 0]);
+    let text = config.written(ConfigForm::Toml).unwrap();
+    assert!(text.contains("{ address = \"web9\" },"), "{text}");
+    for address in config.pools[0].backends.iter().map(|b| b.address) {
+        assert!(!text.contains(&address.to_string()), "{text}");
+    }
+    // The same by the program: the text alone on standard output, faults on the other one.
+    let pen = |words: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_pen"))
+            .args(words)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    assert_eq!(pen(&words[1..]), (Some(0), text, String::new()));
+    let words = ["-a", "--print-config=commands", "80", "web9"];
+    let (code, out, said) = pen(&words);
+    assert_eq!(
+        (code, &*out),
+        (Some(0), "listen [::]:80\nserver 0 address web9\n")
+    );
+    assert_eq!(said, "pen: note: -a has no effect: there are no dumps\n");
+    for (words, expected) in [
+        (
+            &["--print-config", "commands", "-C", "/a b", "80", "web9"][..],
+            "control = \"/a b\" is no word of a command",
+        ),
+        (
+            &["-O", "timeuot 3", "80", "web9"],
+            "there is no command `timeuot`; did you mean `timeout`?",
+        ),
+        (&["--chekc", "80", "web9"], "'--check'"),
+    ] {
+        let (code, out, said) = pen(words);
+        assert_eq!((code, &*out), (Some(2), ""), "{words:?}");
+        assert!(said.contains(expected), "{words:?}: {said}");
+    }
+}
+
+#[test]
 fn help_and_version_are_shown() {
     let Err(Stop::Shown(help)) = parse(["pen", "--help"]) else {
         panic!("--help")
@@ -511,7 +644,10 @@ fn help_and_version_are_shown() {
         "-q, --backlog <N>",
         "-e, --emergency <SERVER>",
         "-B, --abuse <SERVER>",
+        "TLS to clients:",
+        "-X, --allow-exit",
         "How it runs:",
+        "--print-config <FORM>",
         "Instead of running:",
         "-O, --command <CMD>",
         "-F, --file",

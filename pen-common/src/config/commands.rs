@@ -52,6 +52,8 @@ pub enum Command {
     Control,
     /// Look all host names of back ends up at once, whenever that was due.
     Resolve,
+    /// Stop, as at SIGTERM; where [`Config::allow_exit`] has been set.
+    Exit,
     /// Show the debug level, or set it.
     Debug(Option<u8>),
     /// Show the VIPs, or (at start) name one.
@@ -68,6 +70,15 @@ pub enum Command {
         /// Its value as written, which has been tried when this was parsed; `None` to show it.
         value: Option<String>,
     },
+    /// Set a key of a service in proxy mode ([`Service::set`]); only at start.
+    OptionAtStart {
+        /// Name of the key.
+        key: &'static str,
+        /// Its value as written, which has been tried when this was parsed.
+        value: String,
+    },
+    /// UDP instead of TCP, or not; only at start.
+    Udp(bool),
     /// Pass on HTTP requests instead of TCP connections, or not; only at start.
     Http(bool),
     /// Change an access list.
@@ -166,6 +177,7 @@ const COMMANDS: &[(&str, Parse)] = &[
         [] => option(HSTS, &[]),
         _ => option(HSTS, &[&words.join(" ")]),
     }),
+    ("exit", |words| bare("exit", words, Command::Exit)),
     ("http", |words| bare("http", words, Command::Http(true))),
     ("include", |words| match words {
         [file] => Ok(Command::Include(PathBuf::from(file))),
@@ -209,6 +221,7 @@ const COMMANDS: &[(&str, Parse)] = &[
     (TRANSPARENT, |words| {
         bare(TRANSPARENT, words, flag(TRANSPARENT, true))
     }),
+    ("udp", |words| bare("udp", words, Command::Udp(true))),
 ];
 
 /// Keys of a service in proxy mode that are commands, too: shown without a value, set with one.
@@ -255,6 +268,9 @@ const OPTIONS: &[&str] = &[
     "trusted",
 ];
 
+/// Keys of a service in proxy mode that only the start can set: Pen has flags for them.
+const AT_START: &[&str] = &["abuse", "backlog", "emergency"];
+
 /// The keys of that kind that Pen turns on by their names and off by `no`.
 const KEEPALIVE: &str = "keepalive";
 const TRANSPARENT: &str = "transparent";
@@ -276,7 +292,6 @@ const NOT_YET: &[(&str, &str)] = &[
         "the control socket is guarded by its file mode",
     ),
     ("dummy", "Pen answers no requests itself"),
-    ("exit", "stop the daemon with SIGTERM"),
     ("idlers", "connections are made when a client is there"),
     ("peek", "it was never finished in Pen"),
     (
@@ -285,7 +300,10 @@ const NOT_YET: &[(&str, &str)] = &[
     ),
     ("tarpit_acl", "the tarpit isn't there yet"),
     ("web_stats", "the HTML status page isn't there yet"),
-    ("write", "Pen does not write configuration files yet"),
+    (
+        "write",
+        "a running daemon writes no file; `pen --print-config commands` shows what a line means",
+    ),
 ];
 
 /// Commands that are accepted and do nothing.
@@ -339,6 +357,8 @@ impl Command {
             set(key.name, rest)
         } else if let Some(key) = OPTIONS.iter().find(|key| *key == word) {
             option(key, rest)
+        } else if let Some(key) = AT_START.iter().find(|key| *key == word) {
+            option_at_start(key, rest)
         } else if let Ok(switch) = word.parse::<Balance>() {
             bare(switch.word(), rest, Self::Switch(switch, true))
         } else if let Some((_, why)) = NO_EFFECT.iter().find(|(name, _)| name == word) {
@@ -348,6 +368,11 @@ impl Command {
         };
         parsed.map(Some).map_err(CommandFault::Refused)
     }
+
+    /// Every word that a command may begin with, those that are refused or have no effect too.
+    pub fn words() -> impl Iterator<Item = &'static str> {
+        known_words().chain(NO_EFFECT.iter().map(|(name, _)| *name))
+    }
 }
 
 /// Every word that may begin a command.
@@ -356,6 +381,7 @@ fn known_words() -> impl Iterator<Item = &'static str> {
     commands
         .chain(CONFIG.iter().map(|key| key.name))
         .chain(OPTIONS.iter().copied())
+        .chain(AT_START.iter().copied())
         .chain(Balance::ALL.iter().map(|switch| switch.word()))
         .chain(NOT_YET.iter().map(|(name, _)| *name))
 }
@@ -425,6 +451,17 @@ fn option(key: &'static str, words: &[&str]) -> Result<Command, String> {
     Ok(Command::Option { key, value })
 }
 
+fn option_at_start(key: &'static str, words: &[&str]) -> Result<Command, String> {
+    let [value] = words else {
+        return Err(format!("{key} takes one value without blanks"));
+    };
+    Service::new("").set(key, value)?;
+    Ok(Command::OptionAtStart {
+        key,
+        value: (*value).to_owned(),
+    })
+}
+
 fn flag(key: &'static str, on: bool) -> Command {
     Command::Option {
         key,
@@ -468,6 +505,7 @@ fn no(words: &[&str]) -> Result<Command, String> {
             })
         }
         ["http"] => Ok(Command::Http(false)),
+        ["udp"] => Ok(Command::Udp(false)),
         // Pen took this in silence and kept the list.
         ["client_acl", ..] => Ok(Command::Nothing(
             "`no client_acl` has no effect: empty the list by `no acl N`".to_owned(),
@@ -496,6 +534,7 @@ fn no(words: &[&str]) -> Result<Command, String> {
                     KEEPALIVE,
                     LOG,
                     TRANSPARENT,
+                    "udp",
                 ]),
             );
             Err(format!(

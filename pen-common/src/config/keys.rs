@@ -174,6 +174,12 @@ pub(crate) const CONFIG: &[Key<Config>] = &[
         |c| number(c.debug)
     ),
     key!(
+        "allow_exit",
+        "whether the command exit stops Pen (-X): true or false",
+        |c, given| given.flag("allow_exit").map(|flag| c.allow_exit = flag),
+        |c| Some(Value::Boolean(c.allow_exit))
+    ),
+    key!(
         "bpffs",
         "where the BPF file system is mounted",
         |c, given| given.path("bpffs").map(|path| c.bpffs = path),

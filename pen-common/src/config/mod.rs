@@ -7,6 +7,7 @@
 mod access_log;
 mod acl;
 mod address;
+mod as_commands;
 mod check;
 mod ciphers;
 mod commands;
@@ -171,6 +172,16 @@ words! {
 }
 
 words! {
+    /// How a configuration is written down.
+    ConfigForm {
+        /// As a TOML file, for `--config`.
+        Toml = "toml",
+        /// As commands, for `-F`.
+        Commands = "commands",
+    }
+}
+
+words! {
     /// Layer 4 protocol of a listener.
     Protocol {
         /// TCP.
@@ -222,6 +233,8 @@ pub struct Config {
     pub foreground: bool,
     /// Debug level (`-d`, repeatable).
     pub debug: u8,
+    /// Whether the command `exit` stops Pen (`-X`).
+    pub allow_exit: bool,
     /// Where the BPF file system is mounted: program link and maps are pinned below it.
     pub bpffs: PathBuf,
     /// Where Pen keeps what the next start must know (saved NIC settings).
@@ -252,6 +265,7 @@ impl Default for Config {
             pid_file: None,
             foreground: false,
             debug: 0,
+            allow_exit: false,
             bpffs: PathBuf::from("/sys/fs/bpf"),
             run_dir: PathBuf::from("/run/pen"),
             acls: Vec::new(),

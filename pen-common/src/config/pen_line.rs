@@ -218,7 +218,13 @@ impl Reader<'_> {
             Command::Option {
                 key,
                 value: Some(value),
-            } => self.late(place, Late::Option { key, value }),
+            }
+            | Command::OptionAtStart { key, value } => {
+                self.late(place, Late::Option { key, value });
+            }
+            Command::Udp(on) => {
+                self.protocol = if on { Protocol::Udp } else { Protocol::Tcp };
+            }
             Command::Http(on) => self.late(place, Late::Http(on)),
             Command::Acl(number, change) => self.late(place, Late::Acl(number, change)),
             Command::Debug(Some(level)) => self.config.debug = level,
@@ -243,6 +249,7 @@ impl Reader<'_> {
             | Command::Pid
             | Command::Control
             | Command::Resolve
+            | Command::Exit
             | Command::Debug(None)
             | Command::Option { value: None, .. }
             | Command::Listen(None) => {

@@ -104,7 +104,8 @@ impl Config {
     }
 }
 
-fn differing<T>(
+/// The keys that have another value than by default, with it.
+pub(super) fn differing<T>(
     keys: &'static [Key<T>],
     value: &T,
     default: &T,

@@ -31,6 +31,9 @@ use crate::config::{AclChange, Balance, Change, Command, CommandFault, Config, S
 /// Longest request in bytes, line feed included (what Pen reads at once).
 pub const REQUEST_BYTES_MAX: usize = 4095;
 
+/// What `exit` is answered without [`Config::allow_exit`]: Pen's words.
+pub const EXIT_IS_OFF: &str = "Exit is not enabled; restart with -X flag";
+
 /// How the asker wants the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -106,6 +109,8 @@ pub enum Action {
     Nothing,
     /// Look all host names of back ends up at once.
     Resolve,
+    /// Stop, as at SIGTERM; refused with [`EXIT_IS_OFF`] where that is not allowed.
+    Exit,
     /// A blank line: succeed in silence.
     Blank,
 }
@@ -223,6 +228,7 @@ fn live(command: Command) -> Result<Action, String> {
         Command::Pid => Action::Pid,
         Command::Control => Action::Control,
         Command::Resolve => Action::Resolve,
+        Command::Exit => Action::Exit,
         Command::Debug(level) => Action::Debug(level),
         Command::Listen(None) => Action::Listen,
         Command::Server(server, changes) => Action::Server(server, changes),
@@ -230,9 +236,12 @@ fn live(command: Command) -> Result<Action, String> {
         Command::Option { key, value } => Action::Option { key, value },
         Command::Acl(number, change) => Action::Acl(number, change),
         Command::Nothing(_) => Action::Nothing,
-        Command::Set { key, .. } => return Err(only_at_start(key)),
+        Command::Set { key, .. } | Command::OptionAtStart { key, .. } => {
+            return Err(only_at_start(key));
+        }
         Command::Listen(Some(_)) => return Err(only_at_start("listen")),
         Command::Http(_) => return Err(only_at_start("http")),
+        Command::Udp(_) => return Err(only_at_start("udp")),
         Command::Include(_) => return Err(only_at_start("include")),
     })
 }

@@ -1,10 +1,12 @@
 //! The flags themselves: letters, long names, help.
 
-use clap::{Arg, ArgAction, Command, ValueHint};
+use clap::{Arg, ArgAction, Command, ValueHint, builder::PossibleValuesParser};
+use pen_common::config::ConfigForm;
 
 const USAGE: &str = "pen [OPTIONS] [HOST:]PORT|/PATH BACKEND[:PORT:MAX:HARD:WEIGHT:PRIO]...
        pen [OPTIONS] -O \"dsr_if IF\" VIP[:PORT] BACKEND[:PORT:MAX:HARD:WEIGHT:PRIO]...
        pen --config FILE [--check]
+       pen [OPTIONS] --print-config toml|commands ...
        pen --detach IF";
 
 const AFTER_HELP: &str = "\
@@ -24,6 +26,10 @@ Examples of DSR, which needs an interface and VIPs of its own:
 
 For many services, of both kinds:
   pen --config /etc/pen/pen.toml --check
+
+From a line of Pen's to such a file, and back:
+  pen --print-config toml -r -F pen.cfg 80 web1 web2
+  pen --print-config commands --config pen.toml
 
 A proxy at PORT alone listens on all addresses, IPv4 and IPv6; a BACKEND without PORT has that of the
 proxy. In DSR, PORT 0, or none, stands for all ports. A weight of 0 in BACKEND, or none, counts as 1 (Pen's -W gave such a server no
@@ -207,6 +213,12 @@ pub(super) const PROXY_FLAGS: &[ProxyFlag] = &[
 /// follows, what it would do, why it is refused.
 pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
     ("-i", true, "Windows service", "is not for Linux"),
+    (
+        "-N",
+        false,
+        "in Pen's usage text",
+        "isn't a flag of Pen's either, which refused it: leave it out",
+    ),
     ("-j", true, "chroot", LATER),
     ("-u", true, "switch user", LATER),
     ("-w", true, "HTML status page", LATER),
@@ -215,12 +227,6 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
         true,
         "TLS protocol",
         "chooses nothing: TLS 1.2 and 1.3 are spoken, and by -O \"ssl_option no_tlsv1.2\" 1.3 alone",
-    ),
-    (
-        "-X",
-        false,
-        "the exit command",
-        "isn't there: stop the daemon with SIGTERM",
     ),
     (
         "-Z",
@@ -240,16 +246,14 @@ pub(super) const STAY: (&str, &str) = ("-u", "root");
 pub(super) const IDLE_FLAGS: &[(&str, bool, &str)] = &[
     ("-a", false, "there are no dumps"),
     ("-m", true, "batches are of a fixed size"),
+    ("-D", false, OBSOLETE),
+    ("-n", false, OBSOLETE),
+    ("-P", false, "how to wait for sockets is chosen by itself"),
+    ("-Q", false, OBSOLETE),
+    ("-S", true, OBSOLETE),
 ];
 
-/// Flags of Pen's that are accepted and do nothing: flag, whether a value follows.
-pub(super) const OBSOLETE_FLAGS: &[(&str, bool)] = &[
-    ("-D", false),
-    ("-n", false),
-    ("-P", false),
-    ("-Q", false),
-    ("-S", true),
-];
+const OBSOLETE: &str = "it was obsolete in Pen already";
 
 /// The whole command line.
 pub(super) fn command() -> Command {
@@ -272,7 +276,9 @@ pub(super) fn command() -> Command {
         .next_help_heading("What is served")
         .args(what_is_served())
         .next_help_heading("Proxies")
-        .args(PROXY_FLAGS.iter().map(proxy_flag))
+        .args(PROXY_FLAGS.iter().filter(|flag| !of_tls(flag)).map(proxy_flag))
+        .next_help_heading("TLS to clients")
+        .args(PROXY_FLAGS.iter().filter(|flag| of_tls(flag)).map(proxy_flag))
         .next_help_heading("How it runs")
         .args(how_it_runs())
         .next_help_heading("Instead of running")
@@ -284,9 +290,15 @@ fn switch(id: &'static str, help: &'static str) -> Arg {
     Arg::new(id).action(ArgAction::SetTrue).help(help)
 }
 
-/// A flag with one value; the last one counts.
+/// A flag with one value; the last one counts. As with getopt the next word is the value, also one
+/// that begins with a hyphen.
 fn value(id: &'static str, name: &'static str, help: &'static str) -> Arg {
-    Arg::new(id).value_name(name).help(help)
+    let arg = Arg::new(id).value_name(name).help(help);
+    arg.allow_hyphen_values(true)
+}
+
+fn of_tls(flag: &ProxyFlag) -> bool {
+    ["-E", "-K", "-G", "-R", "-A"].contains(&flag.short)
 }
 
 fn proxy_flag(flag: &ProxyFlag) -> Arg {
@@ -327,7 +339,7 @@ fn what_is_served() -> [Arg; 5] {
     ]
 }
 
-fn how_it_runs() -> [Arg; 6] {
+fn how_it_runs() -> [Arg; 7] {
     let run_dir = "Where Pen keeps what the next start must know [default: /run/pen]";
     [
         switch("foreground", "Stay in the foreground")
@@ -343,12 +355,18 @@ fn how_it_runs() -> [Arg; 6] {
         value("pid_file", "FILE", "Write a pid file")
             .short('p')
             .long("pid-file"),
+        switch(
+            "allow_exit",
+            "Let the command exit stop Pen, as SIGTERM does",
+        )
+        .short('X')
+        .long("allow-exit"),
         value("bpffs", "DIR", "BPF file system [default: /sys/fs/bpf]").long("bpffs"),
         value("run_dir", "DIR", run_dir).long("run-dir"),
     ]
 }
 
-fn instead_of_running() -> [Arg; 4] {
+fn instead_of_running() -> [Arg; 5] {
     let others = [
         "config",
         "operands",
@@ -357,10 +375,19 @@ fn instead_of_running() -> [Arg; 4] {
         "roundrobin",
         "udp",
         "check",
+        "print_config",
     ];
+    let print = "Write the configuration, without its defaults, as a TOML file or as commands for \
+                 -F, and exit";
     let detach = "Clean an interface of what a daemon left there, and exit";
     [
         switch("check", "Validate the configuration and exit").long("check"),
+        value("print_config", "FORM", print)
+            .long("print-config")
+            .value_parser(PossibleValuesParser::new(
+                ConfigForm::ALL.iter().map(|form| form.word()),
+            ))
+            .conflicts_with("check"),
         value("detach", "IF", detach)
             .long("detach")
             .conflicts_with_all(others),
@@ -381,18 +408,16 @@ fn hidden_flags() -> impl Iterator<Item = Arg> {
     let idle = IDLE_FLAGS
         .iter()
         .map(|(flag, takes_value, _)| (*flag, *takes_value));
-    refused
-        .chain(idle)
-        .chain(OBSOLETE_FLAGS.iter().copied())
-        .map(|(flag, takes_value)| {
-            let action = if takes_value {
-                ArgAction::Set
-            } else {
-                ArgAction::SetTrue
-            };
-            Arg::new(flag)
-                .short(flag.chars().nth(1))
-                .action(action)
-                .hide(true)
-        })
+    refused.chain(idle).map(|(flag, takes_value)| {
+        let action = if takes_value {
+            ArgAction::Set
+        } else {
+            ArgAction::SetTrue
+        };
+        Arg::new(flag)
+            .short(flag.chars().nth(1))
+            .action(action)
+            .allow_hyphen_values(takes_value)
+            .hide(true)
+    })
 }

@@ -5,16 +5,18 @@
 
 mod flags;
 
+use std::cell::RefCell;
 use std::ffi::OsString;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use pen_common::config::{
-    Checked, Config, ConfigError, ConfigErrors, Outside, PenFlag, PenLine, check_interface,
+    Checked, Config, ConfigError, ConfigErrors, ConfigForm, Outside, PenFlag, PenLine,
+    check_interface,
 };
 
-use flags::{IDLE_FLAGS, OBSOLETE_FLAGS, PROXY_FLAGS, REFUSED_FLAGS, STAY};
+use flags::{IDLE_FLAGS, PROXY_FLAGS, REFUSED_FLAGS, STAY};
 
 /// Exit code for wrong use and bad configuration.
 pub const EXIT_WRONG: u8 = 2;
@@ -26,6 +28,8 @@ pub enum Action {
     Run(Start),
     /// Validate, warn, exit.
     Check(Start),
+    /// Write the configuration down in a form, exit.
+    Print(Start, ConfigForm),
     /// Clean an interface of what a daemon left there.
     Detach(Detach),
 }
@@ -79,6 +83,31 @@ impl Outside for System {
 
     fn read(&self, path: &Path) -> Result<String, String> {
         std::fs::read_to_string(path).map_err(|error| error.to_string())
+    }
+}
+
+/// The real file system, and made-up addresses for host names: what is only written down need not be
+/// looked up, and may be read where those names are not known.
+#[derive(Debug, Default)]
+pub struct WithoutNames(RefCell<Vec<String>>);
+
+impl Outside for WithoutNames {
+    fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        let mut hosts = self.0.borrow_mut();
+        let known = hosts.iter().position(|known| known == host);
+        let index = known.unwrap_or_else(|| {
+            hosts.push(host.to_owned());
+            hosts.len() - 1
+        });
+        // Each name has its own, that nobody has: reserved for ever (RFC 1112), to be discarded (RFC 6666).
+        let index = u32::try_from(index).map_err(|_| "there are too many names")?;
+        let v4 = Ipv4Addr::from(0xf000_0000 | index & 0x07ff_ffff);
+        let v6 = Ipv6Addr::from(0x0100_u128 << 112 | u128::from(index));
+        Ok(vec![v4.into(), v6.into()])
+    }
+
+    fn read(&self, path: &Path) -> Result<String, String> {
+        System.read(path)
     }
 }
 
@@ -193,9 +222,10 @@ fn action(matches: &ArgMatches) -> Result<Action, String> {
     start
         .set_flags(&mut Config::default())
         .map_err(|errors| errors.to_string())?;
-    Ok(match matches.get_flag("check") {
-        true => Action::Check(start),
-        false => Action::Run(start),
+    Ok(match text(matches, "print_config") {
+        Some(form) => Action::Print(start, form.parse()?),
+        None if matches.get_flag("check") => Action::Check(start),
+        None => Action::Run(start),
     })
 }
 
@@ -224,9 +254,6 @@ fn proxy_flags(matches: &ArgMatches) -> Vec<PenFlag> {
 }
 
 fn without_effect(matches: &ArgMatches) -> Vec<String> {
-    let obsolete = OBSOLETE_FLAGS
-        .iter()
-        .filter(|(flag, takes_value)| is_given(matches, flag, *takes_value));
     let idle = IDLE_FLAGS
         .iter()
         .filter(|(flag, takes_value, _)| is_given(matches, flag, *takes_value));
@@ -238,9 +265,7 @@ fn without_effect(matches: &ArgMatches) -> Vec<String> {
     // Any other user was refused.
     let stay = text(matches, STAY.0)
         .map(|user| format!("{} {user} has no effect: pen stays who it is", STAY.0));
-    obsolete
-        .map(|(flag, _)| format!("{flag} is obsolete and has no effect"))
-        .chain(idle.map(|(flag, _, why)| format!("{flag} has no effect: {why}")))
+    idle.map(|(flag, _, why)| format!("{flag} has no effect: {why}"))
         .chain(in_file)
         .chain(stay)
         .collect()
@@ -258,8 +283,10 @@ fn settings(matches: &ArgMatches) -> Vec<(&'static str, String)> {
         .into_iter()
         .filter_map(|key| text(matches, key).map(|value| (key, value)))
         .collect();
-    if matches.get_flag("foreground") {
-        flags.push(("foreground", true.to_string()));
+    for key in ["foreground", "allow_exit"] {
+        if matches.get_flag(key) {
+            flags.push((key, true.to_string()));
+        }
     }
     if matches.get_count("debug") > 0 {
         flags.push(("debug", matches.get_count("debug").to_string()));

@@ -29,11 +29,11 @@ use std::{
 use anyhow::Result;
 use pen_common::{
     config::{self, Service},
-    control::{Action, Reply, Request, Value, mode_line},
+    control::{Action, EXIT_IS_OFF, Reply, Request, Value, mode_line},
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Duration, interval},
+    time::{Duration, interval, sleep},
 };
 
 use crate::{
@@ -55,6 +55,8 @@ use signals::{Heard, Signals, not_read_again};
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
 const TICK: Duration = Duration::from_millis(100);
+/// How long whoever asked for the end has to get the answer.
+const FAREWELL: Duration = Duration::from_millis(100);
 /// Requests that wait to be looked at.
 const REQUESTS: usize = 64;
 
@@ -72,6 +74,8 @@ pub struct Daemon {
     change: Change,
     signals: Signals,
     names: Names,
+    /// Somebody was let stop it by `exit`.
+    ending: bool,
 }
 
 impl Daemon {
@@ -108,6 +112,11 @@ impl Daemon {
                 },
             }
             self.publish();
+            if self.ending {
+                tracing::info!("exit: told to stop by the control socket");
+                sleep(FAREWELL).await;
+                return Ok(());
+            }
         }
     }
 
@@ -244,6 +253,7 @@ impl Daemon {
             | Action::Pid
             | Action::Control
             | Action::Resolve
+            | Action::Exit
             | Action::Listen
             | Action::Debug(_)
             | Action::Nothing
@@ -312,6 +322,13 @@ impl Daemon {
             Action::Resolve => {
                 self.names.look_up();
                 Ok(Value::Applied)
+            }
+            Action::Exit => {
+                self.ending = config.allow_exit;
+                match config.allow_exit {
+                    true => Ok(Value::Applied),
+                    false => Err(EXIT_IS_OFF.to_owned()),
+                }
             }
             Action::Debug(None) => Ok(Value::Number(u64::from(config.debug))),
             Action::Debug(Some(level)) => {

@@ -80,6 +80,7 @@ impl Daemon {
             names: Names::follow(state.answers().0.clone()),
             change: Change::new(state),
             signals,
+            ending: false,
         };
         if let Err(error) = daemon.appear(proxy) {
             daemon.close();

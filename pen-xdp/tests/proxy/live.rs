@@ -102,3 +102,33 @@ fn a_server_without_weight_gets_no_new_clients_whatever_chooses() {
     assert!(refusal.contains("means nothing"), "{refusal}");
     pen.stop();
 }
+
+#[test]
+fn exit_stops_it_where_that_is_allowed_and_answers_pens_words_where_not() {
+    if !lab::ready("exit_stops_it_where_that_is_allowed_and_answers_pens_words_where_not") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let pen = Pen::start(&lab, &["80", &server(0)]);
+    assert_eq!(
+        pen.say("exit"),
+        "Exit is not enabled; restart with -X flag\n"
+    );
+    assert!(!pen.ask("exit").ok);
+    for address in addresses() {
+        assert_eq!(answerers(&lab, address, 1), ["be0"]);
+    }
+    pen.stop();
+    // Raw askers hear silence, as in Pen, and those of JSON that it was done.
+    for (asked, answer) in [("exit", ""), ("json exit", "{\"ok\":true,")] {
+        let pen = Pen::start(&lab, &["-X", "80", &server(0)]);
+        for address in addresses() {
+            assert_eq!(answerers(&lab, address, 1), ["be0"]);
+        }
+        let said = pen.say(asked);
+        assert!(said.starts_with(answer), "{said}");
+        assert_eq!(said.is_empty(), answer.is_empty(), "{said}");
+        pen.stopped();
+    }
+}

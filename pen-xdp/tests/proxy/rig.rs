@@ -197,8 +197,16 @@ impl Pen {
     }
 
     /// Stops it in order; it must end well and leave nothing.
-    pub(crate) fn stop(mut self) {
-        let status = self.process.stop(Signal::Term, STOP).unwrap();
+    pub(crate) fn stop(self) {
+        if self.process.is_running() {
+            self.process.signal(Signal::Term).unwrap();
+        }
+        self.stopped();
+    }
+
+    /// It was told to stop: it must end well and leave nothing.
+    pub(crate) fn stopped(mut self) {
+        let status = self.process.wait(STOP).unwrap();
         assert!(status.success(), "{status}: {}", self.process.output());
         assert!(!self.control.exists() && !self.pid_file.exists());
     }
