@@ -1,16 +1,21 @@
 //! Pen's commands: the language of `-O`, of the `-F` file and of the control socket.
 
+mod no;
+mod server;
+mod without_effect;
+
 use std::path::PathBuf;
 
 use super::acl::{AclChange, parse_acl_lines};
-use super::address::{parse_named_port, parse_number};
+use super::address::parse_number;
 use super::given::Given;
-use super::hsts::OFF;
-use super::keys::{CONFIG, read_acl_number, read_host};
+use super::keys::{CONFIG, read_acl_number};
 use super::nearest::did_you_mean;
-use super::service_keys::NONE;
-use super::sni_route::{SniRoute, WITHOUT};
-use super::{BACKENDS_PER_POOL_MAX, Balance, Config, Service, check_interface};
+use super::{Balance, Config, Service, check_interface};
+use no::no;
+use server::server;
+pub use server::{Change, ServerRef};
+use without_effect::{NO_EFFECT, NOT_YET};
 
 /// Letters of a stranger's word that a message repeats.
 const WORD_SHOWN_MAX: usize = 64;
@@ -95,36 +100,6 @@ pub enum Command {
     Include(PathBuf),
     /// Accepted and without effect, for the reason given.
     Nothing(String),
-}
-
-/// How a command names a back end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServerRef {
-    /// By Pen's number, from 0.
-    Index(usize),
-    /// By name.
-    Name(String),
-}
-
-/// One change of a back end: `server N KEY VALUE`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Another address or host name, not yet looked up.
-    Address(String),
-    /// Another port.
-    Port(u16),
-    /// Soft connection limit.
-    Max(u32),
-    /// Hard connection limit.
-    Hard(u32),
-    /// Seconds without new flows; 0 ends them.
-    Blacklist(u32),
-    /// Another weight; 0 means no new flows here, unlike in the positional form.
-    Weight(u16),
-    /// Priority.
-    Prio(u32),
-    /// Number of the access list of those that it serves.
-    Acl(u8),
 }
 
 /// Why a line is no command that Pen carries out.
@@ -283,57 +258,6 @@ const LISTS: &[&str] = &["accept_proxy", SNI_ROUTE, "ssl_option", "trusted"];
 /// Of these, the one whose elements have names, by which `no` takes one away.
 const SNI_ROUTE: &str = "sni_route";
 
-/// Commands of Pen's for what isn't there yet; `no` before them changes nothing.
-const NOT_YET: &[(&str, &str)] = &[
-    ("abort_on_error", "Pen has no such state to abort from"),
-    ("ascii", "there are no dumps"),
-    (
-        "control_acl",
-        "the control socket is guarded by its file mode",
-    ),
-    ("dummy", "Pen answers no requests itself"),
-    ("idlers", "connections are made when a client is there"),
-    ("peek", "it was never finished in Pen"),
-    (
-        "socket",
-        "descriptors have no number for others; `connections` shows all connections",
-    ),
-    ("tarpit_acl", "the tarpit isn't there yet"),
-    ("web_stats", "the HTML status page isn't there yet"),
-    (
-        "write",
-        "a running daemon writes no file; `pen --print-config commands` shows what a line means",
-    ),
-];
-
-/// Commands that are accepted and do nothing.
-const NO_EFFECT: &[(&str, &str)] = &[
-    ("block", "is obsolete"),
-    ("delayed_forward", "is obsolete"),
-    ("dsr_ip", "never had an effect"),
-    (
-        "epoll",
-        "chooses nothing any more: the plane decides how to wait",
-    ),
-    (
-        "kqueue",
-        "chooses nothing any more: the plane decides how to wait",
-    ),
-    (
-        "poll",
-        "chooses nothing any more: the plane decides how to wait",
-    ),
-    (
-        "select",
-        "chooses nothing any more: the plane decides how to wait",
-    ),
-    (
-        "ssl_client_renegotiation_interval",
-        "limits nothing: no client can renegotiate at all",
-    ),
-    ("tcp_nodelay", "changes nothing: TCP_NODELAY is always set"),
-];
-
 impl Command {
     /// Parses one line; `None` if it is blank or a comment. Total: any text has an answer.
     ///
@@ -475,123 +399,4 @@ fn acl(words: &[&str]) -> Result<Command, String> {
     };
     let number = read_acl_number("acl", Given::Word(number))?;
     Ok(Command::Acl(number, AclChange::Add(parse_acl_lines(line)?)))
-}
-
-fn no(words: &[&str]) -> Result<Command, String> {
-    let idle = || {
-        let no_effect = NO_EFFECT.iter().map(|(name, _)| *name);
-        no_effect.chain(NOT_YET.iter().map(|(name, _)| *name))
-    };
-    match words {
-        ["acl", number] => {
-            let number = read_acl_number("acl", Given::Word(number))?;
-            Ok(Command::Acl(number, AclChange::Clear))
-        }
-        ["acl", ..] => Err("`no acl` takes the number of the list: no acl 1".to_owned()),
-        [KEEPALIVE] => Ok(flag(KEEPALIVE, false)),
-        [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
-        [HSTS] => option(HSTS, &[OFF]),
-        [LOG] => option(LOG, &["off"]),
-        [word] if let Some(key) = LISTS.iter().find(|key| *key == word) => Ok(Command::Option {
-            key,
-            value: Some(NONE.to_owned()),
-        }),
-        [SNI_ROUTE, name] => {
-            let read = SniRoute::read_name(name);
-            let name = read.map_err(|why| format!("no {SNI_ROUTE}: {:?} {why}", shown(name)))?;
-            Ok(Command::Option {
-                key: SNI_ROUTE,
-                value: Some(format!("{WITHOUT}{name}")),
-            })
-        }
-        ["http"] => Ok(Command::Http(false)),
-        ["udp"] => Ok(Command::Udp(false)),
-        // Pen took this in silence and kept the list.
-        ["client_acl", ..] => Ok(Command::Nothing(
-            "`no client_acl` has no effect: empty the list by `no acl N`".to_owned(),
-        )),
-        ["control_acl" | "tarpit_acl", ..] => Ok(Command::Nothing(format!(
-            "`no {}`: there is no such list",
-            words[0]
-        ))),
-        ["tcp_nodelay"] => Ok(Command::Nothing(
-            "`no tcp_nodelay` has no effect: TCP_NODELAY is always set".to_owned(),
-        )),
-        [word] if idle().any(|known| known == *word) => {
-            Ok(Command::Nothing(format!("`no {word}`: it is off anyway")))
-        }
-        [word, ..] => {
-            if let ([_], Ok(switch)) = (words, word.parse()) {
-                return Ok(Command::Switch(switch, false));
-            }
-            let switches = Balance::ALL.iter().map(|switch| switch.word());
-            let hint = did_you_mean(
-                word,
-                idle().chain(switches).chain(LISTS.iter().copied()).chain([
-                    "acl",
-                    "http",
-                    HSTS,
-                    KEEPALIVE,
-                    LOG,
-                    TRANSPARENT,
-                    "udp",
-                ]),
-            );
-            Err(format!(
-                "there is no `{}` to be turned off by `no`{hint}",
-                shown(word)
-            ))
-        }
-        [] => Err("`no` what? For instance: no roundrobin".to_owned()),
-    }
-}
-
-fn server(words: &[&str]) -> Result<Command, String> {
-    let Some((server, words)) = words.split_first() else {
-        return Err("server takes a number or name, then KEY VALUE: server 0 weight 2".to_owned());
-    };
-    let server = match server.bytes().all(|b| b.is_ascii_digit()) {
-        true => ServerRef::Index(parse_number(
-            "server",
-            &shown(server),
-            0..=BACKENDS_PER_POOL_MAX - 1,
-        )?),
-        false => ServerRef::Name((*server).to_owned()),
-    };
-    if words.is_empty() {
-        return Err("server: nothing to change: server 0 weight 2".to_owned());
-    }
-    let changes = words.chunks(2).map(|pair| match pair {
-        [key, value] => change(key, value),
-        _ => Err(format!("server: {:?} has no value", shown(pair[0]))),
-    });
-    Ok(Command::Server(server, changes.collect::<Result<_, _>>()?))
-}
-
-fn change(key: &str, value: &str) -> Result<Change, String> {
-    const KEYS: &[&str] = &[
-        "address",
-        "port",
-        "max",
-        "hard",
-        "blacklist",
-        "weight",
-        "prio",
-        "acl",
-    ];
-    let number = || parse_number(key, value, 0..=u32::MAX);
-    match key {
-        "address" => read_host(Given::Word(value)).map(Change::Address),
-        "port" => parse_named_port(value).map(Change::Port),
-        "max" => number().map(Change::Max),
-        "hard" => number().map(Change::Hard),
-        "blacklist" => number().map(Change::Blacklist),
-        "weight" => parse_number(key, value, 0..=u16::MAX).map(Change::Weight),
-        "prio" => number().map(Change::Prio),
-        "acl" => read_acl_number(key, Given::Word(value)).map(Change::Acl),
-        _ => {
-            let hint = did_you_mean(key, KEYS.iter().copied());
-            Err(format!("server: there is no key `{}`{hint}", shown(key)))
-        }
-    }
 }

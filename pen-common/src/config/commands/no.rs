@@ -1,0 +1,82 @@
+//! `no` before a command: what it turns off.
+
+use super::super::Balance;
+use super::super::acl::AclChange;
+use super::super::given::Given;
+use super::super::hsts::OFF;
+use super::super::keys::read_acl_number;
+use super::super::nearest::did_you_mean;
+use super::super::service_keys::NONE;
+use super::super::sni_route::{SniRoute, WITHOUT};
+use super::without_effect::{NO_EFFECT, NOT_YET};
+use super::{Command, HSTS, KEEPALIVE, LISTS, LOG, SNI_ROUTE, TRANSPARENT, flag, option, shown};
+
+/// Parses what follows `no`.
+pub(super) fn no(words: &[&str]) -> Result<Command, String> {
+    let idle = || {
+        let no_effect = NO_EFFECT.iter().map(|(name, _)| *name);
+        no_effect.chain(NOT_YET.iter().map(|(name, _)| *name))
+    };
+    match words {
+        ["acl", number] => {
+            let number = read_acl_number("acl", Given::Word(number))?;
+            Ok(Command::Acl(number, AclChange::Clear))
+        }
+        ["acl", ..] => Err("`no acl` takes the number of the list: no acl 1".to_owned()),
+        [KEEPALIVE] => Ok(flag(KEEPALIVE, false)),
+        [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
+        [HSTS] => option(HSTS, &[OFF]),
+        [LOG] => option(LOG, &["off"]),
+        [word] if let Some(key) = LISTS.iter().find(|key| *key == word) => Ok(Command::Option {
+            key,
+            value: Some(NONE.to_owned()),
+        }),
+        [SNI_ROUTE, name] => {
+            let read = SniRoute::read_name(name);
+            let name = read.map_err(|why| format!("no {SNI_ROUTE}: {:?} {why}", shown(name)))?;
+            Ok(Command::Option {
+                key: SNI_ROUTE,
+                value: Some(format!("{WITHOUT}{name}")),
+            })
+        }
+        ["http"] => Ok(Command::Http(false)),
+        ["udp"] => Ok(Command::Udp(false)),
+        // Pen took this in silence and kept the list.
+        ["client_acl", ..] => Ok(Command::Nothing(
+            "`no client_acl` has no effect: empty the list by `no acl N`".to_owned(),
+        )),
+        ["control_acl" | "tarpit_acl", ..] => Ok(Command::Nothing(format!(
+            "`no {}`: there is no such list",
+            words[0]
+        ))),
+        ["tcp_nodelay"] => Ok(Command::Nothing(
+            "`no tcp_nodelay` has no effect: TCP_NODELAY is always set".to_owned(),
+        )),
+        [word] if idle().any(|known| known == *word) => {
+            Ok(Command::Nothing(format!("`no {word}`: it is off anyway")))
+        }
+        [word, ..] => {
+            if let ([_], Ok(switch)) = (words, word.parse()) {
+                return Ok(Command::Switch(switch, false));
+            }
+            let switches = Balance::ALL.iter().map(|switch| switch.word());
+            let hint = did_you_mean(
+                word,
+                idle().chain(switches).chain(LISTS.iter().copied()).chain([
+                    "acl",
+                    "http",
+                    HSTS,
+                    KEEPALIVE,
+                    LOG,
+                    TRANSPARENT,
+                    "udp",
+                ]),
+            );
+            Err(format!(
+                "there is no `{}` to be turned off by `no`{hint}",
+                shown(word)
+            ))
+        }
+        [] => Err("`no` what? For instance: no roundrobin".to_owned()),
+    }
+}
