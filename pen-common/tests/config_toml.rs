@@ -100,6 +100,8 @@ pid_file = "/run/pen/pid"
 foreground = true
 debug = 2
 allow_exit = true
+drain_timeout = 30
+on_stop = "keep"
 bpffs = "/bpf"
 run_dir = "/run/other"
 
@@ -230,6 +232,7 @@ weight = 0
     assert_eq!(config.pid_file, Some(PathBuf::from("/run/pen/pid")));
     assert_eq!((config.foreground, config.debug), (true, 2));
     assert!(config.allow_exit);
+    assert_eq!((config.drain_timeout, config.on_stop), (30, OnStop::Keep));
     assert_eq!(
         (config.bpffs.as_path(), config.run_dir.as_path()),
         (Path::new("/bpf"), Path::new("/run/other"))

@@ -3,6 +3,7 @@
 //! `penctl SOCKET COMMAND...` sends one of Pen's commands. Exit status: 0 done, 2 refused or
 //! wrong use, 3 no such daemon.
 
+mod apply;
 mod certificates;
 mod client;
 mod ocsp_fetch;
@@ -22,7 +23,9 @@ use pen_common::control::{Envelope, REQUEST_BYTES_MAX};
 const EXIT_REFUSED: u8 = 2;
 const EXIT_NO_DAEMON: u8 = 3;
 
-/// How long a daemon may take for everything.
+/// How long a daemon may take for commands that may have it look names up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take for all others.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 const EXAMPLES: &str = "\
@@ -39,6 +42,15 @@ Commands:
   ocsp                       certificates that name who answers by OCSP whether they are good
   ocsp-fetch                 ask them all and put the answers where they are stapled from
   ocsp-check CERT ANSWER     whether the answer in a file would be stapled
+  service                    services: name, mode, servers, where they listen
+  server add HOST:PORT       one server more, behind those that are there
+  server remove N|NAME       one less; its connections go on
+  server drain N|NAME        no new flows or clients; undrain ends it
+  apply FILE [--plan]        put a configuration (TOML or commands) in force, whole or not at all;
+                             with --plan, only tell what it would change
+  reload                     read the configuration again and make it so, as SIGHUP
+  config show|diff|save      the configuration in force: as TOML; against what is written; to a file
+  stop                       stop pen, and forward nothing any more
   resolve                    look all host names of back ends up at once
   roundrobin, no roundrobin  choose by the whole flow, or by the client's address
   mode, pid, listen, control, debug [N]
@@ -52,6 +64,10 @@ struct Arguments {
     /// Print the answer as one JSON object.
     #[arg(long)]
     json: bool,
+
+    /// With apply: tell what would change, and change nothing.
+    #[arg(long)]
+    plan: bool,
 
     /// Which service is meant, where there are several.
     #[arg(short, long, value_name = "NAME")]
@@ -93,9 +109,23 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.command == ["ocsp-fetch"] {
         return fetch_answers(arguments);
     }
-    let line = request(arguments).map_err(refused)?;
+    let word = arguments
+        .command
+        .first()
+        .and_then(|first| first.split_whitespace().next())
+        .unwrap_or_default();
+    let line = match arguments.command.split_first() {
+        Some((first, words)) if first == "apply" => apply::request(words, arguments.plan),
+        _ if arguments.plan => Err("--plan goes with apply: apply FILE --plan".to_owned()),
+        _ => request(arguments),
+    };
+    let line = line.map_err(refused)?;
+    let timeout = match word {
+        "apply" | "reload" | "config" | "server" => PATIENCE,
+        _ => TIMEOUT,
+    };
     let answer =
-        client::ask(&arguments.socket, &line, TIMEOUT, Whose::Anybodys).map_err(no_daemon)?;
+        client::ask(&arguments.socket, &line, timeout, Whose::Anybodys).map_err(no_daemon)?;
     if arguments.json {
         show(&format!("{}\n", answer.text)).map_err(refused)?;
     }
@@ -108,11 +138,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.json {
         return Ok(());
     }
-    let word = arguments
-        .command
-        .first()
-        .and_then(|first| first.split_whitespace().next());
-    let text = output::human(word.unwrap_or_default(), answer.envelope).map_err(no_daemon)?;
+    let text = output::human(word, answer.envelope).map_err(no_daemon)?;
     show(&text).map_err(refused)
 }
 
@@ -168,9 +194,15 @@ fn fetch_answers(arguments: &Arguments) -> Result<(), Failure> {
 /// The line to send: the words joined by blanks, as Pen's own tool did.
 fn request(arguments: &Arguments) -> Result<String, String> {
     let service = arguments.service.iter().flat_map(|name| ["-s", name]);
-    let words: Vec<&str> = service
-        .chain(arguments.command.iter().map(String::as_str))
-        .collect();
+    let service = service.map(ToOwned::to_owned);
+    let mut words: Vec<String> = service.chain(arguments.command.iter().cloned()).collect();
+    // The daemon writes it, and is somewhere else.
+    if let [.., verb, file] = &mut words[..]
+        && (verb == "write" || verb == "save")
+        && let Ok(path) = std::path::absolute(&*file)
+    {
+        *file = path.display().to_string();
+    }
     let line = words.join(" ");
     if line.contains(['\n', '\r']) {
         return Err("a command is one line: send them one by one".to_owned());

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use pen_common::config::Mode;
 use pen_common::control::{
     AccessLogStatus, BackendState, ConnectionStatus, Counter, DsrStatus, Envelope, NameStatus,
-    OcspQuestion, PoolStatus, ProxyStatus, QueueStatus, RecentClient, ServedBy, Servers, Status,
-    VipStatus,
+    OcspQuestion, Plan, PoolStatus, ProxyStatus, QueueStatus, RecentClient, ServedBy, Servers,
+    ServiceLine, Status, VipStatus,
 };
 use serde::de::DeserializeOwned;
 
@@ -30,6 +30,14 @@ pub(crate) fn human(word: &str, envelope: Envelope) -> Result<String, String> {
         "connection" => shape::<ConnectionStatus>(value)?.lines(),
         "recent" => recent(&shape::<Vec<RecentClient>>(value)?),
         "ocsp" => certificates::questions(&shape::<Vec<OcspQuestion>>(value)?),
+        "service" => shape::<Vec<ServiceLine>>(value)?
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect(),
+        "apply" if !value.is_null() => {
+            let lines = shape::<Plan>(value)?.lines();
+            lines.iter().map(|line| format!("{line}\n")).collect()
+        }
         _ => plain(&value),
     })
 }
@@ -38,6 +46,8 @@ pub(crate) fn human(word: &str, envelope: Envelope) -> Result<String, String> {
 fn plain(value: &serde_json::Value) -> String {
     match (value.is_null(), value.as_str()) {
         (true, _) => String::new(),
+        // A configuration ends like a file, and may be empty.
+        (false, Some(text)) if text.is_empty() || text.ends_with('\n') => text.to_owned(),
         (false, Some(text)) => format!("{text}\n"),
         (false, None) => format!("{value}\n"),
     }
@@ -284,6 +294,10 @@ fn head(status: &Status) -> String {
     );
     let mut line = |label: &str, text: &str| out.push_str(&labelled(label, INDENT, text));
     line("Config", &format!("from {}", status.config.source));
+    if let Some(why) = &status.config.refused {
+        let why = format!("not as it is written: {}", why.replace('\n', "; "));
+        line("", &why);
+    }
     if let Some(dsr) = &status.dsr {
         data_plane_head(dsr, &mut line);
     }

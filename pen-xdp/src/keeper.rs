@@ -19,7 +19,7 @@ use crate::{
         af_packet::{self, RawPort},
         af_xdp::{self, XskConfig, XskPort, ZeroCopy},
     },
-    proxy::{Bound, Routes},
+    proxy::{Bound, Prepared, Proxy, Routes},
     watch::Watch,
 };
 
@@ -29,6 +29,14 @@ use crate::{
 /// Names the listener that can't be had, and what mends it.
 pub fn listen(routes: Routes) -> Result<Bound> {
     Bound::open(routes)
+}
+
+/// Opens what further routes of a running proxy need: listening sockets, logs, certificates.
+///
+/// # Errors
+/// Names what can't be had, and what mends it. Nothing has changed then.
+pub fn prepare(proxy: &mut Proxy, routes: Routes) -> Result<Prepared> {
+    proxy.prepare(routes)
 }
 
 /// The privileged side of one interface.

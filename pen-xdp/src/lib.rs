@@ -15,4 +15,5 @@ pub mod nic;
 pub mod ownership;
 pub mod plane;
 pub mod proxy;
+pub mod replace_file;
 pub mod watch;

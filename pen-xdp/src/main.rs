@@ -92,7 +92,7 @@ fn run(start: &Start) -> ExitCode {
         .build();
     match runtime {
         Ok(runtime) => {
-            let code = runtime.block_on(serve(config, start.source(), background));
+            let code = runtime.block_on(serve(config, start.clone(), background));
             // A look-up of a name may wait for a name server, and is nobody's concern any more.
             runtime.shutdown_background();
             code
@@ -104,14 +104,14 @@ fn run(start: &Start) -> ExitCode {
     }
 }
 
-async fn serve(config: Config, source: String, background: bool) -> ExitCode {
+async fn serve(config: Config, start: Start, background: bool) -> ExitCode {
     let pid_file = config.pid_file.clone();
     // Before a living daemon is disturbed.
     if let Err(error) = pid_file.as_deref().map_or(Ok(()), PidFile::check) {
         eprintln!("pen: {error:#}");
         return ExitCode::from(EXIT_WRONG);
     }
-    let mut daemon = match Daemon::start(config, source).await {
+    let mut daemon = match Daemon::start(config, start).await {
         Ok(Some(daemon)) => daemon,
         // Whoever waits for it in the background is not to take this for serving.
         Ok(None) if background => return ExitCode::FAILURE,

@@ -11,7 +11,7 @@ use super::address::parse_number;
 use super::given::Given;
 use super::keys::{CONFIG, read_acl_number};
 use super::nearest::did_you_mean;
-use super::{Balance, Config, Service, check_interface};
+use super::{Balance, Config, ConfigForm, Service, check_interface};
 use no::no;
 use server::server;
 pub use server::{Change, ServerRef};
@@ -57,6 +57,24 @@ pub enum Command {
     Control,
     /// Look all host names of back ends up at once, whenever that was due.
     Resolve,
+    /// Show the services.
+    Services,
+    /// Read the configuration again, and make it so.
+    Reload,
+    /// Show the configuration in force, in this form.
+    ConfigShow(ConfigForm),
+    /// Show how the configuration as it is written differs from the one in force.
+    ConfigDiff,
+    /// Write the configuration in force to a file; to the one that it came from if none is named.
+    Write(Option<PathBuf>),
+    /// Add a server: `host:port:max:hard:weight:prio`, and changes of it.
+    ServerAdd(String, Vec<Change>),
+    /// Take a server away.
+    ServerRemove(ServerRef),
+    /// Send a server no new clients, or send it some again.
+    ServerDrain(ServerRef, bool),
+    /// Stop, and forward nothing any more.
+    Stop,
     /// Stop, as at SIGTERM; where [`Config::allow_exit`] has been set.
     Exit,
     /// Show the debug level, or set it.
@@ -130,6 +148,7 @@ const COMMANDS: &[(&str, Parse)] = &[
     ("connections", |words| {
         bare("connections", words, Command::Connections)
     }),
+    ("config", config),
     ("control", |words| match words {
         [] => Ok(Command::Control),
         _ => set("control", words),
@@ -181,8 +200,10 @@ const COMMANDS: &[(&str, Parse)] = &[
         [] => Ok(Command::Recent(RECENT_DEFAULT)),
         _ => number("recent", words).map(Command::Recent),
     }),
+    ("reload", |words| bare("reload", words, Command::Reload)),
     ("resolve", |words| bare("resolve", words, Command::Resolve)),
     ("server", server),
+    ("service", |words| bare("service", words, Command::Services)),
     ("servers", |words| bare("servers", words, Command::Servers)),
     (SNI_ROUTE, |words| match words {
         [] => option(SNI_ROUTE, &[]),
@@ -192,11 +213,13 @@ const COMMANDS: &[(&str, Parse)] = &[
         )),
         _ => option(SNI_ROUTE, &[&words.join(" ")]),
     }),
+    ("stop", |words| bare("stop", words, Command::Stop)),
     ("status", |words| bare("status", words, Command::Status)),
     (TRANSPARENT, |words| {
         bare(TRANSPARENT, words, flag(TRANSPARENT, true))
     }),
     ("udp", |words| bare("udp", words, Command::Udp(true))),
+    ("write", |words| write("write", words)),
 ];
 
 /// Keys of a service in proxy mode that are commands, too: shown without a value, set with one.
@@ -338,6 +361,24 @@ fn bare(name: &str, words: &[&str], command: Command) -> Result<Command, String>
             "{name} takes no argument, but {:?} follows",
             shown(word)
         )),
+    }
+}
+
+fn config(words: &[&str]) -> Result<Command, String> {
+    match words {
+        ["show"] => Ok(Command::ConfigShow(ConfigForm::Toml)),
+        ["show", form] => form.parse().map(Command::ConfigShow),
+        ["diff"] => Ok(Command::ConfigDiff),
+        ["save", file @ ..] => write("config save", file),
+        _ => Err("config takes show [toml|commands], diff, or save [FILE]".to_owned()),
+    }
+}
+
+fn write(name: &str, words: &[&str]) -> Result<Command, String> {
+    match words {
+        [] => Ok(Command::Write(None)),
+        [file] => Ok(Command::Write(Some(PathBuf::from(file)))),
+        _ => Err(format!("{name} takes one file name, without blanks")),
     }
 }
 

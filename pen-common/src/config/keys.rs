@@ -180,6 +180,20 @@ pub(crate) const CONFIG: &[Key<Config>] = &[
         |c| Some(Value::Boolean(c.allow_exit))
     ),
     key!(
+        "drain_timeout",
+        "seconds that connections may take to end when Pen stops; 0, if left out, ends them at once",
+        |c, given| given
+            .number("drain_timeout", 0..=u32::MAX)
+            .map(|seconds| c.drain_timeout = seconds),
+        |c| number(c.drain_timeout)
+    ),
+    key!(
+        "on_stop",
+        "what DSR does when Pen stops: detach, or keep forwarding until the next Pen takes over",
+        |c, given| given.word("on_stop").map(|on_stop| c.on_stop = on_stop),
+        |c| text(c.on_stop)
+    ),
+    key!(
         "bpffs",
         "where the BPF file system is mounted",
         |c, given| given.path("bpffs").map(|path| c.bpffs = path),

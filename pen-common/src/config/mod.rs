@@ -11,6 +11,8 @@ mod as_commands;
 mod check;
 mod ciphers;
 mod commands;
+mod difference;
+mod edit;
 mod error;
 mod given;
 mod hsts;
@@ -35,6 +37,8 @@ pub use address::{HostPort, ListenAt, parse_listener, parse_place, parse_server}
 pub use check::{Checked, check_interface};
 pub use ciphers::{Cipher, CipherList};
 pub use commands::{Change, Command, CommandFault, ServerRef};
+pub use difference::{Difference, Differs};
+pub use edit::{Edit, LookedUp};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use hsts::Hsts;
 pub use keys::documented;
@@ -172,6 +176,16 @@ words! {
 }
 
 words! {
+    /// What becomes of forwarding past the kernel when Pen stops.
+    OnStop {
+        /// It ends: everything is given back.
+        Detach = "detach",
+        /// The program goes on by itself, until the next Pen takes over.
+        Keep = "keep",
+    }
+}
+
+words! {
     /// How a configuration is written down.
     ConfigForm {
         /// As a TOML file, for `--config`.
@@ -235,6 +249,10 @@ pub struct Config {
     pub debug: u8,
     /// Whether the command `exit` stops Pen (`-X`).
     pub allow_exit: bool,
+    /// Seconds that connections may take to end when Pen stops.
+    pub drain_timeout: u32,
+    /// What becomes of forwarding past the kernel when Pen stops.
+    pub on_stop: OnStop,
     /// Where the BPF file system is mounted: program link and maps are pinned below it.
     pub bpffs: PathBuf,
     /// Where Pen keeps what the next start must know (saved NIC settings).
@@ -266,6 +284,8 @@ impl Default for Config {
             foreground: false,
             debug: 0,
             allow_exit: false,
+            drain_timeout: 0,
+            on_stop: OnStop::Detach,
             bpffs: PathBuf::from("/sys/fs/bpf"),
             run_dir: PathBuf::from("/run/pen"),
             acls: Vec::new(),

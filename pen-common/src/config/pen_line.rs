@@ -62,20 +62,10 @@ impl PenLine {
     /// # Errors
     /// All faults found in reading, or all faults of the whole.
     pub fn read(&self, base: Config, outside: &dyn Outside) -> Result<Checked, ConfigErrors> {
-        let mut reader = Reader {
-            outside,
-            protocol: if self.udp {
-                Protocol::Udp
-            } else {
-                Protocol::Tcp
-            },
-            config: base,
-            late: Vec::new(),
-            listen: None,
-            slots: Vec::new(),
-            errors: Vec::new(),
-            notes: Vec::new(),
-        };
+        let mut reader = Reader::new(base, outside);
+        if self.udp {
+            reader.protocol = Protocol::Udp;
+        }
         reader.operands(self);
         if self.round_robin {
             let place = Place {
@@ -101,6 +91,22 @@ impl PenLine {
         if let Some(file) = &self.file {
             reader.file(file, None, 0);
         }
+        reader.finish()
+    }
+
+    /// Reads and checks commands, one a line, as if a file held nothing else and no line were around
+    /// it but what `base` says; `source` names them in messages.
+    ///
+    /// # Errors
+    /// As [`PenLine::read`].
+    pub fn of_commands(
+        base: Config,
+        text: &str,
+        source: &str,
+        outside: &dyn Outside,
+    ) -> Result<Checked, ConfigErrors> {
+        let mut reader = Reader::new(base, outside);
+        reader.commands(text, source, 0);
         reader.finish()
     }
 }
@@ -145,7 +151,20 @@ struct Reader<'a> {
     notes: Vec<String>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(base: Config, outside: &'a dyn Outside) -> Self {
+        Self {
+            outside,
+            protocol: Protocol::Tcp,
+            config: base,
+            late: Vec::new(),
+            listen: None,
+            slots: Vec::new(),
+            errors: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
     fn fault(&mut self, place: Option<&Place>, what: impl Into<String>) {
         self.errors.push(ConfigError {
             place: place.cloned(),
@@ -194,9 +213,13 @@ impl Reader<'_> {
             Ok(text) => text,
             Err(why) => return self.fault(place, format!("can't read {name}: {why}")),
         };
+        self.commands(&text, &name.to_string(), depth);
+    }
+
+    fn commands(&mut self, text: &str, source: &str, depth: usize) {
         for (index, line) in text.lines().enumerate() {
             let place = Place {
-                source: name.to_string(),
+                source: source.to_owned(),
                 line: Some(index + 1),
             };
             self.command(line, &place, depth);
@@ -236,6 +259,10 @@ impl Reader<'_> {
                     self.fault(Some(place), why);
                 }
             }
+            Command::ServerAdd(..) | Command::ServerRemove(_) | Command::ServerDrain(..) => {
+                let why = "is for penctl: here servers are numbered from 0: server 0 address HOST";
+                self.fault(Some(place), format!("`server` with a word {why}"));
+            }
             Command::Status
             | Command::Servers
             | Command::Counters
@@ -250,6 +277,12 @@ impl Reader<'_> {
             | Command::Control
             | Command::Resolve
             | Command::Exit
+            | Command::Stop
+            | Command::Services
+            | Command::Reload
+            | Command::ConfigShow(_)
+            | Command::ConfigDiff
+            | Command::Write(_)
             | Command::Debug(None)
             | Command::Option { value: None, .. }
             | Command::Listen(None) => {
@@ -520,7 +553,7 @@ impl Reader<'_> {
 }
 
 /// `host:port`, IPv6 in brackets.
-fn full_name(host: &str, port: u16) -> String {
+pub(super) fn full_name(host: &str, port: u16) -> String {
     let bare = Backend {
         host: host.to_owned(),
         port,

@@ -88,7 +88,8 @@ impl Config {
                 out.push_str(&format!("{name} = {value}\n"));
             }
             out.push_str("backend = [\n");
-            for backend in &pool.backends {
+            // Those that a name stands for besides are found again.
+            for backend in pool.backends.iter().filter(|one| one.of.is_none()) {
                 let default = Backend {
                     name: backend.host.clone(),
                     ..Backend::unsaid()

@@ -4,6 +4,7 @@
 //! Pen's protocol: connect, send one line, read until EOF. A raw client (netcat) gets Pen's
 //! texts; a line that begins with `json ` gets one JSON object, [`Envelope`].
 
+mod apply;
 mod certificates;
 mod connections;
 mod reply;
@@ -11,6 +12,8 @@ mod selection;
 mod server_tls;
 mod status;
 
+use apply::Promise;
+pub use apply::{Applied, BODY_BYTES_MAX, Plan, PoolPlan, ServiceLine, body_bytes};
 pub use certificates::{CertificateStatus, CertificatesStatus, OcspQuestion};
 pub use connections::{ConnectionStatus, RecentClient, Stage};
 pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
@@ -26,7 +29,9 @@ pub use status::{
 use std::path::PathBuf;
 
 use crate::config::nearest::did_you_mean;
-use crate::config::{AclChange, Balance, Change, Command, CommandFault, Config, ServerRef};
+use crate::config::{
+    AclChange, Balance, Change, Command, CommandFault, Config, ConfigForm, Edit, ServerRef,
+};
 
 /// Longest request in bytes, line feed included (what Pen reads at once).
 pub const REQUEST_BYTES_MAX: usize = 4095;
@@ -105,6 +110,24 @@ pub enum Action {
         /// File with the answer.
         answer: PathBuf,
     },
+    /// Stop, and forward nothing any more.
+    Stop,
+    /// Show the services: [`ServiceLine`] each.
+    Services,
+    /// Read the configuration again, and make it so.
+    Reload,
+    /// Put another configuration in place of the one in force, or tell what that would change.
+    Apply(Applied),
+    /// Show the configuration in force.
+    ConfigShow(ConfigForm),
+    /// Show how the configuration as it is written differs from the one in force.
+    ConfigDiff,
+    /// Write the configuration in force to a file; to the one that it came from if none is named.
+    Write(Option<PathBuf>),
+    /// Change who serves or where clients come in.
+    Edit(Edit),
+    /// Send a server no new clients, or send it some again.
+    Drain(ServerRef, bool),
     /// Accepted and without effect: succeed in silence.
     Nothing,
     /// Look all host names of back ends up at once.
@@ -140,8 +163,8 @@ impl BadRequest {
     }
 }
 
-/// Parses the bytes of one request; what follows the first line feed is ignored. Total: any bytes
-/// of any length have an answer.
+/// Parses the bytes of one request; what follows the first line feed is ignored, but for what
+/// [`body_bytes`] counts. Total: any bytes of any length have an answer.
 ///
 /// # Errors
 /// [`BadRequest`], ready to be sent back.
@@ -166,6 +189,18 @@ pub fn parse_request(bytes: &[u8]) -> Result<Request, BadRequest> {
     }
     let line = String::from_utf8_lossy(line);
     let (service, command) = split_service(&line).map_err(refused)?;
+    if let Some(promise) = Promise::read(command) {
+        let body = bytes.iter().position(|byte| *byte == b'\n');
+        let body = body
+            .and_then(|end| bytes.get(end + 1..))
+            .unwrap_or_default();
+        let applied = promise.and_then(|promise| promise.keep(body));
+        return Ok(Request {
+            form,
+            service,
+            action: Action::Apply(applied.map_err(refused)?),
+        });
+    }
     let action = match Command::parse(command) {
         Ok(Some(command)) => live(command).map_err(refused)?,
         Ok(None) => Action::Blank,
@@ -231,19 +266,41 @@ fn live(command: Command) -> Result<Action, String> {
         Command::Exit => Action::Exit,
         Command::Debug(level) => Action::Debug(level),
         Command::Listen(None) => Action::Listen,
-        Command::Server(server, changes) => Action::Server(server, changes),
+        Command::Server(server, changes) => changed(server, changes)?,
+        Command::Stop => Action::Stop,
+        Command::Services => Action::Services,
+        Command::Reload => Action::Reload,
+        Command::ConfigShow(form) => Action::ConfigShow(form),
+        Command::ConfigDiff => Action::ConfigDiff,
+        Command::Write(file) => Action::Write(file),
+        Command::ServerAdd(server, changes) => Action::Edit(Edit::Add(server, changes)),
+        Command::ServerRemove(server) => Action::Edit(Edit::Remove(server)),
+        Command::ServerDrain(server, on) => Action::Drain(server, on),
+        Command::Listen(Some(at)) => Action::Edit(Edit::Listen(at)),
+        Command::Http(on) => Action::Edit(Edit::Http(on)),
+        Command::OptionAtStart { key, value } => Action::Edit(Edit::Option { key, value }),
         Command::Switch(switch, on) => Action::Switch(switch, on),
         Command::Option { key, value } => Action::Option { key, value },
         Command::Acl(number, change) => Action::Acl(number, change),
         Command::Nothing(_) => Action::Nothing,
-        Command::Set { key, .. } | Command::OptionAtStart { key, .. } => {
-            return Err(only_at_start(key));
-        }
-        Command::Listen(Some(_)) => return Err(only_at_start("listen")),
-        Command::Http(_) => return Err(only_at_start("http")),
+        Command::Set { key, .. } => return Err(only_at_start(key)),
         Command::Udp(_) => return Err(only_at_start("udp")),
         Command::Include(_) => return Err(only_at_start("include")),
     })
+}
+
+/// Where a server is can't be told to those who have it by a number alone: that is another
+/// configuration.
+fn changed(server: ServerRef, changes: Vec<Change>) -> Result<Action, String> {
+    let moves = |change: &Change| matches!(change, Change::Address(_) | Change::Port(_));
+    if !changes.iter().any(moves) {
+        return Ok(Action::Server(server, changes));
+    }
+    let blacklists = |change: &Change| matches!(change, Change::Blacklist(_));
+    match changes.iter().any(blacklists) {
+        true => Err("say blacklist in a command of its own, when the server is there".to_owned()),
+        false => Ok(Action::Edit(Edit::Server(server, changes))),
+    }
 }
 
 fn only_at_start(what: &str) -> String {

@@ -4,7 +4,10 @@ use std::fmt::{Display, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConnectionStatus, Counter, Form, OcspQuestion, RecentClient, ServerStatus, Status};
+use super::{
+    ConnectionStatus, Counter, Form, OcspQuestion, Plan, RecentClient, ServerStatus, ServiceLine,
+    Status,
+};
 use crate::config::{Balance, Switches};
 
 /// An answer to a request that was understood.
@@ -38,6 +41,12 @@ pub enum Value {
     Ocsp(Vec<OcspQuestion>),
     /// To `mode`, `control`, `listen`, `close`, `ocsp-check`.
     Text(String),
+    /// To `service`.
+    Services(Vec<ServiceLine>),
+    /// To `plan`.
+    Plan(Box<Plan>),
+    /// To `config show`, as it stands.
+    Whole(String),
     /// To `pid`, `debug`.
     Number(u64),
 }
@@ -118,6 +127,9 @@ impl Value {
             Self::Connection(connection) => connection.lines(),
             Self::Recent(clients) => lines(clients),
             Self::Ocsp(questions) => lines(questions),
+            Self::Services(services) => lines(services),
+            Self::Plan(plan) => lines(&plan.lines()),
+            Self::Whole(text) => text.clone(),
             Self::Text(text) => format!("{text}\n"),
             Self::Number(number) => format!("{number}\n"),
             Self::Status(_) | Self::Counters(_) => {

@@ -193,6 +193,10 @@ pub struct ProxyServerStatus {
 pub struct ConfigStatus {
     /// A file's name, or `command line`.
     pub source: String,
+    /// Why it could not be read again, or made so, the last time that was wanted; it is in force as it
+    /// was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// The interface that carries the VIPs.

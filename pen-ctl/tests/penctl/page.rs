@@ -67,6 +67,7 @@ pub(crate) fn full_status() -> Status {
         uptime_s: 3_725,
         generation: 7,
         config: ConfigStatus {
+            refused: Some("pen.toml line 3: no".to_owned()),
             source: "/etc/pen/pen.toml".to_owned(),
         },
         degraded: vec![Degraded {
@@ -285,6 +286,7 @@ fn proxied() -> ProxyStatus {
 pub(crate) const PAGE: &str = "\
 pen 0.1.0, pid 4711, up 1 h 2 min, generation 7
 Config     from /etc/pen/pen.toml
+           not as it is written: pen.toml line 3: no
 Interface  eth1 (index 3), 02:00:00:00:00:01, mtu 1500, driver veth
 Plane      xdp (wanted: auto): the driver has no native mode
            not af_xdp: XDP is generic here

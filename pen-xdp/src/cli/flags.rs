@@ -339,7 +339,8 @@ fn what_is_served() -> [Arg; 5] {
     ]
 }
 
-fn how_it_runs() -> [Arg; 7] {
+fn how_it_runs() -> [Arg; 9] {
+    let drain = "How long connections may take to end when Pen stops [default: 0]";
     let run_dir = "Where Pen keeps what the next start must know [default: /run/pen]";
     [
         switch("foreground", "Stay in the foreground")
@@ -361,6 +362,13 @@ fn how_it_runs() -> [Arg; 7] {
         )
         .short('X')
         .long("allow-exit"),
+        value("drain_timeout", "SECONDS", drain).long("drain-timeout"),
+        value(
+            "on_stop",
+            "detach|keep",
+            "What DSR does when Pen stops [default: detach]",
+        )
+        .long("on-stop"),
         value("bpffs", "DIR", "BPF file system [default: /sys/fs/bpf]").long("bpffs"),
         value("run_dir", "DIR", run_dir).long("run-dir"),
     ]

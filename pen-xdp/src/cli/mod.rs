@@ -128,11 +128,42 @@ impl Start {
                 let text = outside
                     .read(path)
                     .map_err(|why| fault(format!("can't read {name}: {why}")))?;
-                let checked = Config::from_toml(&text, &name, outside)?;
+                self.read_instead(ConfigForm::Toml, (&text, &name), outside)
+            }
+        }
+    }
+
+    /// Reads and checks another text in place of the file, under the same flags; a name for messages
+    /// stands beside it. Operands are not heeded.
+    ///
+    /// # Errors
+    /// All faults found.
+    pub fn read_instead(
+        &self,
+        form: ConfigForm,
+        (text, name): (&str, &str),
+        outside: &dyn Outside,
+    ) -> Result<Checked, ConfigErrors> {
+        match form {
+            ConfigForm::Toml => {
+                let checked = Config::from_toml(text, name, outside)?;
                 let (mut config, _) = checked.into_parts();
                 self.set_flags(&mut config)?;
                 config.check()
             }
+            ConfigForm::Commands => {
+                let mut base = Config::default();
+                self.set_flags(&mut base)?;
+                PenLine::of_commands(base, text, name, outside)
+            }
+        }
+    }
+
+    /// The file that the configuration stands in, and in which form.
+    pub fn file(&self) -> Option<(&Path, ConfigForm)> {
+        match &self.source {
+            Source::Toml(path) => Some((path, ConfigForm::Toml)),
+            Source::Line(line) => Some((line.file.as_deref()?, ConfigForm::Commands)),
         }
     }
 
@@ -279,10 +310,17 @@ fn is_given(matches: &ArgMatches, flag: &str, takes_value: bool) -> bool {
 }
 
 fn settings(matches: &ArgMatches) -> Vec<(&'static str, String)> {
-    let mut flags: Vec<_> = ["control", "pid_file", "bpffs", "run_dir"]
-        .into_iter()
-        .filter_map(|key| text(matches, key).map(|value| (key, value)))
-        .collect();
+    let mut flags: Vec<_> = [
+        "control",
+        "pid_file",
+        "drain_timeout",
+        "on_stop",
+        "bpffs",
+        "run_dir",
+    ]
+    .into_iter()
+    .filter_map(|key| text(matches, key).map(|value| (key, value)))
+    .collect();
     for key in ["foreground", "allow_exit"] {
         if matches.get_flag(key) {
             flags.push((key, true.to_string()));

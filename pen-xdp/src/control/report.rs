@@ -111,7 +111,7 @@ impl Seen<'_> {
     }
 
     /// Flows of each back end that are not silent for longer than a UDP flow may be.
-    fn flows(&self) -> Vec<u32> {
+    pub fn flows(&self) -> Vec<u32> {
         let mut flows = vec![0; BACKENDS_MAX as usize];
         for entry in self.memory.flows() {
             if entry.age_s <= FLOW_IDLE_S

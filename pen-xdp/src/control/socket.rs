@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use pen_common::control::{REQUEST_BYTES_MAX, Request, parse_request};
+use pen_common::control::{REQUEST_BYTES_MAX, Request, body_bytes, parse_request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixSocket, UnixStream},
@@ -23,6 +23,8 @@ use tokio::{
 
 /// How long a client may take to say its line, and to take its answer.
 const CLIENT: Duration = Duration::from_secs(5);
+/// How long it may take to say a configuration.
+const BODY: Duration = Duration::from_secs(20);
 /// Clients that are served at once; others wait in the kernel's queue.
 const CLIENTS_MAX: usize = 64;
 /// Behind the name of a socket whose daemon does not serve yet.
@@ -186,7 +188,11 @@ async fn converse(
     requests: mpsc::Sender<Asked>,
     generation: u64,
 ) -> io::Result<()> {
-    let line = timeout(CLIENT, read_line(&mut stream)).await??;
+    let mut line = timeout(CLIENT, read_line(&mut stream)).await??;
+    if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+        let whole = end + 1 + body_bytes(&line[..end]);
+        timeout(BODY, read_body(&mut stream, &mut line, whole)).await??;
+    }
     let answer = match parse_request(&line) {
         Err(bad) => bad.reply(generation),
         Ok(request) => {
@@ -224,6 +230,19 @@ async fn read_line(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
         line.extend(part.iter().take(count));
     }
     Ok(line)
+}
+
+/// Reads until the request has so many bytes, or the client says no more.
+async fn read_body(stream: &mut UnixStream, request: &mut Vec<u8>, whole: usize) -> io::Result<()> {
+    let mut part = [0; 16 << 10];
+    while request.len() < whole {
+        let count = stream.read(&mut part).await?;
+        if count == 0 {
+            break;
+        }
+        request.extend(part.iter().take(count));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Nothing here does I/O. [`State::apply`] is the one entry for every change, whatever its source.
 
 mod heard;
+mod replace;
 mod services;
 
 use std::{
@@ -38,6 +39,15 @@ pub enum Command {
         /// What is to be different.
         changes: Vec<Change>,
     },
+    /// No new clients for a server, or some again: as many as before.
+    Drain {
+        /// As its asker named the service.
+        service: Option<String>,
+        /// As its asker named the back end.
+        server: ServerRef,
+        /// Whether it gets none.
+        on: bool,
+    },
     /// One of Pen's switches on or off.
     Switch {
         /// Which service; all that know the switch without a name.
@@ -58,6 +68,8 @@ pub enum Command {
     },
     /// A change of an access list.
     Acl(u8, AclChange),
+    /// Another configuration, which was checked, in place of this one.
+    Replace(Box<Config>),
     /// The kernel's neighbour table has, or no longer has, a MAC address.
     Neighbor {
         /// The back end's address.
@@ -97,6 +109,9 @@ pub enum Refusal {
     /// A time that makes no sense.
     #[error("blacklist {0} is out of range; give 0 to {BLACKLIST_S_MAX} seconds")]
     Blacklist(u32),
+    /// What only a start can set.
+    #[error("{0} can't be changed while Pen runs: restart it")]
+    Restart(String),
     /// Something that is fixed while Pen runs.
     #[error(
         "the {0} of a server can't be changed while Pen runs: write it into the configuration and restart"
@@ -137,6 +152,8 @@ pub struct State {
     mac: Mac,
     redirect_len_max: u32,
     blacklisted_until_ms: BTreeMap<BackendId, u64>,
+    /// The weights of those that were drained, by pool and name.
+    drained: BTreeMap<(String, String), u16>,
     now_ms: u64,
 }
 
@@ -160,18 +177,20 @@ impl State {
             mac: Mac::default(),
             redirect_len_max: 0,
             blacklisted_until_ms: BTreeMap::new(),
+            drained: BTreeMap::new(),
             now_ms,
         };
-        state.blacklist_from_config();
+        state.blacklist_from_config(|_| true);
         state
     }
 
     /// Pen's files may exclude a server for some seconds from the start.
-    fn blacklist_from_config(&mut self) {
+    fn blacklist_from_config(&mut self, starts: impl Fn(BackendId) -> bool) {
         for pool in &self.config.pools {
             for backend in pool.backends.iter().filter(|backend| backend.blacklist > 0) {
                 let until = self.now_ms + u64::from(backend.blacklist) * 1000;
-                if let Some(id) = self.ids.get(&(pool.name.clone(), backend.name.clone())) {
+                let id = self.ids.get(&(pool.name.clone(), backend.name.clone()));
+                if let Some(id) = id.filter(|id| starts(**id)) {
                     self.blacklisted_until_ms.insert(*id, until);
                 }
             }
@@ -189,6 +208,11 @@ impl State {
                 server,
                 changes,
             } => self.change_server(service.as_deref(), &server, &changes),
+            Command::Drain {
+                service,
+                server,
+                on,
+            } => self.drain(service.as_deref(), &server, on),
             Command::Switch {
                 service,
                 switch,
@@ -211,6 +235,7 @@ impl State {
                 self.config.change_acl(number, &change);
                 Ok(false)
             }
+            Command::Replace(config) => self.replace(*config),
             Command::Neighbor { address, mac } => Ok(self.neighbor(address, mac)),
             Command::Carrier(on) => {
                 self.carrier = on;
@@ -244,6 +269,29 @@ impl State {
                 Ok((self.blacklisted_until_ms.len(), self.lost.len()) != before)
             }
         }
+    }
+
+    fn drain(
+        &mut self,
+        service: Option<&str>,
+        server: &ServerRef,
+        on: bool,
+    ) -> Result<bool, Refusal> {
+        let found = self.config.locate(service, server);
+        let (pool, index) = found.map_err(Refusal::NotFound)?;
+        let pool = &mut self.config.pools[pool];
+        let backend = &mut pool.backends[index];
+        let name = (pool.name.clone(), backend.name.clone());
+        let before = backend.weight;
+        if on {
+            if before > 0 {
+                self.drained.insert(name, before);
+            }
+            backend.weight = 0;
+        } else if before == 0 {
+            backend.weight = self.drained.remove(&name).unwrap_or(1);
+        }
+        Ok(before != backend.weight)
     }
 
     fn neighbor(&mut self, address: IpAddr, mac: Option<Mac>) -> bool {
@@ -305,6 +353,8 @@ impl State {
         self.blacklisted_until_ms
             .clone_from(&before.blacklisted_until_ms);
         self.ids.clone_from(&before.ids);
+        self.drained.clone_from(&before.drained);
+        self.written.clone_from(&before.written);
         self.follow();
     }
 

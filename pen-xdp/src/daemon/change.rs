@@ -1,10 +1,13 @@
 //! Where the latest change stands: observed or asked for, published, waited for.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use pen_common::control::Request;
 use tokio::{sync::oneshot, task::JoinHandle};
 
+use super::start::NEIGHBORS;
 use crate::{
     control::{
         grace::NoGrace,
@@ -38,6 +41,7 @@ pub(super) struct Change {
     pub(super) grace: Option<JoinHandle<Result<(), NoGrace>>>,
     /// Since when that wait fails again and again.
     failing: Option<Instant>,
+    sought: Option<Sought>,
     /// Who asked for changes that are not published yet.
     pub(super) waiting: Vec<Waiting>,
     /// Who asked for changes that are published, and may still be read otherwise.
@@ -47,7 +51,25 @@ pub(super) struct Change {
 /// An asker who hears of his change when it is in force.
 pub(super) struct Waiting {
     pub(super) request: Request,
-    pub(super) answer: oneshot::Sender<String>,
+    /// `None` for a signal: the log hears of it.
+    pub(super) answer: Option<oneshot::Sender<String>>,
+}
+
+impl Waiting {
+    /// Somebody at the control socket.
+    pub(super) fn for_client(request: Request, answer: oneshot::Sender<String>) -> Self {
+        Self {
+            request,
+            answer: Some(answer),
+        }
+    }
+}
+
+/// Back ends that are new, and how long a change waits for them to be found: until they are, flows
+/// that would go there would go elsewhere.
+struct Sought {
+    addresses: BTreeSet<IpAddr>,
+    until: Instant,
 }
 
 impl Change {
@@ -61,6 +83,7 @@ impl Change {
             epochs: None,
             grace: None,
             failing: None,
+            sought: None,
             waiting: Vec::new(),
             graced: Vec::new(),
         }
@@ -77,6 +100,7 @@ impl Change {
 
     /// Goes back to what was asked for when it was last published.
     pub(super) fn take_back(&mut self) {
+        self.sought = None;
         self.state.take_back(&self.published);
     }
 
@@ -87,12 +111,32 @@ impl Change {
 
     /// Whether there is something to publish at `now`, and nobody reads what it would replace.
     pub(super) fn is_due(&self, now: Instant) -> bool {
+        let is_sought = |sought: &Sought| {
+            let mut addresses = sought.addresses.iter();
+            now < sought.until && addresses.any(|ip| self.state.mac_of(*ip).is_none())
+        };
+        if self.sought.as_ref().is_some_and(is_sought) {
+            return false;
+        }
         let observed = self.observed && self.retry.is_none_or(|(at, _)| at <= now);
         self.grace.is_none() && (observed || !self.waiting.is_empty())
     }
 
+    /// Waits a little for these back ends of a new configuration, from `now` on.
+    pub(super) fn seeks(&mut self, addresses: BTreeSet<IpAddr>, now: Instant) {
+        let until = now + NEIGHBORS;
+        self.sought = Some(Sought { addresses, until });
+    }
+
+    /// As it was last published.
+    pub(super) fn last(&self) -> &State {
+        &self.published
+    }
+
     /// Everything is published.
     pub(super) fn published(&mut self) {
+        self.sought = None;
+        self.state.forget_unasked();
         self.published.clone_from(&self.state);
         (self.observed, self.retry) = (false, None);
     }

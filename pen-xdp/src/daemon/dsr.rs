@@ -94,8 +94,9 @@ impl Dsr {
             .collect()
     }
 
-    /// Takes everything back that was set up.
-    pub(super) fn close(self) {
+    /// Takes everything back that was set up; or leaves the program to forward by itself, with all
+    /// that it needs.
+    pub(super) fn close(self, keeps_forwarding: bool) {
         let Self {
             mut keeper,
             workers,
@@ -108,7 +109,12 @@ impl Dsr {
             keeper.unset_socket(queue.queue);
         }
         drop(workers);
-        keeper.close();
+        if keeps_forwarding && self.plane != Plane::AfPacket {
+            tracing::info!("{}: the program goes on by itself", keeper.nic.name);
+            keeper.leave();
+        } else {
+            keeper.close();
+        }
         if let Err(error) = watch.close() {
             tracing::warn!("neighbour entries can't be taken back: {error}");
         }

@@ -3,20 +3,24 @@
 
 mod change;
 pub mod check;
+mod configuration;
 mod conflict;
 mod connections;
+mod drafts;
 mod dsr;
+mod ending;
 mod flow_clock;
 pub mod log;
 pub mod open;
 pub mod pid_file;
 mod queues;
+mod reload;
 mod signals;
 pub mod start;
 mod status;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{
         Arc,
@@ -33,7 +37,7 @@ use pen_common::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Duration, interval, sleep},
+    time::{Duration, interval},
 };
 
 use crate::{
@@ -44,26 +48,31 @@ use crate::{
         socket::{Asked, ControlSocket},
         state::Command,
     },
+    keeper,
     names::Names,
     plane::{Workers, coarse_ns},
     proxy::Proxy,
     watch::NetEvent,
 };
 use change::{Change, Waiting, grace_over};
+use drafts::{Drafts, Made, Purpose};
 use dsr::Dsr;
-use signals::{Heard, Signals, not_read_again};
+use ending::Ending;
+use reload::Reload;
+use signals::{Heard, Signals};
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
 const TICK: Duration = Duration::from_millis(100);
-/// How long whoever asked for the end has to get the answer.
-const FAREWELL: Duration = Duration::from_millis(100);
 /// Requests that wait to be looked at.
 const REQUESTS: usize = 64;
 
 /// A running daemon.
 pub struct Daemon {
     started: Instant,
-    source: String,
+    reload: Reload,
+    drafts: Drafts,
+    /// Host names that are asked for.
+    followed: BTreeSet<String>,
     /// Of the configuration in force.
     generation: Arc<AtomicU64>,
     /// What serves services of proxy mode, if there are any.
@@ -74,8 +83,10 @@ pub struct Daemon {
     change: Change,
     signals: Signals,
     names: Names,
-    /// Somebody was let stop it by `exit`.
-    ending: bool,
+    /// Connections of services that are no more.
+    left: usize,
+    /// How it ends, as soon as it was told to.
+    ending: Option<Ending>,
 }
 
 impl Daemon {
@@ -105,16 +116,16 @@ impl Daemon {
                 Some(asked) = requests.recv() => self.asked(asked),
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
+                draft = self.drafts.next() => self.made(draft),
                 result = grace_over(&mut self.change.grace) => self.graced(result),
                 heard = self.signals.next() => match heard {
-                    Heard::Stop => return Ok(()),
-                    Heard::Reopen => self.reopen(),
+                    Heard::Stop if self.ending.is_some() => return Ok(()),
+                    Heard::Stop => self.end(None),
+                    Heard::Reload => self.hang_up(),
                 },
             }
             self.publish();
-            if self.ending {
-                tracing::info!("exit: told to stop by the control socket");
-                sleep(FAREWELL).await;
+            if self.is_over() {
                 return Ok(());
             }
         }
@@ -141,13 +152,14 @@ impl Daemon {
 
     /// Takes everything back that was set up.
     pub fn close(self) {
+        let keeps = self.keeps_forwarding();
         let Self {
             proxy, dsr, socket, ..
         } = self;
         // Nobody is to be taken who can't be served to the end.
         drop(proxy);
         if let Some(dsr) = dsr {
-            dsr.close();
+            dsr.close(keeps);
         }
         drop(socket);
     }
@@ -183,13 +195,8 @@ impl Daemon {
         if let Some(dsr) = &mut self.dsr {
             dsr.tick(now_ms, &self.change.state);
         }
-    }
-
-    /// Logs that were renamed go on under their old names.
-    fn reopen(&self) {
-        match self.proxy.as_ref().map_or(0, Proxy::reopen_logs) {
-            0 => not_read_again(""),
-            count => not_read_again(&format!("{count} access logs are to be opened again; ")),
+        if let Some(proxy) = &mut self.proxy {
+            self.left = proxy.let_go();
         }
     }
 
@@ -217,6 +224,29 @@ impl Daemon {
                 .change
                 .state
                 .apply(Command::Acl(*number, change.clone())),
+            Action::Drain(server, on) => self.change.state.apply(Command::Drain {
+                service: request.service.clone(),
+                server: server.clone(),
+                on: *on,
+            }),
+            Action::Reload => {
+                return self.read_again(Waiting::for_client(request, answer), Purpose::Replace);
+            }
+            Action::ConfigDiff => {
+                return self.read_again(Waiting::for_client(request, answer), Purpose::Diff);
+            }
+            Action::Apply(applied) => {
+                let applied = applied.clone();
+                return self.apply(applied, Waiting::for_client(request, answer));
+            }
+            Action::Edit(edit) => {
+                let edit = edit.clone();
+                return self.edit(edit, Waiting::for_client(request, answer));
+            }
+            Action::Write(file) => {
+                let file = file.clone();
+                return self.write_config(file, request, answer);
+            }
             Action::Connections => {
                 return self.list(request, answer, |observer, service| {
                     observer.connections(service).map(Value::Connections)
@@ -254,6 +284,9 @@ impl Daemon {
             | Action::Control
             | Action::Resolve
             | Action::Exit
+            | Action::Stop
+            | Action::Services
+            | Action::ConfigShow(_)
             | Action::Listen
             | Action::Debug(_)
             | Action::Nothing
@@ -266,7 +299,8 @@ impl Daemon {
             // In force only when it is published and nobody reads the old tables any more.
             Ok(_) => {
                 self.readmit(&request);
-                self.change.waiting.push(Waiting { request, answer });
+                let waiting = Waiting::for_client(request, answer);
+                self.change.waiting.push(waiting);
             }
             Err(refusal) => self.reply(&request, answer, Err(refusal.to_string())),
         }
@@ -324,17 +358,29 @@ impl Daemon {
                 Ok(Value::Applied)
             }
             Action::Exit => {
-                self.ending = config.allow_exit;
-                match config.allow_exit {
-                    true => Ok(Value::Applied),
-                    false => Err(EXIT_IS_OFF.to_owned()),
+                if !config.allow_exit {
+                    return Err(EXIT_IS_OFF.to_owned());
                 }
+                self.end(Some("exit"));
+                Ok(Value::Applied)
             }
             Action::Debug(None) => Ok(Value::Number(u64::from(config.debug))),
             Action::Debug(Some(level)) => {
                 log::set_log_level(*level);
                 self.change.state.set_debug(*level);
                 Ok(Value::Applied)
+            }
+            Action::Stop => {
+                self.end(Some("stop"));
+                self.detaches();
+                Ok(Value::Applied)
+            }
+            Action::Services => Ok(Value::Services(self.services())),
+            Action::ConfigShow(form) => {
+                let written = config.as_written().written(*form);
+                written
+                    .map(Value::Whole)
+                    .map_err(|faults| faults.to_string())
             }
             Action::Option { key, value: None } => {
                 let found = self.change.state.only(service, key);
@@ -346,10 +392,29 @@ impl Daemon {
             | Action::Switch(..)
             | Action::Option { .. }
             | Action::Acl(..)
+            | Action::Reload
+            | Action::Apply(_)
+            | Action::ConfigDiff
+            | Action::Write(_)
+            | Action::Edit(_)
+            | Action::Drain(..)
             | Action::Connections
             | Action::Recent(_)
             | Action::Ocsp
             | Action::OcspCheck { .. } => Ok(Value::Applied),
+        }
+    }
+
+    /// Tells whoever asked for a change what came of it.
+    fn tell(&mut self, Waiting { request, answer }: Waiting, outcome: Result<Value, String>) {
+        if request.action == Action::Reload {
+            self.reload
+                .came_to(outcome.as_ref().map(|_| ()).map_err(Clone::clone));
+        }
+        match (answer, outcome) {
+            (Some(answer), outcome) => self.reply(&request, answer, outcome),
+            (None, Ok(_)) => tracing::info!("SIGHUP: the configuration is as it is written"),
+            (None, Err(why)) => tracing::error!("SIGHUP: nothing was changed: {why}"),
         }
     }
 
@@ -391,37 +456,56 @@ impl Daemon {
                 tracing::error!("nothing was changed: {error:#}");
                 self.change.take_back();
                 self.change.refused(Instant::now());
-                for Waiting { request, answer } in waiting {
-                    self.reply(&request, answer, Err(format!("{error:#}")));
+                if let Some(dsr) = &mut self.dsr {
+                    dsr.watch_back_ends(&self.change.state);
+                }
+                for waiting in waiting {
+                    self.tell(waiting, Err(format!("{error:#}")));
                 }
             }
         }
+    }
+
+    /// Cores that workers are kept on, and the proxy is not to use.
+    fn taken(&self) -> BTreeSet<usize> {
+        self.dsr.as_ref().map(Dsr::cores).unwrap_or_default()
     }
 
     /// Publishes the state to the data plane and to the proxy.
     fn publish_state(&mut self) -> Result<()> {
         let state = &self.change.state;
         let routes = routes(state);
-        let rerouted = self
-            .proxy
-            .as_ref()
-            .is_some_and(|proxy| *proxy.routes() != routes);
-        // Before anything is published: a log or a certificate that can't be had refuses the change.
-        let made = match &mut self.proxy {
-            Some(proxy) if rerouted => Some((proxy.agree(&routes)?, proxy.open_logs(&routes)?)),
+        // Whoever ends takes nobody any more.
+        let ending = self.ending.is_some();
+        let first = self.proxy.is_none() && !routes.0.is_empty() && !ending;
+        let proxy = self.proxy.as_ref();
+        let rerouted = first || !ending && proxy.is_some_and(|proxy| *proxy.routes() != routes);
+        // Before anything is published: a listener, log or certificate that can't be had refuses the change.
+        let prepared = match &mut self.proxy {
+            Some(proxy) if rerouted => Some(keeper::prepare(proxy, routes.clone())?),
             Some(_) | None => None,
+        };
+        let begun = match first {
+            true => Some(keeper::listen(routes)?.start(&self.taken())?),
+            false => None,
         };
         let before = self.generation();
         let generation = match &mut self.dsr {
             Some(dsr) => {
                 dsr.publish(state, rerouted)?;
+                let own = start::own_vips(state);
+                if own != start::own_vips(self.change.last()) {
+                    dsr.announce(dsr::ANNOUNCEMENTS, state);
+                }
                 dsr.publisher.generation()
             }
             None => before + u64::from(rerouted),
         };
-        if let (Some(proxy), Some((agreed, logs))) = (&mut self.proxy, made) {
-            proxy.update(routes, logs, &agreed);
+        if let (Some(proxy), Some(prepared)) = (&mut self.proxy, prepared) {
+            proxy.update(prepared);
         }
+        self.proxy = begun.or(self.proxy.take());
+        self.follow_config();
         if generation != before {
             self.generation.store(generation, Ordering::Relaxed);
             tracing::info!("generation {generation} is in force");
@@ -446,14 +530,14 @@ impl Daemon {
 
     /// Tells everyone who waits that it does not go on. Nothing is published meanwhile.
     fn give_up(&mut self, error: &NoGrace) {
-        for Waiting { request, answer } in std::mem::take(&mut self.change.graced) {
+        for waiting in std::mem::take(&mut self.change.graced) {
             let why = format!("it is published, but may not be in force everywhere yet: {error}");
-            self.reply(&request, answer, Err(why));
+            self.tell(waiting, Err(why));
         }
         self.change.take_back();
-        for Waiting { request, answer } in std::mem::take(&mut self.change.waiting) {
+        for waiting in std::mem::take(&mut self.change.waiting) {
             let why = format!("nothing was changed, the change before is not over: {error}");
-            self.reply(&request, answer, Err(why));
+            self.tell(waiting, Err(why));
         }
     }
 
@@ -472,8 +556,8 @@ impl Daemon {
     /// Tells everyone who asked for what was published that nobody reads otherwise any more.
     fn in_force(&mut self) {
         self.change.waited();
-        for Waiting { request, answer } in std::mem::take(&mut self.change.graced) {
-            self.reply(&request, answer, Ok(Value::Applied));
+        for waiting in std::mem::take(&mut self.change.graced) {
+            self.tell(waiting, Ok(Value::Applied));
         }
     }
 }

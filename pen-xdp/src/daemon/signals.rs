@@ -15,8 +15,8 @@ pub(super) struct Signals {
 /// What a signal asks for.
 pub(super) enum Heard {
     Stop,
-    /// Log files may have been renamed.
-    Reopen,
+    /// Log files may have been renamed, and the configuration may be another one.
+    Reload,
 }
 
 impl Signals {
@@ -31,11 +31,10 @@ impl Signals {
         })
     }
 
-    /// Returns when Pen is to stop; there is nothing to be opened again yet. Nothing is lost when the
-    /// future is dropped before it is ready.
+    /// Returns when Pen is to stop. Nothing is lost when the future is dropped before it is ready.
     pub(super) async fn stop(&mut self) {
-        while let Heard::Reopen = self.next().await {
-            not_read_again("");
+        while let Heard::Reload = self.next().await {
+            tracing::warn!("SIGHUP: Pen only starts: send it again when it serves");
         }
     }
 
@@ -46,19 +45,11 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return Heard::Stop,
                 _ = self.interrupt.recv() => return Heard::Stop,
-                _ = self.hangup.recv() => return Heard::Reopen,
+                _ = self.hangup.recv() => return Heard::Reload,
                 _ = self.user1.recv() => tracing::warn!(
                     "SIGUSR1: this version writes no statistics on it; 'penctl status' shows them"
                 ),
             }
         }
     }
-}
-
-/// What SIGHUP does not do, behind what it does.
-pub(super) fn not_read_again(done: &str) {
-    tracing::warn!(
-        "SIGHUP: {done}this version does not read its configuration again; change it by penctl, or \
-         restart"
-    );
 }

@@ -18,14 +18,18 @@ use super::{
     Daemon,
     change::Change,
     conflict,
+    drafts::Drafts,
     dsr::{ANNOUNCEMENTS, Dsr},
     flow_clock::FlowClock,
     open,
+    reload::Reload,
     signals::Signals,
 };
 use crate::{
     announce::Announced,
+    cli::Start,
     control::{
+        names::names,
         routes::routes,
         socket::ControlSocket,
         state::{Command, State},
@@ -38,8 +42,8 @@ use crate::{
     watch::{NetEvent, Watch},
 };
 
-/// How long the start waits for back ends that do not answer yet.
-const NEIGHBORS: Duration = Duration::from_secs(1);
+/// How long a start, or a change, waits for back ends that do not answer yet.
+pub(super) const NEIGHBORS: Duration = Duration::from_secs(1);
 /// Events from workers that may wait.
 const EVENTS: usize = 256;
 
@@ -49,19 +53,19 @@ impl Daemon {
     ///
     /// # Errors
     /// What is wrong, where, and what mends it.
-    pub async fn start(config: Config, source: String) -> Result<Option<Self>> {
+    pub async fn start(config: Config, start: Start) -> Result<Option<Self>> {
         let mut signals = Signals::catch()?;
         let ready = tokio::select! {
             ready = Ready::prepare(config) => ready?,
             // Wherever it waits, all that it has is given back when it is dropped.
             () = signals.stop() => return Ok(None),
         };
-        Self::begin(ready, source, signals).map(Some)
+        Self::begin(ready, start, signals).map(Some)
     }
 
     /// Opens the plane and starts the proxy. Nothing waits here: a signal is heard as soon as the
     /// daemon runs.
-    fn begin(ready: Ready, source: String, signals: Signals) -> Result<Self> {
+    fn begin(ready: Ready, start: Start, signals: Signals) -> Result<Self> {
         let Ready {
             mut state,
             dsr,
@@ -72,15 +76,18 @@ impl Daemon {
         let generation = dsr.as_ref().map_or(1, |dsr| dsr.publisher.generation());
         let mut daemon = Self {
             started: Instant::now(),
-            source,
+            reload: Reload::new(start),
             generation: Arc::new(AtomicU64::new(generation)),
             proxy: None,
             dsr,
             socket,
             names: Names::follow(state.answers().0.clone()),
+            followed: names(state.config()),
             change: Change::new(state),
+            drafts: Drafts::default(),
             signals,
-            ending: false,
+            left: 0,
+            ending: None,
         };
         if let Err(error) = daemon.appear(proxy) {
             daemon.close();
@@ -91,7 +98,7 @@ impl Daemon {
 
     /// Lets clients in, of the services and of the control socket.
     fn appear(&mut self, proxy: Option<Bound>) -> Result<()> {
-        let taken = self.dsr.as_ref().map(Dsr::cores).unwrap_or_default();
+        let taken = self.taken();
         self.proxy = proxy.map(|bound| bound.start(&taken)).transpose()?;
         if let Some(dsr) = &mut self.dsr {
             dsr.announce(ANNOUNCEMENTS, &self.change.state);

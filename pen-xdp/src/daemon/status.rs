@@ -3,8 +3,8 @@
 use pen_common::{
     config::Config,
     control::{
-        ConfigStatus, Counter, Degraded, DsrStatus, FrameAccount, InterfaceStatus, NicChange,
-        PlaneStatus, QueueStatus, Servers, Status, XdpStatistics,
+        Counter, Degraded, DsrStatus, FrameAccount, InterfaceStatus, NicChange, PlaneStatus,
+        QueueStatus, Servers, Status, XdpStatistics,
     },
     tables::Mac,
 };
@@ -35,9 +35,7 @@ impl Daemon {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             generation: self.generation(),
-            config: ConfigStatus {
-                source: self.source.clone(),
-            },
+            config: self.reload.status(),
             degraded,
             dsr,
             proxy: self.proxy.as_ref().map(Proxy::status).unwrap_or_default(),

@@ -10,87 +10,92 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
+use super::doors::{Entrance, Turn};
 use super::gate::{Gate, Pass};
 use super::http;
-use super::listen::Listener;
 use super::session::{Places, Visitor, serve};
 use super::stream::Stream;
-use super::threads::Entrance;
 
 /// Before the next try where the process or the system has no descriptors left.
 pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long after the last one who had knocked a closed door is listened at: the kernel may have told
+/// of him and the event loop not yet.
+const LAST_KNOCK: Duration = Duration::from_millis(1);
 
 /// Idle clients that are closed then.
 const ROOM: usize = 16;
 
 /// A listening socket in this thread's event loop.
-enum Open {
+pub(super) enum Listening {
     Tcp(TcpListener, u16),
     Unix(UnixListener),
 }
 
-impl Open {
-    fn new(listener: Listener) -> io::Result<Self> {
-        Ok(match listener {
-            Listener::Tcp(listener) => {
-                let port = listener.local_addr()?.port();
-                Self::Tcp(TcpListener::from_std(listener)?, port)
-            }
-            Listener::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
-        })
+impl Listening {
+    /// # Errors
+    /// The socket is none for this event loop.
+    pub(super) fn tcp(listener: std::net::TcpListener) -> io::Result<Self> {
+        let port = listener.local_addr()?.port();
+        Ok(Self::Tcp(TcpListener::from_std(listener)?, port))
     }
 
-    async fn accept(&self, at: usize) -> io::Result<(Stream, Visitor)> {
+    /// # Errors
+    /// As [`Listening::tcp`].
+    pub(super) fn unix(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        Ok(Self::Unix(UnixListener::from_std(listener)?))
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>, u16)> {
         match self {
             Self::Tcp(listener, port) => {
                 let (stream, peer) = listener.accept().await?;
                 let address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                let visitor = Visitor {
-                    address: Some(address),
-                    port: *port,
-                    listener: at,
-                };
-                Ok((Stream::Tcp(stream), visitor))
+                Ok((Stream::Tcp(stream), Some(address), *port))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                let visitor = Visitor {
-                    address: None,
-                    port: 0,
-                    listener: at,
-                };
-                Ok((Stream::Unix(stream), visitor))
+                Ok((Stream::Unix(stream), None, 0))
             }
         }
     }
 }
 
-/// Takes clients for as long as this thread lives. The one that was taken last waits while the
-/// service has as many as it may have, or too many of them wait for a server, or descriptors are
-/// used up; those behind it wait in the kernel.
-///
-/// # Errors
-/// The socket is none for this event loop.
-pub(super) async fn accept(
-    Entrance {
-        service,
-        listener: at,
-    }: Entrance,
-    listener: Listener,
-    everyone: Arc<Gate>,
-) -> io::Result<()> {
-    let listener = Open::new(listener)?;
-    let mut exhausted = false;
+/// Takes clients until the door is closed, and then those who have knocked already. The one that was
+/// taken last waits while the service has as many as it may have, or too many of them wait for a
+/// server, or descriptors are used up; those behind it wait in the kernel.
+pub(super) async fn accept(mut entrance: Entrance, listening: &Listening, everyone: Arc<Gate>) {
+    let (mut exhausted, mut closed) = (false, false);
     loop {
-        match listener.accept(at).await {
-            Ok((stream, visitor)) => {
-                service.listeners.came(at);
+        let accepted = if closed {
+            match timeout(LAST_KNOCK, listening.accept()).await {
+                Ok(accepted) => accepted,
+                Err(_) => return,
+            }
+        } else {
+            tokio::select! {
+                turn = entrance.turned() => {
+                    closed = matches!(turn, Turn::Closed);
+                    continue;
+                }
+                accepted = listening.accept() => accepted,
+            }
+        };
+        let service = &entrance.service;
+        match accepted {
+            Ok((stream, address, port)) => {
+                entrance.listener.came();
                 if everyone.is_full() {
                     told(&mut exhausted, &service.name, "open files are used up");
                 } else if exhausted && everyone.has_ample_room() {
                     exhausted = false;
                     tracing::info!("service {}: clients are served at once again", service.name);
                 }
+                let visitor = Visitor {
+                    address,
+                    port,
+                    listener: Arc::clone(&entrance.listener),
+                };
                 let in_service = service.connections.enter().await;
                 // The client takes a place there itself, when it is known who it is.
                 drop(service.pending.enter().await);

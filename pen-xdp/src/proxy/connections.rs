@@ -183,6 +183,13 @@ impl fmt::Debug for Connections {
 }
 
 impl Connection {
+    /// Ends it as if its client had left: nothing is under way on it.
+    pub(super) fn release(&self) {
+        for task in self.about().tasks.iter().flatten() {
+            task.abort();
+        }
+    }
+
     /// It has come so far.
     pub(super) fn reached(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
@@ -290,7 +297,7 @@ impl Connection {
         }
     }
 
-    fn stage(&self) -> Stage {
+    pub(super) fn stage(&self) -> Stage {
         if self.half_closed.load(Ordering::Relaxed) {
             return Stage::HalfClosed;
         }
@@ -385,7 +392,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::proxy::gate::Gate;
-    use crate::proxy::listeners::Listeners;
+    use crate::proxy::listeners::Listener;
     use crate::proxy::log::{Current, Logs};
     use crate::proxy::routes::{Place, Route, Server};
     use crate::proxy::session::{Places, Visitor, serve};
@@ -394,9 +401,8 @@ pub(super) mod tests {
     pub(in crate::proxy) fn service(name: &str, connections: &Arc<Connections>) -> Arc<Service> {
         let log = Current::none(name, Logs::new().ring());
         let route = route(name);
-        let listeners = Listeners::of([&route].into_iter()).remove(0);
         let connections = Arc::clone(connections);
-        Arc::new(Service::new(&route, listeners, connections, log))
+        Arc::new(Service::new(&route, connections, log))
     }
 
     /// What it goes by.
@@ -523,7 +529,7 @@ pub(super) mod tests {
         let visitor = Visitor {
             address: None,
             port: 0,
-            listener: 0,
+            listener: Listener::new("[::]:80"),
         };
         let stream = Stream::from(UnixStream::pair().unwrap().0);
         let session = size_of_val(&serve(stream, visitor, places));

@@ -1,178 +1,133 @@
 //! Listening sockets: one for each listener and proxy thread, so that the kernel spreads clients
 //! over threads (SO_REUSEPORT); a Unix socket is shared.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use pen_common::config::Mode;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Type};
 
-use super::routes::{Route, Routes};
-use super::tls::Agreed;
+use super::routes::Route;
 use super::udp;
 
-/// The first socket of every listener. Clients wait in the kernel until somebody takes them.
-#[derive(Debug)]
-pub struct Bound {
-    routes: Routes,
-    agreed: Agreed,
-    first: Vec<Listening>,
-    datagrams: Vec<Datagrams>,
+/// Where a door is, and what its sockets are like: another backlog makes another door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum At {
+    Tcp { address: SocketAddr, backlog: u32 },
+    Udp(SocketAddr),
+    Unix { path: PathBuf, backlog: u32 },
 }
 
-/// Which listener of which service.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Whose {
-    /// Place of the service among the routes.
-    pub(super) service: usize,
-    /// Place among the service's listeners, its paths behind the addresses.
-    pub(super) listener: usize,
-}
-
-/// One listener.
+/// The first socket of a door. Clients wait in the kernel until somebody takes them.
 #[derive(Debug)]
-struct Listening {
-    whose: Whose,
-    backlog: i32,
-    socket: First,
-}
-
-/// One listener for UDP.
-#[derive(Debug)]
-struct Datagrams {
-    whose: Whose,
-    address: SocketAddr,
-    first: UdpSocket,
-}
-
-#[derive(Debug)]
-enum First {
+pub(super) enum First {
     Tcp(SocketAddr, TcpListener),
+    Udp(SocketAddr, UdpSocket),
     Unix(SocketFile),
 }
 
 /// A socket for one thread.
 #[derive(Debug)]
-pub(super) enum Listener {
+pub(super) enum Socket {
     Tcp(TcpListener),
+    Udp(UdpSocket),
     Unix(UnixListener),
 }
 
-impl Bound {
-    /// Binds every listener of `routes`.
-    ///
-    /// # Errors
-    /// Names the first one that can't be had, or the certificate, and what mends it.
-    pub(crate) fn open(routes: Routes) -> Result<Self> {
-        let agreed = Agreed::make(&routes, &[])?;
-        let (mut first, mut datagrams) = (Vec::new(), Vec::new());
-        for (service, route) in routes.iter().enumerate() {
-            if route.mode == Mode::Udp {
-                for (listener, address) in addresses(route).enumerate() {
-                    let (address, first) = alone(address, udp::listen::open)
-                        .map_err(|error| refused(route, &address.to_string(), error))?;
-                    datagrams.push(Datagrams {
-                        whose: Whose { service, listener },
-                        address,
-                        first,
-                    });
-                }
-                continue;
-            }
-            let backlog = i32::try_from(route.options.backlog).unwrap_or(i32::MAX);
-            let paths = route.listeners.len()..;
-            for (listener, address) in addresses(route).enumerate() {
-                let open = |address, shared| tcp(address, backlog, shared);
-                let (address, socket) = alone(address, open)
-                    .map_err(|error| refused(route, &address.to_string(), error))?;
-                first.push(Listening {
-                    whose: Whose { service, listener },
-                    backlog,
-                    socket: First::Tcp(address, socket),
-                });
-            }
-            for (listener, path) in paths.zip(&route.options.paths) {
-                let file = SocketFile::bind(path)
-                    .with_context(|| format!("service {:?}", route.service))?;
-                first.push(Listening {
-                    whose: Whose { service, listener },
-                    backlog,
-                    socket: First::Unix(file),
-                });
-            }
+impl At {
+    /// Whether both can't be held by two.
+    pub(super) fn is_where(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp { address, .. }, Self::Tcp { address: there, .. })
+            | (Self::Udp(address), Self::Udp(there)) => address == there,
+            (Self::Unix { path, .. }, Self::Unix { path: there, .. }) => path == there,
+            (Self::Tcp { .. } | Self::Udp(_) | Self::Unix { .. }, _) => false,
         }
-        Ok(Self {
-            routes,
-            agreed,
-            first,
-            datagrams,
-        })
-    }
-
-    /// What clients that speak TLS are offered; once, as keys must go when nobody goes by them.
-    pub(super) fn take_agreed(&mut self) -> Agreed {
-        std::mem::take(&mut self.agreed)
-    }
-
-    /// What is to be served.
-    pub(super) fn routes(&self) -> &Routes {
-        &self.routes
-    }
-
-    /// Sockets for thread `thread`, each with whose it is.
-    ///
-    /// # Errors
-    /// The kernel has no more of them.
-    pub(super) fn listeners(&self, thread: usize) -> Result<Vec<(Whose, Listener)>> {
-        let sockets = self.first.iter().map(|listening| {
-            let socket = match &listening.socket {
-                First::Tcp(_, socket) if thread == 0 => socket.try_clone().map(Listener::Tcp),
-                First::Tcp(address, _) => tcp(*address, listening.backlog, true).map(Listener::Tcp),
-                First::Unix(file) => file.listener.try_clone().map(Listener::Unix),
-            };
-            Ok((listening.whose, socket?))
-        });
-        let sockets: io::Result<Vec<_>> = sockets.collect();
-        sockets.with_context(|| format!("no listening sockets for proxy thread {thread}"))
     }
 }
 
-impl Bound {
-    /// As [`Bound::listeners`], for UDP.
+/// Where a route listens, each place with what people call it.
+pub(super) fn places(route: &Route) -> impl Iterator<Item = (At, &str)> {
+    let backlog = route.options.backlog;
+    let addresses = route.listeners.iter().map(move |listener| {
+        let address = SocketAddr::new(listener.address, listener.port);
+        match route.mode {
+            Mode::Udp => At::Udp(address),
+            Mode::Tcp | Mode::Http | Mode::Dsr => At::Tcp { address, backlog },
+        }
+    });
+    let paths = route.options.paths.iter().map(move |path| At::Unix {
+        path: path.clone(),
+        backlog,
+    });
+    let texts = route.listen.iter().map(String::as_str);
+    addresses.chain(paths).zip(texts)
+}
+
+impl First {
+    /// Opens it for a service; `is_alone` makes sure that nobody else has the place.
+    ///
+    /// # Errors
+    /// It can't be had; what mends it.
+    pub(super) fn open(at: &At, service: &str, is_alone: bool) -> Result<Self> {
+        let opened = match at {
+            At::Tcp { address, backlog } => {
+                let open = |address, shared| tcp(address, *backlog, shared);
+                let opened = alone(*address, is_alone, open);
+                opened.map(|(address, socket)| Self::Tcp(address, socket))
+            }
+            At::Udp(address) => {
+                let opened = alone(*address, is_alone, udp::listen::open);
+                opened.map(|(address, socket)| Self::Udp(address, socket))
+            }
+            At::Unix { path, backlog } => {
+                let file = SocketFile::bind(path, *backlog, is_alone);
+                return file
+                    .map(Self::Unix)
+                    .with_context(|| format!("service {service:?}"));
+            }
+        };
+        opened.map_err(|error| refused(at, service, error))
+    }
+
+    /// A socket for each of so many threads.
     ///
     /// # Errors
     /// The kernel has no more of them.
-    pub(super) fn datagram_sockets(&self, thread: usize) -> Result<Vec<(Whose, UdpSocket)>> {
-        let sockets = self.datagrams.iter().map(|listening| {
-            let socket = match thread {
-                0 => listening.first.try_clone(),
-                _ => udp::listen::open(listening.address, true),
-            };
-            Ok((listening.whose, socket?))
-        });
-        let sockets: io::Result<Vec<_>> = sockets.collect();
-        sockets.with_context(|| format!("no UDP sockets for proxy thread {thread}"))
+    pub(super) fn for_threads(&self, at: &At, threads: usize) -> Result<Vec<Socket>> {
+        let sockets: io::Result<Vec<_>> = (0..threads).map(|nth| self.socket(at, nth)).collect();
+        sockets.with_context(|| format!("no listening sockets for {threads} proxy threads"))
     }
-}
 
-fn addresses(route: &Route) -> impl Iterator<Item = SocketAddr> {
-    let listeners = route.listeners.iter();
-    listeners.map(|listener| SocketAddr::new(listener.address, listener.port))
+    fn socket(&self, at: &At, thread: usize) -> io::Result<Socket> {
+        match (self, at) {
+            (Self::Tcp(address, _), At::Tcp { backlog, .. }) if thread > 0 => {
+                tcp(*address, *backlog, true).map(Socket::Tcp)
+            }
+            (Self::Tcp(_, first), _) => first.try_clone().map(Socket::Tcp),
+            (Self::Udp(_, first), _) if thread == 0 => first.try_clone().map(Socket::Udp),
+            (Self::Udp(address, _), _) => udp::listen::open(*address, true).map(Socket::Udp),
+            (Self::Unix(file), _) => file.listener.try_clone().map(Socket::Unix),
+        }
+    }
 }
 
 /// The first socket of a listener, after making sure that nobody else has the place: sockets that
-/// share it would take clients away from each other in silence. `open` opens one that may be shared
-/// or not.
+/// share it would take clients away from each other in silence; unless it is known to be ours. `open`
+/// opens one that may be shared or not.
 fn alone<S>(
     address: SocketAddr,
+    is_alone: bool,
     open: impl Fn(SocketAddr, bool) -> io::Result<S>,
 ) -> io::Result<(SocketAddr, S)> {
-    let (address, probe) = match open(address, false) {
+    let (address, probe) = match open(address, !is_alone) {
         // A host without IPv6: all its addresses are IPv4.
         Err(error)
             if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
@@ -182,18 +137,21 @@ fn alone<S>(
                 ) =>
         {
             let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            (address, open(address, false)?)
+            (address, open(address, !is_alone)?)
         }
         probe => (address, probe?),
     };
+    if !is_alone {
+        return Ok((address, probe));
+    }
     drop(probe);
     Ok((address, open(address, true)?))
 }
 
 /// `::` takes clients of both families.
-fn tcp(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<TcpListener> {
+fn tcp(address: SocketAddr, backlog: u32, shared: bool) -> io::Result<TcpListener> {
     let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if domain == Domain::IPV6 {
         socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
     }
@@ -202,11 +160,16 @@ fn tcp(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<TcpListene
     socket.bind(&address.into())?;
     // Clients inherit it: a proxy that holds back small pieces adds a round trip to each.
     socket.set_tcp_nodelay(true)?;
-    socket.listen(backlog)?;
+    socket.listen(backlog_of(backlog))?;
     Ok(socket.into())
 }
 
-fn refused(route: &Route, place: &str, error: io::Error) -> anyhow::Error {
+/// As listen(2) takes it, which cuts what is too much by itself.
+fn backlog_of(backlog: u32) -> i32 {
+    i32::try_from(backlog).unwrap_or(i32::MAX)
+}
+
+fn refused(at: &At, service: &str, error: io::Error) -> anyhow::Error {
     let mends = [
         (
             libc::EACCES,
@@ -214,9 +177,9 @@ fn refused(route: &Route, place: &str, error: io::Error) -> anyhow::Error {
         ),
         (
             libc::EADDRINUSE,
-            match route.mode {
-                Mode::Udp => "; `ss -lunp` shows who listens there",
-                Mode::Tcp | Mode::Http | Mode::Dsr => "; `ss -ltnp` shows who listens there",
+            match at {
+                At::Udp(_) => "; `ss -lunp` shows who listens there",
+                At::Tcp { .. } | At::Unix { .. } => "; `ss -ltnp` shows who listens there",
             },
         ),
         (
@@ -228,13 +191,12 @@ fn refused(route: &Route, place: &str, error: io::Error) -> anyhow::Error {
         .iter()
         .find(|(code, _)| error.raw_os_error() == Some(*code));
     let mend = mend.map_or("", |(_, mend)| mend);
-    let service = &route.service;
-    anyhow!("service {service:?}: can't listen on {place}: {error}{mend}")
+    anyhow!("service {service:?}: can't listen on {at}: {error}{mend}")
 }
 
 /// A Unix socket that clients find by its file; the file is removed with it.
 #[derive(Debug)]
-struct SocketFile {
+pub(super) struct SocketFile {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of the file that was made.
@@ -242,23 +204,21 @@ struct SocketFile {
 }
 
 impl SocketFile {
-    /// A socket that a dead process left at `path` is removed first.
-    fn bind(path: &Path) -> Result<Self> {
+    /// A socket that a dead process left at `path` is removed first, or one of ours whose place this
+    /// one takes.
+    fn bind(path: &Path, backlog: u32, is_alone: bool) -> Result<Self> {
         let name = path.display();
         if let Ok(metadata) = fs::symlink_metadata(path) {
             if !metadata.file_type().is_socket() {
                 bail!("can't listen on {name}: something else has that name; remove it");
             }
-            if UnixStream::connect(path).is_ok() {
+            if is_alone && UnixStream::connect(path).is_ok() {
                 bail!("can't listen on {name}: somebody listens there already");
             }
             fs::remove_file(path)
                 .with_context(|| format!("can't listen on {name}: the old socket stays"))?;
         }
-        let bound = UnixListener::bind(path).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok((listener, identity(path)?))
-        });
+        let bound = unix(path, backlog).and_then(|listener| Ok((listener, identity(path)?)));
         let (listener, identity) =
             bound.with_context(|| format!("can't listen on {name}; is its directory there?"))?;
         Ok(Self {
@@ -267,6 +227,13 @@ impl SocketFile {
             identity,
         })
     }
+}
+
+fn unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(backlog_of(backlog))?;
+    Ok(OwnedFd::from(socket).into())
 }
 
 impl Drop for SocketFile {
@@ -283,4 +250,13 @@ impl Drop for SocketFile {
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { address, .. } | Self::Udp(address) => address.fmt(f),
+            Self::Unix { path, .. } => path.display().fmt(f),
+        }
+    }
 }

@@ -12,6 +12,8 @@ mod connect;
 mod connections;
 mod descriptors;
 mod direction;
+mod doors;
+mod drain;
 mod gate;
 mod header;
 mod http;
@@ -40,18 +42,28 @@ use anyhow::Result;
 
 use connections::Connections;
 use descriptors::clients_max;
+use doors::{Doors, Plan};
+use drain::Gone;
 use gate::Gate;
-pub use listen::Bound;
-use listeners::Listeners;
-pub use log::Opened;
-use log::{Current, Logs};
+use log::{Current, Logs, Opened};
 pub use observer::Observer;
 pub use routes::{Place, Route, Routes, Server};
 use service::Service;
 use signpost::Signpost;
 use threads::Threads;
-pub use tls::Agreed;
-use tls::Renewal;
+use tls::{Agreed, Renewal};
+
+/// What is to be served, with a socket for each listener. Clients wait in the kernel until somebody
+/// takes them.
+#[derive(Debug)]
+pub struct Bound {
+    routes: Routes,
+    services: Vec<Arc<Service>>,
+    connections: Arc<Connections>,
+    agreed: Agreed,
+    doors: Doors,
+    logs: Logs,
+}
 
 /// The proxy at work; dropping it takes no more clients and ends the connections of those it has.
 #[derive(Debug)]
@@ -63,38 +75,67 @@ pub struct Proxy {
     renewal: Renewal,
     /// Behind the threads: their last lines are written, too.
     logs: Logs,
-    /// Removes the files of Unix sockets.
-    _bound: Bound,
+    doors: Doors,
+    gone: Gone,
+}
+
+/// Everything that other routes need, had already; nothing goes by them yet.
+#[derive(Debug)]
+pub struct Prepared {
+    routes: Routes,
+    services: Vec<Arc<Service>>,
+    agreed: Agreed,
+    opened: Opened,
+    plan: Plan,
 }
 
 impl Bound {
+    /// Binds every listener of `routes`, and reads certificates.
+    ///
+    /// # Errors
+    /// Names the first one that can't be had, and what mends it.
+    pub(crate) fn open(routes: Routes) -> Result<Self> {
+        let connections = Arc::new(Connections::default());
+        let logs = Logs::new();
+        let services = routes.iter();
+        let services: Vec<_> = services.map(|r| new(r, &connections, &logs)).collect();
+        Ok(Self {
+            agreed: Agreed::make(&routes, &[])?,
+            doors: Doors::open(&routes, &services)?,
+            routes,
+            services,
+            connections,
+            logs,
+        })
+    }
+
     /// Takes clients from now on, on every core that is not `taken` by somebody who spins there.
     ///
     /// # Errors
     /// A log can't be opened, a listener can't be opened for a further thread, or there is no
     /// further thread to be had.
-    pub fn start(mut self, taken: &BTreeSet<usize>) -> Result<Proxy> {
-        let routes = self.routes().clone();
+    pub fn start(self, taken: &BTreeSet<usize>) -> Result<Proxy> {
+        let Self {
+            routes,
+            services,
+            connections,
+            agreed,
+            doors,
+            mut logs,
+        } = self;
         let (clients_max, warning) = clients_max(&routes);
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
         }
-        let everyone = Arc::new(Gate::new(clients_max));
-        let mut logs = Logs::new();
         let opened = logs.open(&routes)?;
-        let connections = Arc::new(Connections::default());
-        let service = |(route, listeners): (&Route, Listeners)| {
-            let log = Current::none(&route.service, logs.ring());
-            let connections = Arc::clone(&connections);
-            Arc::new(Service::new(route, listeners, connections, log))
-        };
-        let services = routes.iter().zip(Listeners::of(routes.iter()));
-        let services: Vec<_> = services.map(service).collect();
         put_up(&services, &routes);
         log_to(&services, &routes, opened);
-        let agreed = self.take_agreed();
         agree(&services, &agreed);
-        let threads = Threads::start(&self, &services, taken, &everyone)?;
+        let threads = Threads::start(taken, &Arc::new(Gate::new(clients_max)))?;
+        doors.shown_by(&services);
+        for (entrance, sockets) in doors.entrances(threads.count())? {
+            threads.open(&entrance, sockets);
+        }
         let mut renewal = Renewal::default();
         renewal.follow(agreed.watched());
         Ok(Proxy {
@@ -104,7 +145,8 @@ impl Bound {
             threads,
             renewal,
             logs,
-            _bound: self,
+            doors,
+            gone: Gone::default(),
         })
     }
 }
@@ -120,26 +162,32 @@ impl Proxy {
         self.threads.count()
     }
 
-    /// Opens the logs that `routes` ask for; those that are open stay what they are.
+    /// Has everything that `routes` need: logs and listeners that are not open yet, what services
+    /// offer to clients that speak TLS and demand of servers that do, with certificates read anew.
     ///
     /// # Errors
-    /// One can't be had; what mends it.
-    pub fn open_logs(&mut self, routes: &Routes) -> Result<Opened> {
-        self.logs.open(routes)
+    /// What can't be had, and what mends it. Nothing has changed then.
+    pub(crate) fn prepare(&mut self, routes: Routes) -> Result<Prepared> {
+        let opened = self.logs.open(&routes)?;
+        let services = routes.iter().map(|route| self.service(route));
+        let services: Vec<_> = services.collect();
+        let before: Vec<_> = services.iter().map(|one| one.agreement()).collect();
+        Ok(Prepared {
+            opened,
+            agreed: Agreed::make(&routes, &before)?,
+            plan: self.doors.plan(&routes, &services, self.threads())?,
+            routes,
+            services,
+        })
     }
 
-    /// Makes what services offer to clients that speak TLS, and demand of servers that do, as
-    /// `routes` want it, certificates read anew; what is not changed stays as it is.
-    ///
-    /// # Errors
-    /// A certificate can't be had; what mends it.
-    pub fn agree(&self, routes: &Routes) -> Result<Agreed> {
-        let before: Vec<_> = self
-            .services
-            .iter()
-            .map(|service| service.agreement())
-            .collect();
-        Agreed::make(routes, &before)
+    /// The one that there is: settings change, and how it serves does not. One that serves otherwise
+    /// is another one, though it has the same name.
+    fn service(&self, route: &Route) -> Arc<Service> {
+        let mut known = self.services.iter();
+        let known = known.find(|one| one.name == route.service && one.mode == route.mode);
+        let known = known.map(Arc::clone);
+        known.unwrap_or_else(|| new(route, &self.connections, &self.logs))
     }
 
     /// Has all logs opened again, as files may have other names by now; how many there are.
@@ -147,18 +195,30 @@ impl Proxy {
         self.logs.reopen()
     }
 
-    /// Goes by other routes from now on, by the logs that were opened for them and by what was
-    /// agreed for them; connections that run are left alone. Listeners stay what they were at the
-    /// start.
-    pub fn update(&mut self, routes: Routes, opened: Opened, agreed: &Agreed) {
-        log_to(&self.services, &routes, opened);
-        agree(&self.services, agreed);
+    /// Goes by other routes from now on. Connections that run are left alone, those of services
+    /// that are gone too; UDP flows end with their listener.
+    pub fn update(&mut self, prepared: Prepared) {
+        let Prepared {
+            routes,
+            services,
+            agreed,
+            opened,
+            plan,
+        } = prepared;
+        log_to(&services, &routes, opened);
+        agree(&services, &agreed);
         self.renewal.follow(agreed.watched());
-        for (service, route) in self.services.iter().zip(routes.iter()) {
+        for (service, route) in services.iter().zip(routes.iter()) {
             service.update(route);
         }
-        put_up(&self.services, &routes);
-        self.routes = routes;
+        put_up(&services, &routes);
+        for (entrance, sockets) in self.doors.turn(plan, &services) {
+            self.threads.open(&entrance, sockets);
+        }
+        let stays = |one: &&Arc<Service>| services.iter().any(|other| Arc::ptr_eq(one, other));
+        self.gone
+            .add(self.services.iter().filter(|one| !stays(one)));
+        (self.services, self.routes) = (services, routes);
     }
 
     /// Lets every service of `pool` try `server` again, whatever happened to it before.
@@ -174,6 +234,11 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.logs.close();
     }
+}
+
+fn new(route: &Route, connections: &Arc<Connections>, logs: &Logs) -> Arc<Service> {
+    let log = Current::none(&route.service, logs.ring());
+    Arc::new(Service::new(route, Arc::clone(connections), log))
 }
 
 /// Has services lead to each other as their routes say.

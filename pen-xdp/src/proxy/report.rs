@@ -77,7 +77,7 @@ fn status(service: &Service, route: &Route) -> ProxyStatus {
         accepted: service.accepted(),
         refused: refused.collect(),
         servers: servers(service, route),
-        listeners: service.listeners.status(),
+        listeners: service.listeners(),
         log: service.log.status(route.options.log_format),
         certificates: service.terms().map(|terms| terms.status()),
         server_tls: service.demands().map(|demands| demands.status()),

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pen_common::config::{Acl, Mode, Redirect};
-use pen_common::control::Ended;
+use pen_common::control::{Ended, ListenerStatus};
 
 use super::balance::{self, Attempt, Balancer, ChosenBy, Client, Refused, Rules, ServerId, Target};
 use super::connections::{Connection, Connections, Presence};
 use super::gate::Gate;
-use super::listeners::Listeners;
+use super::listeners::Listener;
 use super::log::{Current, Line};
 use super::queue::Queue;
 use super::relay::{self, Counts};
@@ -60,7 +60,8 @@ pub(super) struct Service {
     led: AtomicU64,
     choice: Mutex<Choice>,
     pub(super) log: Current,
-    pub(super) listeners: Listeners,
+    /// Where its clients come in.
+    listeners: Mutex<Vec<Arc<Listener>>>,
 }
 
 /// What a choice depends on and changes.
@@ -109,12 +110,7 @@ pub(super) fn now_ms() -> u64 {
 
 impl Service {
     /// Its log is another matter, and so are TLS and where it leads.
-    pub(super) fn new(
-        route: &Route,
-        listeners: Listeners,
-        connections_now: Arc<Connections>,
-        log: Current,
-    ) -> Self {
+    pub(super) fn new(route: &Route, connections_now: Arc<Connections>, log: Current) -> Self {
         let mut choice = Choice {
             balancer: Balancer::new(rules(route), servers(route)),
             points: HashMap::new(),
@@ -142,15 +138,30 @@ impl Service {
             led: AtomicU64::new(0),
             choice: Mutex::new(choice),
             log,
-            listeners,
+            listeners: Mutex::default(),
         }
     }
 
     /// A line of the log, if there is one, for who comes now.
     pub(super) fn line(&self, visitor: &Visitor) -> Option<Box<Line>> {
         let log = self.log.get()?;
-        let listener = Arc::clone(self.listeners.place(visitor.listener)?);
+        let listener = Arc::clone(visitor.listener.place());
         Some(Line::new(log, listener, visitor.address, visitor.port))
+    }
+
+    /// Where its clients come in from now on.
+    pub(super) fn listens(&self, listeners: impl Iterator<Item = Arc<Listener>>) {
+        *self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = listeners.collect();
+    }
+
+    /// How many came where.
+    pub(super) fn listeners(&self) -> Vec<ListenerStatus> {
+        let listeners = self.listeners.lock();
+        let listeners = listeners.unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().map(|listener| listener.status()).collect()
     }
 
     /// Goes by `route` from now on.

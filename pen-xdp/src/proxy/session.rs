@@ -17,6 +17,7 @@ use super::connections::{Connection, Presence};
 use super::gate::Pass;
 use super::header::{Missing, asked_for, asking, ends, receive, send, written};
 use super::http;
+use super::listeners::Listener;
 use super::log::ended;
 use super::relay::{End, relay};
 use super::routes::Place;
@@ -30,14 +31,14 @@ use super::tls::stream::Encrypted;
 pub(super) const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// Who has come.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Visitor {
     /// `None` over a Unix socket.
     pub(super) address: Option<SocketAddr>,
     /// The port that it came to; 0 over a Unix socket.
     pub(super) port: u16,
-    /// Where that is among all listeners.
-    pub(super) listener: usize,
+    /// Where that is.
+    pub(super) listener: Arc<Listener>,
 }
 
 impl Visitor {
@@ -71,7 +72,8 @@ pub(super) async fn serve(client: Stream, visitor: Visitor, places: Places) {
             None => return,
         }
     } else {
-        (client, (visitor, visitor.address, None), places)
+        let peer = visitor.address;
+        (client, (visitor, peer, None), places)
     };
     let service = &places.connection.service;
     if service.mode == Mode::Http {
@@ -140,7 +142,7 @@ async fn arrive(
     } else {
         None
     };
-    let how = how(&visit.settings, visitor);
+    let how = how(&visit.settings, &visitor);
     match reach(connection, &mut visit, how, header.as_deref()).await {
         Ok((server, point)) => Some((visit, server, point)),
         Err(why) => {
@@ -177,7 +179,7 @@ async fn preliminaries(
     let client = match connection.service.terms() {
         Some(terms) => {
             let name = asked_for(said.as_ref());
-            secured(connection, client, (visitor, name), &terms).await?
+            secured(connection, client, (&visitor, name), &terms).await?
         }
         None => client,
     };
@@ -224,7 +226,7 @@ async fn introduced(
 async fn secured(
     connection: &Connection,
     client: Stream,
-    (visitor, name): (Visitor, Option<String>),
+    (visitor, name): (&Visitor, Option<String>),
     terms: &Terms,
 ) -> Option<Stream> {
     let service = &connection.service;
@@ -245,7 +247,7 @@ async fn secured(
             Refused::BadHandshake
         }
     };
-    if let (Some(mut line), Some(name)) = (service.turn_away(refused, &visitor), name) {
+    if let (Some(mut line), Some(name)) = (service.turn_away(refused, visitor), name) {
         line.names(&name);
     }
     let service = &service.name;
@@ -359,7 +361,7 @@ async fn choose(
 }
 
 /// How a client gets to its server.
-pub(super) fn how(settings: &Settings, visitor: Visitor) -> How {
+pub(super) fn how(settings: &Settings, visitor: &Visitor) -> How {
     How {
         timeout: settings.timeout,
         from: settings.from(visitor.client().address),

@@ -3,45 +3,36 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
-use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
 use core_affinity::CoreId;
-use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::watch;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
-use super::accept::accept;
+use super::accept::{Listening, accept};
+use super::doors::Entrance;
 use super::gate::Gate;
-use super::listen::{Bound, Listener, Whose};
-use super::service::Service;
+use super::listen::Socket;
 use super::udp;
 
-/// Where clients come in.
-#[derive(Debug, Clone)]
-pub(super) struct Entrance {
-    pub(super) service: Arc<Service>,
-    /// Its number among all listeners.
-    pub(super) listener: usize,
-}
-
-/// What one thread serves.
-struct Share {
-    listeners: Vec<(Entrance, Listener)>,
-    sockets: Vec<(Entrance, UdpSocket)>,
-    everyone: Arc<Gate>,
-}
+/// A door that a thread takes clients at from now on.
+type Order = (Entrance, Socket);
 
 /// Running threads; they end when this is dropped.
 #[derive(Debug)]
 pub(super) struct Threads {
-    /// Its end tells them.
-    stop: Option<watch::Sender<()>>,
-    handles: Vec<JoinHandle<()>>,
+    all: Vec<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    orders: mpsc::UnboundedSender<Order>,
+    handle: JoinHandle<()>,
 }
 
 impl Threads {
@@ -49,31 +40,18 @@ impl Threads {
     /// least.
     ///
     /// # Errors
-    /// The kernel refuses a socket, an event loop or a thread.
-    pub(super) fn start(
-        bound: &Bound,
-        services: &[Arc<Service>],
-        taken: &BTreeSet<usize>,
-        everyone: &Arc<Gate>,
-    ) -> Result<Self> {
-        let (stop, stopped) = watch::channel(());
-        let mut threads = Self {
-            stop: Some(stop),
-            handles: Vec::new(),
-        };
+    /// The kernel refuses an event loop or a thread.
+    pub(super) fn start(taken: &BTreeSet<usize>, everyone: &Arc<Gate>) -> Result<Self> {
+        let mut threads = Self { all: Vec::new() };
         for (number, core) in cores(taken).into_iter().enumerate() {
-            let share = Share {
-                listeners: with_services(bound.listeners(number)?, services),
-                sockets: with_services(bound.datagram_sockets(number)?, services),
-                everyone: Arc::clone(everyone),
-            };
-            let stopped = stopped.clone();
-            let (tell, told) = mpsc::sync_channel(1);
+            let everyone = Arc::clone(everyone);
+            let (orders, ordered) = mpsc::unbounded_channel();
+            let (tell, told) = sync_channel(1);
             let handle = thread::Builder::new()
                 .name(format!("pen-proxy{number}"))
-                .spawn(move || run(core, share, stopped, &tell));
+                .spawn(move || run(core, ordered, everyone, &tell));
             let handle = handle.with_context(|| format!("no proxy thread {number}"))?;
-            threads.handles.push(handle);
+            threads.all.push(Thread { orders, handle });
             let begun = told.recv().context("it has ended").and_then(|b| Ok(b?));
             begun.with_context(|| format!("no event loop for proxy thread {number}"))?;
         }
@@ -81,28 +59,28 @@ impl Threads {
     }
 
     pub(super) fn count(&self) -> usize {
-        self.handles.len()
+        self.all.len()
     }
-}
 
-impl Drop for Threads {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        for handle in self.handles.drain(..) {
-            if handle.join().is_err() {
+    /// Has every thread take clients at a door, each by its own socket.
+    pub(super) fn open(&self, entrance: &Entrance, sockets: Vec<Socket>) {
+        for (thread, socket) in self.all.iter().zip(sockets) {
+            if thread.orders.send((entrance.clone(), socket)).is_err() {
                 tracing::error!("a proxy thread has ended before its time");
             }
         }
     }
 }
 
-fn with_services<S>(sockets: Vec<(Whose, S)>, services: &[Arc<Service>]) -> Vec<(Entrance, S)> {
-    let found = sockets.into_iter().filter_map(|(whose, socket)| {
-        let service = Arc::clone(services.get(whose.service)?);
-        let listener = service.listeners.number(whose.listener);
-        Some((Entrance { service, listener }, socket))
-    });
-    found.collect()
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let all = self.all.drain(..).map(|thread| thread.handle);
+        for handle in all.collect::<Vec<_>>() {
+            if handle.join().is_err() {
+                tracing::error!("a proxy thread has ended before its time");
+            }
+        }
+    }
 }
 
 /// The cores to serve on; `None` is wherever the scheduler likes.
@@ -122,9 +100,9 @@ fn cores(taken: &BTreeSet<usize>) -> Vec<Option<CoreId>> {
 /// loop stays on the thread that made it, so that its tasks need no lock.
 fn run(
     core: Option<CoreId>,
-    share: Share,
-    stopped: watch::Receiver<()>,
-    tell: &mpsc::SyncSender<io::Result<()>>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    everyone: Arc<Gate>,
+    tell: &SyncSender<io::Result<()>>,
 ) {
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -135,44 +113,37 @@ fn run(
     };
     // Who asked waits for it, or has gone, and then the thread is told to stop.
     let _ = tell.send(begun);
-    if let Some(runtime) = runtime {
-        serve(&runtime, core, share, stopped);
-    }
-}
-
-/// Serves until told to stop.
-fn serve(
-    runtime: &LocalRuntime,
-    core: Option<CoreId>,
-    share: Share,
-    mut stopped: watch::Receiver<()>,
-) {
     if let Some(core) = core
         && !core_affinity::set_for_current(core)
     {
         tracing::warn!("a proxy thread can't be kept on core {}", core.id);
     }
-    runtime.block_on(async {
-        for (door, listener) in share.listeners {
-            let everyone = Arc::clone(&share.everyone);
-            spawn_local(async move {
-                let name = door.service.name.clone();
-                if let Err(error) = accept(door, listener, everyone).await {
-                    tracing::error!("service {name}: no clients are taken: {error}");
-                }
-            });
-        }
-        let scratch = Rc::new(RefCell::new(udp::Scratch::new()));
-        for (door, socket) in share.sockets {
-            let (everyone, scratch) = (Arc::clone(&share.everyone), Rc::clone(&scratch));
-            spawn_local(async move {
-                let name = door.service.name.clone();
-                if let Err(error) = udp::serve(door, socket, everyone, scratch).await {
-                    tracing::error!("service {name}: no datagrams are passed on: {error}");
-                }
-            });
-        }
-        // Nothing is ever sent: the wait ends with the sender.
-        let _ended = stopped.changed().await;
-    });
+    if let Some(runtime) = runtime {
+        runtime.block_on(serve(orders, everyone));
+    }
+}
+
+/// Serves at each door that it is told of, until nobody can tell it of any more.
+async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, everyone: Arc<Gate>) {
+    let scratch = Rc::new(RefCell::new(udp::Scratch::new()));
+    while let Some((entrance, socket)) = orders.recv().await {
+        let (everyone, scratch) = (Arc::clone(&everyone), Rc::clone(&scratch));
+        spawn_local(async move {
+            let name = entrance.service.name.clone();
+            let served = async {
+                let listening = match socket {
+                    Socket::Tcp(socket) => Listening::tcp(socket)?,
+                    Socket::Unix(socket) => Listening::unix(socket)?,
+                    Socket::Udp(socket) => {
+                        return udp::serve(entrance, socket, everyone, scratch).await;
+                    }
+                };
+                accept(entrance, &listening, everyone).await;
+                Ok(())
+            };
+            if let Err(error) = served.await {
+                tracing::error!("service {name}: no clients are taken: {error}");
+            }
+        });
+    }
 }

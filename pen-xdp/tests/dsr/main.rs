@@ -21,6 +21,7 @@ mod neighbors;
 mod planes;
 mod protocols;
 mod refuse;
+mod reload;
 mod rig;
 mod rush;
 mod scale;

@@ -26,6 +26,7 @@ mod proxy_protocol;
 mod python;
 mod redirect;
 mod refuse;
+mod reload;
 mod rig;
 mod smuggling;
 mod sni_hellos;

@@ -1,7 +1,7 @@
 //! `server N KEY VALUE ...`: changes of a back end.
 
 use super::super::BACKENDS_PER_POOL_MAX;
-use super::super::address::{parse_named_port, parse_number};
+use super::super::address::{parse_named_port, parse_number, parse_server};
 use super::super::given::Given;
 use super::super::keys::{read_acl_number, read_host};
 use super::super::nearest::did_you_mean;
@@ -42,22 +42,56 @@ pub(super) fn server(words: &[&str]) -> Result<Command, String> {
     let Some((server, words)) = words.split_first() else {
         return Err("server takes a number or name, then KEY VALUE: server 0 weight 2".to_owned());
     };
-    let server = match server.bytes().all(|b| b.is_ascii_digit()) {
-        true => ServerRef::Index(parse_number(
-            "server",
-            &shown(server),
-            0..=BACKENDS_PER_POOL_MAX - 1,
-        )?),
-        false => ServerRef::Name((*server).to_owned()),
-    };
+    match *server {
+        "add" => return add(words),
+        "remove" => return one("remove", words).map(Command::ServerRemove),
+        "drain" => return one("drain", words).map(|server| Command::ServerDrain(server, true)),
+        "undrain" => {
+            return one("undrain", words).map(|server| Command::ServerDrain(server, false));
+        }
+        _ => {}
+    }
+    let server = reference(server)?;
     if words.is_empty() {
         return Err("server: nothing to change: server 0 weight 2".to_owned());
     }
+    Ok(Command::Server(server, changes(words)?))
+}
+
+fn reference(word: &str) -> Result<ServerRef, String> {
+    Ok(match word.bytes().all(|b| b.is_ascii_digit()) {
+        true => ServerRef::Index(parse_number(
+            "server",
+            &shown(word),
+            0..=BACKENDS_PER_POOL_MAX - 1,
+        )?),
+        false => ServerRef::Name(word.to_owned()),
+    })
+}
+
+fn add(words: &[&str]) -> Result<Command, String> {
+    let Some((server, words)) = words.split_first() else {
+        return Err("server add takes HOST:PORT, then KEY VALUE: server add web3:80".to_owned());
+    };
+    parse_server(server)?;
+    Ok(Command::ServerAdd((*server).to_owned(), changes(words)?))
+}
+
+fn one(what: &str, words: &[&str]) -> Result<ServerRef, String> {
+    match words {
+        [server] => reference(server),
+        _ => Err(format!(
+            "server {what} takes one number or name: server {what} 1"
+        )),
+    }
+}
+
+fn changes(words: &[&str]) -> Result<Vec<Change>, String> {
     let changes = words.chunks(2).map(|pair| match pair {
         [key, value] => change(key, value),
         _ => Err(format!("server: {:?} has no value", shown(pair[0]))),
     });
-    Ok(Command::Server(server, changes.collect::<Result<_, _>>()?))
+    changes.collect()
 }
 
 fn change(key: &str, value: &str) -> Result<Change, String> {

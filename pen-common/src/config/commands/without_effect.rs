@@ -17,10 +17,6 @@ pub(super) const NOT_YET: &[(&str, &str)] = &[
     ),
     ("tarpit_acl", "the tarpit isn't there yet"),
     ("web_stats", "the HTML status page isn't there yet"),
-    (
-        "write",
-        "a running daemon writes no file; `pen --print-config commands` shows what a line means",
-    ),
 ];
 
 /// Commands that are accepted and do nothing.

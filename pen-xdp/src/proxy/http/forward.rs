@@ -398,7 +398,7 @@ fn unreached(
     error: &io::Error,
 ) -> Result<Refused, Refused> {
     let service = client.service();
-    let from = how(&visit.settings, client.visitor).from;
+    let from = how(&visit.settings, &client.visitor).from;
     if has_no_way(error, &point.place, from) {
         no_way(service, point, error);
         visit.passed_by();
@@ -419,7 +419,7 @@ fn unreached(
 /// A new connection.
 async fn open(client: &Client<'_>, visit: &Visit, point: &Arc<Point>) -> io::Result<Link> {
     let _pending = client.service().pending.enter().await;
-    let how = how(&visit.settings, client.visitor);
+    let how = how(&visit.settings, &client.visitor);
     let stream = match connect(&point.place, how).await {
         Err(error) if is_exhaustion(&error) => {
             // Ours that wait give theirs up before we wait for those of others.

@@ -237,6 +237,7 @@ mod tests {
     use super::*;
     use crate::proxy::connections::{Connections, tests::service};
     use crate::proxy::gate::Gate;
+    use crate::proxy::listeners::Listener;
     use crate::proxy::service::Service;
 
     const SOON: Duration = Duration::from_millis(20);
@@ -252,7 +253,7 @@ mod tests {
         let visitor = Visitor {
             address: None,
             port: 0,
-            listener: 0,
+            listener: Listener::new("[::]:80"),
         };
         (service, visitor, places)
     }

@@ -21,7 +21,7 @@ use pen_common::config::{LogFormat, LogTarget};
 pub(super) use current::Current;
 pub(super) use line::{Line, Requested, ended};
 pub(super) use open::Logs;
-pub use open::Opened;
+pub(super) use open::Opened;
 use record::{At, Http, Record, ServedBy};
 use ring::{Entry, Ring};
 use sink::Sink;

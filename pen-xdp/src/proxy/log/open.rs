@@ -31,7 +31,7 @@ pub(in crate::proxy) struct Logs {
 
 /// The logs of services, in the order of their routes.
 #[derive(Debug)]
-pub struct Opened(pub(in crate::proxy) Vec<Option<Arc<Sink>>>);
+pub(in crate::proxy) struct Opened(pub(in crate::proxy) Vec<Option<Arc<Sink>>>);
 
 impl Logs {
     pub(in crate::proxy) fn new() -> Self {

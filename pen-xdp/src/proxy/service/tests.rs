@@ -12,8 +12,7 @@ fn service(ports: [u16; 2]) -> (Arc<Service>, Route) {
         server.place = Place::Tcp(([10, 0, 0, 1], port).into());
     }
     let log = Current::none("web", Logs::new().ring());
-    let listeners = Listeners::of([&route].into_iter()).remove(0);
-    let service = Service::new(&route, listeners, Arc::new(Connections::default()), log);
+    let service = Service::new(&route, Arc::new(Connections::default()), log);
     (Arc::new(service), route)
 }
 

@@ -22,11 +22,12 @@ use super::server::{connect, is_own_fault, send};
 use crate::proxy::balance::Refused;
 use crate::proxy::connect::{From, has_no_way};
 use crate::proxy::connections::Presence;
+use crate::proxy::doors::{Entrance, Turn};
 use crate::proxy::gate::{Gate, Pass};
+use crate::proxy::listeners::Listener;
 use crate::proxy::relay::Counts;
 use crate::proxy::service::{Point, Service, Visit, now_ms};
 use crate::proxy::session::{Visitor, missed, no_way};
-use crate::proxy::threads::Entrance;
 
 /// How late a flow's end may be noticed.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -66,8 +67,7 @@ struct Places {
 /// Everything of one listening socket but itself.
 struct Relay {
     service: Arc<Service>,
-    /// Its number among all listeners.
-    listener: usize,
+    listener: Arc<Listener>,
     everyone: Arc<Gate>,
     /// Where clients send to.
     port: u16,
@@ -95,12 +95,12 @@ impl Scratch {
     }
 }
 
-/// Passes datagrams on for as long as this thread lives.
+/// Passes datagrams on until the door is closed: answers need its socket, so flows end with it.
 ///
 /// # Errors
 /// The socket is none for this event loop, or there are no descriptors left for it.
 pub(in crate::proxy) async fn serve(
-    Entrance { service, listener }: Entrance,
+    mut entrance: Entrance,
     socket: UdpSocket,
     everyone: Arc<Gate>,
     scratch: Rc<RefCell<Scratch>>,
@@ -113,8 +113,8 @@ pub(in crate::proxy) async fn serve(
         headers: Headers::listening(address.is_ipv4()),
     };
     let mut relay = Relay {
-        service,
-        listener,
+        service: Arc::clone(&entrance.service),
+        listener: Arc::clone(&entrance.listener),
         everyone,
         port: address.port(),
         flows: Flows::new(),
@@ -139,6 +139,13 @@ pub(in crate::proxy) async fn serve(
                 }
             }
             _ = sweep.tick() => relay.sweep(),
+            turn = entrance.turned() => match turn {
+                Turn::Anothers => {
+                    relay.flows = Flows::new();
+                    relay.service = Arc::clone(&entrance.service);
+                }
+                Turn::Closed => return Ok(()),
+            },
             _ = closed.changed() => relay.close(),
         }
     }
@@ -193,9 +200,9 @@ impl Relay {
         let visitor = Visitor {
             address: Some(address),
             port: self.port,
-            listener: self.listener,
+            listener: Arc::clone(&self.listener),
         };
-        self.service.listeners.came(self.listener);
+        self.listener.came();
         let mut line = self.service.line(&visitor);
         let Ok(mut visit) = self.service.admit(visitor.client(), &mut line) else {
             return;

@@ -1,0 +1,183 @@
+//! The configuration read again, and another one put in place of the one in force.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
+
+use pen_common::{
+    config::Config,
+    control::{Action, ConfigStatus, Form, Request, Value},
+};
+
+use super::{
+    Daemon,
+    change::Waiting,
+    conflict,
+    drafts::{Draft, Made, Purpose},
+    log,
+};
+use crate::{
+    cli::{Start, System},
+    control::{names::names, state::Command},
+    keeper::backends,
+    names::Names,
+    proxy::Proxy,
+};
+
+/// Where the configuration comes from, and what the last look at it came to.
+pub(super) struct Reload {
+    pub(super) start: Arc<Start>,
+    refused: Option<String>,
+}
+
+impl Reload {
+    pub(super) fn new(start: Start) -> Self {
+        Self {
+            start: Arc::new(start),
+            refused: None,
+        }
+    }
+
+    pub(super) fn status(&self) -> ConfigStatus {
+        ConfigStatus {
+            source: self.start.source(),
+            refused: self.refused.clone(),
+        }
+    }
+
+    /// Whoever wanted the source to be made so hears this.
+    pub(super) fn came_to(&mut self, outcome: Result<(), String>) {
+        self.refused = outcome.err();
+    }
+}
+
+impl Daemon {
+    /// SIGHUP: files that were renamed are opened again, and what the source says now is made so.
+    pub(super) fn hang_up(&mut self) {
+        let logs = self.proxy.as_ref().map_or(0, Proxy::reopen_logs);
+        if logs > 0 {
+            tracing::info!("SIGHUP: {logs} access logs are opened again");
+        }
+        let request = Request {
+            form: Form::Raw,
+            service: None,
+            action: Action::Reload,
+        };
+        self.read_again(
+            Waiting {
+                request,
+                answer: None,
+            },
+            Purpose::Replace,
+        );
+    }
+
+    /// Reads the source again, to make it so or to tell about it.
+    pub(super) fn read_again(&mut self, waiting: Waiting, purpose: Purpose) {
+        let start = Arc::clone(&self.reload.start);
+        self.draft(waiting, purpose, move || {
+            start
+                .read(&System)
+                .map(Made::whole)
+                .map_err(|faults| faults.to_string())
+        });
+    }
+
+    /// Has a configuration made; see [`Made`].
+    pub(super) fn draft(
+        &mut self,
+        waiting: Waiting,
+        purpose: Purpose,
+        make: impl FnOnce() -> Result<Made, String> + Send + 'static,
+    ) {
+        if let Err(waiting) = self.drafts.begin(waiting, purpose, make) {
+            let why = "too many changes are in the making: try again in a moment";
+            self.tell(waiting, Err(why.to_owned()));
+        }
+    }
+
+    /// A configuration is made.
+    pub(super) fn made(&mut self, draft: Draft) {
+        let Draft {
+            waiting,
+            purpose,
+            made,
+        } = draft;
+        let config = made.and_then(|made| match made {
+            Made::Whole(checked) => {
+                let (config, notes) = checked.into_parts();
+                for note in notes.iter().filter(|_| purpose == Purpose::Replace) {
+                    tracing::warn!("{note}");
+                }
+                Ok(config)
+            }
+            Made::Edit(edit) => {
+                let mut config = self.change.state.config().as_written();
+                edit(&mut config)?;
+                let checked = config.check().map_err(|faults| faults.to_string())?;
+                Ok(checked.into_parts().0)
+            }
+        });
+        let told = match (config, purpose) {
+            (Err(why), _) => Err(why),
+            (Ok(config), Purpose::Plan) => {
+                self.plan(&config).map(|plan| Value::Plan(Box::new(plan)))
+            }
+            (Ok(config), Purpose::Diff) => Ok(Value::Text(self.differs_from(&config))),
+            (Ok(config), Purpose::Replace) => match self.replace(config) {
+                Ok(()) => return self.change.waiting.push(waiting),
+                Err(why) => Err(why),
+            },
+        };
+        self.tell(waiting, told);
+    }
+
+    /// Puts a configuration in place of the one in force; it is published by and by.
+    fn replace(&mut self, config: Config) -> Result<(), String> {
+        if self.ending.is_some() {
+            return Err("Pen is stopping".to_owned());
+        }
+        let new = self.reachable(&config)?;
+        let replaced = self.change.state.apply(Command::Replace(Box::new(config)));
+        replaced.map_err(|refusal| refusal.to_string())?;
+        if let Some(dsr) = &mut self.dsr {
+            dsr.watch_back_ends(&self.change.state);
+            self.change.seeks(new, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Looks at what no configuration knows by itself; the back ends in DSR that are new.
+    pub(super) fn reachable(&self, config: &Config) -> Result<BTreeSet<IpAddr>, String> {
+        let Some(dsr) = &self.dsr else {
+            return match config.dsr_services().next() {
+                None => Ok(BTreeSet::new()),
+                Some(service) => Err(format!(
+                    "service {:?} is the first in DSR, which begins with a start: restart Pen",
+                    service.name
+                )),
+            };
+        };
+        let told = |error: anyhow::Error| format!("{error:#}");
+        conflict::refuse(config).map_err(told)?;
+        let segments = dsr.keeper.segments(config).map_err(told)?;
+        for note in &segments.notes {
+            tracing::warn!("{note}");
+        }
+        let unreachable = dsr.keeper.unreachable(&segments);
+        if !unreachable.is_empty() {
+            return Err(unreachable.join("\n"));
+        }
+        let before = backends(self.change.state.config());
+        Ok(&backends(config) - &before)
+    }
+
+    /// What is to follow a configuration that is in force now.
+    pub(super) fn follow_config(&mut self) {
+        let state = &self.change.state;
+        log::set_log_level(state.config().debug);
+        let names = names(state.config());
+        if names != self.followed {
+            self.names = Names::follow(state.answers().0.clone());
+            self.followed = names;
+        }
+    }
+}

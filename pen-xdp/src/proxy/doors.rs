@@ -1,0 +1,199 @@
+//! The doors of all services: what clients come in by, whose they are, and how that changes while
+//! the proxy runs.
+//!
+//! A door is known by its place. One that a change leaves where it is keeps its sockets, whoever
+//! serves there from then on: nobody who knocks meanwhile is turned away.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use tokio::sync::watch;
+
+use super::listen::{At, First, Socket, places};
+use super::listeners::Listener;
+use super::routes::Routes;
+use super::service::Service;
+
+/// One door; dropping it closes it, after those who have knocked already.
+#[derive(Debug)]
+struct Door {
+    at: At,
+    first: First,
+    listener: Arc<Listener>,
+    whose: watch::Sender<Arc<Service>>,
+}
+
+/// What one thread needs to take clients at a door.
+#[derive(Debug, Clone)]
+pub(super) struct Entrance {
+    pub(super) service: Arc<Service>,
+    pub(super) listener: Arc<Listener>,
+    whose: watch::Receiver<Arc<Service>>,
+}
+
+/// What became of a door.
+pub(super) enum Turn {
+    /// Its clients are this service's now.
+    Anothers,
+    /// It is closed.
+    Closed,
+}
+
+/// All doors, service by service in the order of the routes.
+#[derive(Debug, Default)]
+pub(super) struct Doors(Vec<Vec<Door>>);
+
+/// Doors for other routes: what is missing is open already, and nobody comes in by it yet.
+#[derive(Debug)]
+pub(super) struct Plan(Vec<Vec<Planned>>);
+
+#[derive(Debug)]
+enum Planned {
+    /// One that is there.
+    Kept(At),
+    /// One that is new, with a socket for each thread.
+    New(Door, Vec<Socket>),
+}
+
+impl Entrance {
+    /// Returns when something becomes of the door. Nothing is lost when the future is dropped
+    /// before it is ready.
+    pub(super) async fn turned(&mut self) -> Turn {
+        match self.whose.changed().await {
+            Ok(()) => {
+                self.service = Arc::clone(&self.whose.borrow_and_update());
+                Turn::Anothers
+            }
+            Err(_) => Turn::Closed,
+        }
+    }
+}
+
+impl Door {
+    fn open(at: At, listen: &str, service: &Arc<Service>, alone: bool) -> Result<Self> {
+        Ok(Self {
+            first: First::open(&at, &service.name, alone)?,
+            at,
+            listener: Listener::new(listen),
+            whose: watch::Sender::new(Arc::clone(service)),
+        })
+    }
+
+    fn entrance(&self) -> Entrance {
+        let whose = self.whose.subscribe();
+        let service = Arc::clone(&whose.borrow());
+        Entrance {
+            service,
+            listener: Arc::clone(&self.listener),
+            whose,
+        }
+    }
+
+    /// Its clients are this service's from now on.
+    fn belongs_to(&self, service: &Arc<Service>) {
+        self.whose.send_if_modified(|whose| {
+            let other = !Arc::ptr_eq(whose, service);
+            if other {
+                *whose = Arc::clone(service);
+            }
+            other
+        });
+    }
+}
+
+impl Doors {
+    /// Opens every door of `routes`.
+    ///
+    /// # Errors
+    /// Names the first one that can't be had, and what mends it.
+    pub(super) fn open(routes: &Routes, services: &[Arc<Service>]) -> Result<Self> {
+        let all = routes.iter().zip(services).map(|(route, service)| {
+            let doors = places(route).map(|(at, listen)| Door::open(at, listen, service, true));
+            doors.collect()
+        });
+        all.collect::<Result<_>>().map(Self)
+    }
+
+    /// Opens what `routes` ask for and is not there, for so many threads.
+    ///
+    /// # Errors
+    /// Names the first one that can't be had, and what mends it. Nothing has changed then.
+    pub(super) fn plan(
+        &self,
+        routes: &Routes,
+        services: &[Arc<Service>],
+        threads: usize,
+    ) -> Result<Plan> {
+        let here: Vec<&At> = self.0.iter().flatten().map(|door| &door.at).collect();
+        let plan = |at: At, listen: &str, service: &Arc<Service>| {
+            if here.contains(&&at) {
+                return Ok(Planned::Kept(at));
+            }
+            // A place that is ours already, with another backlog, is free for us alone.
+            let ours = here.iter().any(|door| door.is_where(&at));
+            let door = Door::open(at, listen, service, !ours)?;
+            let sockets = door.first.for_threads(&door.at, threads)?;
+            Ok(Planned::New(door, sockets))
+        };
+        let all = routes.iter().zip(services).map(|(route, service)| {
+            let doors = places(route).map(|(at, listen)| plan(at, listen, service));
+            doors.collect()
+        });
+        all.collect::<Result<_>>().map(Plan)
+    }
+
+    /// Goes by the plan: doors that it does not have are closed. Returns those that are new, with a
+    /// socket for each thread.
+    pub(super) fn turn(
+        &mut self,
+        plan: Plan,
+        services: &[Arc<Service>],
+    ) -> Vec<(Entrance, Vec<Socket>)> {
+        let mut before: Vec<Door> = std::mem::take(&mut self.0).into_iter().flatten().collect();
+        let mut new = Vec::new();
+        for (planned, service) in plan.0.into_iter().zip(services) {
+            let mut doors = Vec::new();
+            for planned in planned {
+                match planned {
+                    Planned::Kept(at) => {
+                        let here = before.iter().position(|door| door.at == at);
+                        doors.extend(here.map(|here| before.swap_remove(here)));
+                    }
+                    Planned::New(door, sockets) => {
+                        new.push((door.entrance(), sockets));
+                        doors.push(door);
+                    }
+                }
+            }
+            doors.iter().for_each(|door| door.belongs_to(service));
+            service.listens(doors.iter().map(|door| Arc::clone(&door.listener)));
+            self.0.push(doors);
+        }
+        new
+    }
+
+    /// All of them, each with a socket for each thread.
+    ///
+    /// # Errors
+    /// The kernel has no more of them.
+    pub(super) fn entrances(&self, threads: usize) -> Result<Vec<(Entrance, Vec<Socket>)>> {
+        let all = self.0.iter().flatten();
+        let all = all.map(|door| {
+            let sockets = door.first.for_threads(&door.at, threads)?;
+            Ok((door.entrance(), sockets))
+        });
+        all.collect()
+    }
+
+    /// What is shown of each service's.
+    pub(super) fn shown_by(&self, services: &[Arc<Service>]) {
+        for (doors, service) in self.0.iter().zip(services) {
+            service.listens(doors.iter().map(|door| Arc::clone(&door.listener)));
+        }
+    }
+
+    /// Closes all of them: who has knocked is let in, and nobody else.
+    pub(super) fn close(&mut self) {
+        self.0.clear();
+    }
+}
