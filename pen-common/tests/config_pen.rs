@@ -260,6 +260,8 @@ fn every_key_is_a_command() {
         ("foreground", "on"),
         ("debug", "3"),
         ("allow_exit", "on"),
+        ("drain_timeout", "30"),
+        ("on_stop", "keep"),
         ("bpffs", "/bpf"),
         ("run_dir", "/run/x"),
     ];
@@ -381,7 +383,11 @@ fn commands_that_are_refused() {
         ("exit now", "exit takes no argument, but \"now\" follows"),
         ("backlog 9", "`backlog` belongs to proxy mode"),
         ("emergency web1:80", "`emergency` belongs to proxy mode"),
-        ("write /tmp/x", "`write` is refused"),
+        ("server add web2", "`server` with a word is for penctl"),
+        (
+            "config",
+            "config takes show [toml|commands], diff, or save [FILE]",
+        ),
         (
             "stubborn",
             "`stubborn` belongs to proxy mode, and dsr_if makes this DSR: leave out one of the two",

@@ -65,9 +65,29 @@ fn requests() {
         ("server 1 weight 0", server(1, Change::Weight(0))),
         (
             "server 1 address web1",
-            server(1, Change::Address("web1".to_owned())),
+            Action::Edit(Edit::Server(
+                ServerRef::Index(1),
+                vec![Change::Address("web1".to_owned())],
+            )),
         ),
-        ("server 1 port 80", server(1, Change::Port(80))),
+        (
+            "server 1 port 80 weight 2",
+            Action::Edit(Edit::Server(
+                ServerRef::Index(1),
+                vec![Change::Port(80), Change::Weight(2)],
+            )),
+        ),
+        (
+            "server add web3:80",
+            Action::Edit(Edit::Add("web3:80".to_owned(), Vec::new())),
+        ),
+        (
+            "server drain web1",
+            Action::Drain(ServerRef::Name("web1".to_owned()), true),
+        ),
+        ("no http", Action::Edit(Edit::Http(false))),
+        ("config save", Action::Write(None)),
+        ("config show", Action::ConfigShow(ConfigForm::Toml)),
         ("server 1 max 1", server(1, Change::Max(1))),
         ("server 1 hard 2", server(1, Change::Hard(2))),
         ("server 1 prio 3", server(1, Change::Prio(3))),
@@ -134,25 +154,9 @@ fn refusals_in_both_forms() {
             "plane can't be changed",
         ),
         (
-            "listen 10.0.0.1:80",
-            "listen can't be changed while Pen runs: write it into the configuration and restart\n",
-            "listen can't be changed",
-        ),
-        (
             "include x",
             "include can't be changed while Pen runs: write it into the configuration and restart\n",
             "include can't be",
-        ),
-        (
-            "write",
-            "`write` is refused: a running daemon writes no file; `pen --print-config commands` \
-             shows what a line means\n",
-            "`write` is refused",
-        ),
-        (
-            "backlog 9",
-            "backlog can't be changed while Pen runs: write it into the configuration and restart\n",
-            "backlog can't be changed",
         ),
         (
             "no udp",
@@ -163,6 +167,27 @@ fn refusals_in_both_forms() {
             "allow_exit true",
             "allow_exit can't be changed while Pen runs: write it into the configuration and restart\n",
             "allow_exit can't be changed",
+        ),
+        (
+            "apply",
+            "apply takes toml or commands, how many bytes follow, and these: let penctl do it: penctl \
+             SOCKET apply FILE\n",
+            "apply takes toml or commands",
+        ),
+        (
+            "apply toml 9999999999",
+            "apply takes 8388608 bytes at most, not \"9999999999\"\n",
+            "apply takes 8388608 bytes at most",
+        ),
+        (
+            "plan toml 5\nfour",
+            "5 bytes were to follow, and 4 came\n",
+            "5 bytes were to follow",
+        ),
+        (
+            "server 0 port 80 blacklist 5",
+            "say blacklist in a command of its own, when the server is there\n",
+            "say blacklist in a command of its own",
         ),
         (
             "close",

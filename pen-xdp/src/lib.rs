@@ -12,6 +12,8 @@ pub mod names;
 pub mod neighbor;
 pub mod netlink;
 pub mod nic;
+#[cfg(test)]
+mod numbers;
 pub mod ownership;
 pub mod plane;
 pub mod proxy;

@@ -59,12 +59,28 @@ impl Edit {
 }
 
 impl Config {
+    /// This configuration with a change, checked whole.
+    ///
+    /// # Errors
+    /// What is meant is not there, or what comes out is no configuration.
+    pub fn edited(
+        &self,
+        service: Option<&str>,
+        edit: &Edit,
+        outside: &dyn Outside,
+    ) -> Result<Self, String> {
+        let mut config = self.as_written();
+        config.edit(service, edit, outside)?;
+        let checked = config.check().map_err(|faults| faults.to_string())?;
+        Ok(checked.into_parts().0)
+    }
+
     /// Makes a change of the service of that name, which may be left out where there is one. What
     /// comes out is yet to be checked.
     ///
     /// # Errors
     /// A sentence for the asker: what is meant is not there, or can't be so.
-    pub fn edit(
+    fn edit(
         &mut self,
         service: Option<&str>,
         edit: &Edit,

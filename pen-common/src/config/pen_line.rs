@@ -287,7 +287,7 @@ impl<'a> Reader<'a> {
             | Command::Option { value: None, .. }
             | Command::Listen(None) => {
                 self.notes.push(format!(
-                    "{place}: a command that shows or closes something is for penctl"
+                    "{place}: a command that shows, writes or ends something is for penctl"
                 ));
             }
         }

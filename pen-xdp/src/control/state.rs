@@ -2,8 +2,11 @@
 //!
 //! Nothing here does I/O. [`State::apply`] is the one entry for every change, whatever its source.
 
+mod asked;
 mod heard;
 mod replace;
+#[cfg(test)]
+mod sequences;
 mod services;
 
 use std::{

@@ -48,8 +48,8 @@ impl Daemon {
         let service = waiting.request.service.clone();
         self.draft(waiting, Purpose::Replace, move || {
             let found = LookedUp::ask(&edit, &System);
-            Ok(Made::Edit(Box::new(move |config: &mut Config| {
-                config.edit(service.as_deref(), &edit, &found)
+            Ok(Made::Edit(Box::new(move |config: &Config| {
+                config.edited(service.as_deref(), &edit, &found)
             })))
         });
     }

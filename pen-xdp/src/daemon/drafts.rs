@@ -23,7 +23,7 @@ pub(super) enum Purpose {
 }
 
 /// A change of whatever configuration is in force when it is its turn.
-pub(super) type Edit = Box<dyn FnOnce(&mut Config) -> Result<(), String> + Send>;
+pub(super) type Edit = Box<dyn FnOnce(&Config) -> Result<Config, String> + Send>;
 
 /// What was made.
 pub(super) enum Made {

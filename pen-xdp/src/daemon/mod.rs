@@ -201,108 +201,71 @@ impl Daemon {
     }
 
     fn asked(&mut self, Asked { request, answer }: Asked) {
-        let outcome = match &request.action {
-            Action::Server(server, changes) => self.change.state.apply(Command::Server {
-                service: request.service.clone(),
-                server: server.clone(),
-                changes: changes.clone(),
-            }),
-            Action::Switch(switch, on) => self.change.state.apply(Command::Switch {
-                service: request.service.clone(),
-                switch: *switch,
-                on: *on,
-            }),
-            Action::Option {
-                key,
-                value: Some(value),
-            } => self.change.state.apply(Command::Option {
-                service: request.service.clone(),
-                key,
-                value: value.clone(),
-            }),
-            Action::Acl(number, change) => self
-                .change
-                .state
-                .apply(Command::Acl(*number, change.clone())),
-            Action::Drain(server, on) => self.change.state.apply(Command::Drain {
-                service: request.service.clone(),
-                server: server.clone(),
-                on: *on,
-            }),
+        if let Some(command) = Command::asked(&request) {
+            return self.changes(command, Waiting::for_client(request, answer));
+        }
+        match request.action.clone() {
             Action::Reload => {
-                return self.read_again(Waiting::for_client(request, answer), Purpose::Replace);
+                self.read_again(Waiting::for_client(request, answer), Purpose::Replace);
             }
             Action::ConfigDiff => {
-                return self.read_again(Waiting::for_client(request, answer), Purpose::Diff);
+                self.read_again(Waiting::for_client(request, answer), Purpose::Diff);
             }
-            Action::Apply(applied) => {
-                let applied = applied.clone();
-                return self.apply(applied, Waiting::for_client(request, answer));
-            }
-            Action::Edit(edit) => {
-                let edit = edit.clone();
-                return self.edit(edit, Waiting::for_client(request, answer));
-            }
-            Action::Write(file) => {
-                let file = file.clone();
-                return self.write_config(file, request, answer);
-            }
-            Action::Connections => {
-                return self.list(request, answer, |observer, service| {
-                    observer.connections(service).map(Value::Connections)
-                });
-            }
-            &Action::Recent(seconds) => {
-                return self.list(request, answer, move |observer, service| {
-                    observer.recent(service, seconds).map(Value::Recent)
-                });
-            }
-            Action::Ocsp => {
-                return self.list(request, answer, |observer, service| {
-                    observer.ocsp_questions(service).map(Value::Ocsp)
-                });
-            }
+            Action::Apply(applied) => self.apply(applied, Waiting::for_client(request, answer)),
+            Action::Edit(edit) => self.edit(edit, Waiting::for_client(request, answer)),
+            Action::Write(file) => self.write_config(file, request, answer),
+            Action::Connections => self.list(request, answer, |observer, service| {
+                observer.connections(service).map(Value::Connections)
+            }),
+            Action::Recent(seconds) => self.list(request, answer, move |observer, service| {
+                observer.recent(service, seconds).map(Value::Recent)
+            }),
+            Action::Ocsp => self.list(request, answer, |observer, service| {
+                observer.ocsp_questions(service).map(Value::Ocsp)
+            }),
             Action::OcspCheck {
                 certificate,
                 answer: file,
-            } => {
-                let (certificate, file) = (certificate.clone(), file.clone());
-                return self.list(request, answer, move |observer, service| {
-                    observer
-                        .check_ocsp_answer(service, &certificate, &file)
-                        .map(Value::Text)
-                });
-            }
-            Action::Option { value: None, .. }
-            | Action::Connection(_)
+            } => self.list(request, answer, move |observer, service| {
+                let checked = observer.check_ocsp_answer(service, &certificate, &file);
+                checked.map(Value::Text)
+            }),
+            Action::Acl(..)
+            | Action::Blank
             | Action::Close(_)
-            | Action::Status
-            | Action::Servers
-            | Action::Counters
-            | Action::Mode
-            | Action::Pid
-            | Action::Control
-            | Action::Resolve
-            | Action::Exit
-            | Action::Stop
-            | Action::Services
             | Action::ConfigShow(_)
-            | Action::Listen
+            | Action::Connection(_)
+            | Action::Control
+            | Action::Counters
             | Action::Debug(_)
+            | Action::Drain(..)
+            | Action::Exit
+            | Action::Listen
+            | Action::Mode
             | Action::Nothing
-            | Action::Blank => {
+            | Action::Option { .. }
+            | Action::Pid
+            | Action::Resolve
+            | Action::Server(..)
+            | Action::Servers
+            | Action::Services
+            | Action::Status
+            | Action::Stop
+            | Action::Switch(..) => {
                 let outcome = self.show(&request);
-                return self.reply(&request, answer, outcome);
+                self.reply(&request, answer, outcome);
             }
-        };
-        match outcome {
-            // In force only when it is published and nobody reads the old tables any more.
+        }
+    }
+
+    /// A change that is in force only when it is published and nobody reads the old tables any more.
+    fn changes(&mut self, command: Command, waiting: Waiting) {
+        match self.change.state.apply(command) {
             Ok(_) => {
-                self.readmit(&request);
-                let waiting = Waiting::for_client(request, answer);
+                self.readmit(&waiting.request);
                 self.change.waiting.push(waiting);
             }
-            Err(refusal) => self.reply(&request, answer, Err(refusal.to_string())),
+            Err(refusal) => self.tell(waiting, Err(refusal.to_string())),
         }
     }
 

@@ -109,12 +109,7 @@ impl Daemon {
                 }
                 Ok(config)
             }
-            Made::Edit(edit) => {
-                let mut config = self.change.state.config().as_written();
-                edit(&mut config)?;
-                let checked = config.check().map_err(|faults| faults.to_string())?;
-                Ok(checked.into_parts().0)
-            }
+            Made::Edit(edit) => edit(self.change.state.config()),
         });
         let told = match (config, purpose) {
             (Err(why), _) => Err(why),

@@ -228,7 +228,7 @@ fn a_file_that_is_wrong_changes_nothing_and_status_says_why() {
         ),
         (
             vec![web.clone(), service("past", "dsr", "192.0.2.1:80", &web0)],
-            "past",
+            "no interface",
         ),
     ];
     for (nth, (services, why)) in wrong.iter().enumerate() {

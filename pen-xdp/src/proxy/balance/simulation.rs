@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use pen_common::config::{AclLine, Balance};
 
+use crate::numbers::Numbers;
+
 use super::*;
 
 const STEPS: usize = 100_000;
@@ -12,24 +14,6 @@ const STEPS: usize = 100_000;
 const OPEN_MAX: usize = 60;
 /// Clients with this bit are in the network that the access list denies.
 const DENIED: u64 = 16;
-
-/// Numbers from a seed: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
-/// generators").
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (word ^ (word >> 31)) % limit
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-}
 
 /// What the balancer was told, kept apart from it.
 struct Simulation {
@@ -49,7 +33,7 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64) -> Self {
         let mut new = Self {
-            numbers: Numbers(seed),
+            numbers: Numbers::from_seed(seed),
             balancer: Balancer::new(Rules::default(), Vec::new()),
             rules: Rules::default(),
             servers: Vec::new(),
