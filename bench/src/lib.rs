@@ -24,6 +24,7 @@
 mod address;
 mod capture;
 mod counter;
+mod debian;
 pub mod echo;
 mod flood;
 pub mod forwarder;
@@ -46,6 +47,7 @@ mod wire;
 pub use address::{BACKENDS_MAX, BALANCERS_MAX, Mac, PREFIX_V4, PREFIX_V6, Station, host_port};
 pub use capture::Capture;
 pub use counter::{LinkCounters, driver_counter, link_counters, snmp_counter};
+pub use debian::DebianPen;
 pub use flood::{Flood, Flooded, Offer, Offered};
 pub use link::{BRIDGE, NIC, Nic, UNDERLAY};
 pub use load::{Load, Tally};

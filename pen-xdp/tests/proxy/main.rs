@@ -11,6 +11,7 @@
 mod access;
 mod authority;
 mod balance;
+mod beside_pen;
 mod both;
 mod certificates;
 mod connections;

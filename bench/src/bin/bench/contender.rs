@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 use lab::{Lab, Mac, Namespace, Passing, Process, Signal};
 use pen_common::config::{Listener, Plane, Protocol, TABLE_SIZE_DEFAULT};
 
-use crate::debian::DebianPen;
 use crate::generator::Outcome;
 use crate::pen::{Pen, Setup};
 use crate::traffic::{PORT, Traffic, vip};
 use crate::wire::Wire;
+use lab::DebianPen;
 
 /// Frames under way at most in a closed loop: below the 256 that a veth end with a program holds.
 const WINDOW: usize = 240;

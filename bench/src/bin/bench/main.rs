@@ -6,7 +6,6 @@
 
 mod busy;
 mod contender;
-mod debian;
 mod figure;
 mod figures;
 mod forward;

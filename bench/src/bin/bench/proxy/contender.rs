@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use super::server::FORWARDED;
-use crate::debian::DebianPen;
+use lab::DebianPen;
 
 /// Connections that a proxy must be ready for.
 const CLIENTS_MAX: u32 = 12_000;

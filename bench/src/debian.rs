@@ -14,7 +14,7 @@ const PACKAGES: [&str; 2] = ["pen", "libgeoip1"];
 
 /// Where Debian's `pen` was unpacked.
 #[derive(Debug, Clone)]
-pub(crate) struct DebianPen {
+pub struct DebianPen {
     folder: PathBuf,
 }
 
@@ -23,7 +23,7 @@ impl DebianPen {
     ///
     /// # Errors
     /// This is no Debian, or its archive can't be reached.
-    pub(crate) fn fetch() -> Result<Self> {
+    pub fn fetch() -> Result<Self> {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target");
         let debian = Self {
             folder: target.join("debian-pen"),
@@ -48,12 +48,12 @@ impl DebianPen {
     }
 
     /// The program.
-    pub(crate) fn program(&self) -> PathBuf {
+    pub fn program(&self) -> PathBuf {
         self.folder.join("usr/bin/pen")
     }
 
     /// What `LD_LIBRARY_PATH` must be for it.
-    pub(crate) fn libraries(&self) -> OsString {
+    pub fn libraries(&self) -> OsString {
         let triplet = format!("{}-linux-gnu", env::consts::ARCH);
         self.folder.join("usr/lib").join(triplet).into_os_string()
     }
@@ -62,7 +62,7 @@ impl DebianPen {
     ///
     /// # Errors
     /// It was not fetched, or the program does not start.
-    pub(crate) fn version(&self) -> Result<String> {
+    pub fn version(&self) -> Result<String> {
         let program = self.program();
         let output = Command::new(&program)
             .arg("-h")
