@@ -305,6 +305,7 @@ prop_compose! {
         allow_exit in any::<bool>(),
         table_memory in proptest::option::of(64u64 << 20..=TABLE_MEMORY_MAX),
         (control, pid_file) in (proptest::option::of(path()), proptest::option::of(path())),
+        web_stats in proptest::option::of(path()),
         (bpffs, run_dir) in (path(), path()),
     ) -> Config {
         Config {
@@ -312,7 +313,7 @@ prop_compose! {
             workers: workers.map_or(Workers::Auto, Workers::Count),
             ring_size: 1 << ring,
             plane, xdp_mode, busy, zero_copy, multi_buffer, seed, debug, foreground, allow_exit,
-            finish_checksums, table_memory, control, pid_file, bpffs, run_dir,
+            finish_checksums, table_memory, control, pid_file, web_stats, bpffs, run_dir,
             acls: Vec::new(),
             services: Vec::new(),
             pools: Vec::new(),
@@ -438,6 +439,7 @@ fn one_line(mut config: Config) -> Config {
     let paths = [
         &mut config.control,
         &mut config.pid_file,
+        &mut config.web_stats,
         &mut tls.certificate,
         &mut tls.key,
         &mut tls.chain,

@@ -100,6 +100,7 @@ pid_file = "/run/pen/pid"
 foreground = true
 debug = 2
 allow_exit = true
+web_stats = "/var/www/pen.html"
 bpffs = "/bpf"
 run_dir = "/run/other"
 
@@ -230,6 +231,7 @@ weight = 0
     assert_eq!(config.pid_file, Some(PathBuf::from("/run/pen/pid")));
     assert_eq!((config.foreground, config.debug), (true, 2));
     assert!(config.allow_exit);
+    assert_eq!(config.web_stats, Some(PathBuf::from("/var/www/pen.html")));
     assert_eq!(
         (config.bpffs.as_path(), config.run_dir.as_path()),
         (Path::new("/bpf"), Path::new("/run/other"))

@@ -2,6 +2,8 @@
 //!
 //! The TOML file and the commands share these tables, so that a key exists in both or in none.
 
+use std::path::PathBuf;
+
 use ::toml::Value;
 
 use super::acl::parse_acl_lines;
@@ -62,6 +64,9 @@ pub(crate) fn number(number: impl Into<i64>) -> Option<Value> {
 pub(crate) fn path(path: &std::path::Path) -> Option<Value> {
     text(path.display())
 }
+
+/// The word that takes a value away.
+pub(super) const OFF: &str = "off";
 
 /// Keys of the top level. Each is a command, too: `-O "plane xdp"`.
 pub(crate) const CONFIG: &[Key<Config>] = &[
@@ -178,6 +183,12 @@ pub(crate) const CONFIG: &[Key<Config>] = &[
         "whether the command exit stops Pen (-X): true or false",
         |c, given| given.flag("allow_exit").map(|flag| c.allow_exit = flag),
         |c| Some(Value::Boolean(c.allow_exit))
+    ),
+    key!(
+        "web_stats",
+        "file that the HTML status page is written to at SIGUSR1 (-w), or off",
+        |c, given| read_web_stats(given).map(|file| c.web_stats = file),
+        |c| c.web_stats.as_deref().and_then(path)
     ),
     key!(
         "bpffs",
@@ -319,6 +330,16 @@ impl Config {
             }
         }
     }
+
+    /// What Pen answers to the command `key` without a value; empty if the key is unset.
+    pub fn shown(&self, key: &str) -> String {
+        let known = CONFIG.iter().find(|known| known.name == key);
+        match known.and_then(|known| (known.write)(self)) {
+            Some(Value::String(text)) => text,
+            Some(value) => value.to_string(),
+            None => String::new(),
+        }
+    }
 }
 
 /// Names and meanings of all keys: top level, `[[acl]]`, `[[service]]`, `[[pool]]`, back end.
@@ -390,7 +411,7 @@ fn read_bytes(given: Given<'_>) -> Result<u64, String> {
 }
 
 /// Pen took `[host:]port`, too; with a slash it is a path.
-fn read_control(given: Given<'_>) -> Result<std::path::PathBuf, String> {
+fn read_control(given: Given<'_>) -> Result<PathBuf, String> {
     let path = given.path("control")?;
     if given.text("control")?.contains('/') {
         return Ok(path);
@@ -399,6 +420,16 @@ fn read_control(given: Given<'_>) -> Result<std::path::PathBuf, String> {
         "control = {given} is not a path: a control port over TCP isn't there yet; write the \
          path of a socket, with a slash"
     ))
+}
+
+/// A file; `off` is none.
+fn read_web_stats(given: Given<'_>) -> Result<Option<PathBuf>, String> {
+    match given {
+        Given::Word(OFF) | Given::Text(OFF) => Ok(None),
+        Given::Word(_) | Given::Text(_) | Given::Whole(_) | Given::Flag(_) => {
+            given.path("web_stats").map(Some)
+        }
+    }
 }
 
 /// The number of an access list.

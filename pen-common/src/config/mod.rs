@@ -235,6 +235,8 @@ pub struct Config {
     pub debug: u8,
     /// Whether the command `exit` stops Pen (`-X`).
     pub allow_exit: bool,
+    /// File that the HTML status page is written to (`-w`).
+    pub web_stats: Option<PathBuf>,
     /// Where the BPF file system is mounted: program link and maps are pinned below it.
     pub bpffs: PathBuf,
     /// Where Pen keeps what the next start must know (saved NIC settings).
@@ -266,6 +268,7 @@ impl Default for Config {
             foreground: false,
             debug: 0,
             allow_exit: false,
+            web_stats: None,
             bpffs: PathBuf::from("/sys/fs/bpf"),
             run_dir: PathBuf::from("/run/pen"),
             acls: Vec::new(),

@@ -231,7 +231,11 @@ impl Reader<'_> {
             Command::Listen(Some(vip)) => self.listen(&vip, Some(place)),
             Command::Include(path) => self.file(&path, Some(place), depth + 1),
             Command::Nothing(note) => self.notes.push(format!("{place}: {note}")),
-            Command::Set { key, value } => {
+            Command::Set { key, value }
+            | Command::Setting {
+                key,
+                value: Some(value),
+            } => {
                 if let Err(why) = self.config.set(key, &value) {
                     self.fault(Some(place), why);
                 }
@@ -252,6 +256,7 @@ impl Reader<'_> {
             | Command::Exit
             | Command::Debug(None)
             | Command::Option { value: None, .. }
+            | Command::Setting { value: None, .. }
             | Command::Listen(None) => {
                 self.notes.push(format!(
                     "{place}: a command that shows or closes something is for penctl"

@@ -6,6 +6,7 @@
 
 mod certificates;
 mod connections;
+mod page;
 mod reply;
 mod selection;
 mod server_tls;
@@ -13,6 +14,9 @@ mod status;
 
 pub use certificates::{CertificateStatus, CertificatesStatus, OcspQuestion};
 pub use connections::{ConnectionStatus, RecentClient, Stage};
+pub use page::{
+    Guests, PAGE_ROWS_MAX, STATISTICS_LINES_MAX, ServerOnPage, ServicePage, StatusPage,
+};
 pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
 pub use selection::{ChosenBy, Ended, Refused};
 pub use server_tls::{HandshakeStatus, ServerTlsStatus};
@@ -81,6 +85,13 @@ pub enum Action {
     /// Show a key of a service in proxy mode ([`Service::shown`](crate::config::Service::shown)),
     /// or set it ([`Service::set`](crate::config::Service::set)).
     Option {
+        /// Name of the key.
+        key: &'static str,
+        /// Its value, which can stand there; `None` to show it.
+        value: Option<String>,
+    },
+    /// Show a key of the top level ([`Config::shown`]), or set it ([`Config::set`]).
+    Setting {
         /// Name of the key.
         key: &'static str,
         /// Its value, which can stand there; `None` to show it.
@@ -234,6 +245,7 @@ fn live(command: Command) -> Result<Action, String> {
         Command::Server(server, changes) => Action::Server(server, changes),
         Command::Switch(switch, on) => Action::Switch(switch, on),
         Command::Option { key, value } => Action::Option { key, value },
+        Command::Setting { key, value } => Action::Setting { key, value },
         Command::Acl(number, change) => Action::Acl(number, change),
         Command::Nothing(_) => Action::Nothing,
         Command::Set { key, .. } | Command::OptionAtStart { key, .. } => {

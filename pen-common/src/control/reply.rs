@@ -24,6 +24,8 @@ pub enum Value {
     Applied,
     /// To `status`.
     Status(Box<Status>),
+    /// To `status` in Pen's form: HTML.
+    Page(String),
     /// To `servers`.
     Servers(Servers),
     /// To `counters`.
@@ -118,6 +120,7 @@ impl Value {
             Self::Connection(connection) => connection.lines(),
             Self::Recent(clients) => lines(clients),
             Self::Ocsp(questions) => lines(questions),
+            Self::Page(html) => html.clone(),
             Self::Text(text) => format!("{text}\n"),
             Self::Number(number) => format!("{number}\n"),
             Self::Status(_) | Self::Counters(_) => {

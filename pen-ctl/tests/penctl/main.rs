@@ -405,6 +405,7 @@ fn connections_are_a_table_and_one_is_pens_lines() {
         sx: 948,
         rx: 504,
         age_ms: 1,
+        server: None,
     };
     for (command, value, expected) in [
         (

@@ -221,7 +221,6 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
     ),
     ("-j", true, "chroot", LATER),
     ("-u", true, "switch user", LATER),
-    ("-w", true, "HTML status page", LATER),
     (
         "-L",
         true,
@@ -339,7 +338,7 @@ fn what_is_served() -> [Arg; 5] {
     ]
 }
 
-fn how_it_runs() -> [Arg; 7] {
+fn how_it_runs() -> [Arg; 8] {
     let run_dir = "Where Pen keeps what the next start must know [default: /run/pen]";
     [
         switch("foreground", "Stay in the foreground")
@@ -355,6 +354,14 @@ fn how_it_runs() -> [Arg; 7] {
         value("pid_file", "FILE", "Write a pid file")
             .short('p')
             .long("pid-file"),
+        value(
+            "web_stats",
+            "FILE",
+            "Write an HTML status page there at SIGUSR1, and when asked for `status`",
+        )
+        .short('w')
+        .long("web-stats")
+        .value_hint(ValueHint::FilePath),
         switch(
             "allow_exit",
             "Let the command exit stop Pen, as SIGTERM does",

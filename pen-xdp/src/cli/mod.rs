@@ -279,7 +279,7 @@ fn is_given(matches: &ArgMatches, flag: &str, takes_value: bool) -> bool {
 }
 
 fn settings(matches: &ArgMatches) -> Vec<(&'static str, String)> {
-    let mut flags: Vec<_> = ["control", "pid_file", "bpffs", "run_dir"]
+    let mut flags: Vec<_> = ["control", "pid_file", "web_stats", "bpffs", "run_dir"]
         .into_iter()
         .filter_map(|key| text(matches, key).map(|value| (key, value)))
         .collect();

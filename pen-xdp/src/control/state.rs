@@ -56,6 +56,13 @@ pub enum Command {
         /// Its value as written.
         value: String,
     },
+    /// A key of the top level that may change while Pen runs.
+    Setting {
+        /// Name of the key.
+        key: &'static str,
+        /// Its value as written.
+        value: String,
+    },
     /// A change of an access list.
     Acl(u8, AclChange),
     /// The kernel's neighbour table has, or no longer has, a MAC address.
@@ -199,6 +206,10 @@ impl State {
                 key,
                 value,
             } => self.set_option(service.as_deref(), key, &value),
+            Command::Setting { key, value } => {
+                let set = self.config.set(key, &value);
+                set.map(|()| false).map_err(Refusal::Value)
+            }
             Command::Acl(number, change) => {
                 if matches!(change, AclChange::Add(_))
                     && self.config.proxy_services().next().is_none()

@@ -9,6 +9,8 @@ mod dsr;
 mod flow_clock;
 pub mod log;
 pub mod open;
+mod page;
+mod page_file;
 pub mod pid_file;
 mod queues;
 mod signals;
@@ -29,7 +31,7 @@ use std::{
 use anyhow::Result;
 use pen_common::{
     config::{self, Service},
-    control::{Action, EXIT_IS_OFF, Reply, Request, Value, mode_line},
+    control::{Action, EXIT_IS_OFF, Form, Reply, Request, Value, mode_line},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -109,6 +111,7 @@ impl Daemon {
                 heard = self.signals.next() => match heard {
                     Heard::Stop => return Ok(()),
                     Heard::Reopen => self.reopen(),
+                    Heard::Statistics => self.statistics(),
                 },
             }
             self.publish();
@@ -217,6 +220,16 @@ impl Daemon {
                 .change
                 .state
                 .apply(Command::Acl(*number, change.clone())),
+            Action::Setting {
+                key,
+                value: Some(value),
+            } => self.change.state.apply(Command::Setting {
+                key,
+                value: value.clone(),
+            }),
+            Action::Status if request.form == Form::Raw => {
+                return self.show_page(&request, answer);
+            }
             Action::Connections => {
                 return self.list(request, answer, |observer, service| {
                     observer.connections(service).map(Value::Connections)
@@ -244,6 +257,7 @@ impl Daemon {
                 });
             }
             Action::Option { value: None, .. }
+            | Action::Setting { value: None, .. }
             | Action::Connection(_)
             | Action::Close(_)
             | Action::Status
@@ -341,10 +355,12 @@ impl Daemon {
                 let found = found.map_err(|refusal| refusal.to_string())?;
                 Ok(Value::Text(found.shown(key)))
             }
+            Action::Setting { key, value: None } => Ok(Value::Text(config.shown(key))),
             Action::Nothing | Action::Blank => Ok(Value::Applied),
             Action::Server(..)
             | Action::Switch(..)
             | Action::Option { .. }
+            | Action::Setting { .. }
             | Action::Acl(..)
             | Action::Connections
             | Action::Recent(_)

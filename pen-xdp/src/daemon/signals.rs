@@ -17,6 +17,8 @@ pub(super) enum Heard {
     Stop,
     /// Log files may have been renamed.
     Reopen,
+    /// Somebody wants to know how it goes.
+    Statistics,
 }
 
 impl Signals {
@@ -31,26 +33,26 @@ impl Signals {
         })
     }
 
-    /// Returns when Pen is to stop; there is nothing to be opened again yet. Nothing is lost when the
+    /// Returns when Pen is to stop; there is nothing to be opened again or told yet. Nothing is lost when the
     /// future is dropped before it is ready.
     pub(super) async fn stop(&mut self) {
-        while let Heard::Reopen = self.next().await {
-            not_read_again("");
+        loop {
+            match self.next().await {
+                Heard::Stop => return,
+                Heard::Reopen => not_read_again(""),
+                Heard::Statistics => tracing::warn!("SIGUSR1: nothing is served yet"),
+            }
         }
     }
 
-    /// Returns when a signal asks for something; says of every other signal what becomes of it.
-    /// Nothing is lost when the future is dropped before it is ready.
+    /// Returns when a signal asks for something. Nothing is lost when the future is dropped before it
+    /// is ready.
     pub(super) async fn next(&mut self) -> Heard {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Heard::Stop,
-                _ = self.interrupt.recv() => return Heard::Stop,
-                _ = self.hangup.recv() => return Heard::Reopen,
-                _ = self.user1.recv() => tracing::warn!(
-                    "SIGUSR1: this version writes no statistics on it; 'penctl status' shows them"
-                ),
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => Heard::Stop,
+            _ = self.interrupt.recv() => Heard::Stop,
+            _ = self.hangup.recv() => Heard::Reopen,
+            _ = self.user1.recv() => Heard::Statistics,
         }
     }
 }

@@ -44,6 +44,7 @@ use gate::Gate;
 pub use listen::Bound;
 use listeners::Listeners;
 pub use log::Opened;
+pub(crate) use log::plain_time;
 use log::{Current, Logs};
 pub use observer::Observer;
 pub use routes::{Place, Route, Routes, Server};

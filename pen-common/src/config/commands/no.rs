@@ -9,7 +9,10 @@ use super::super::nearest::did_you_mean;
 use super::super::service_keys::NONE;
 use super::super::sni_route::{SniRoute, WITHOUT};
 use super::without_effect::{NO_EFFECT, NOT_YET};
-use super::{Command, HSTS, KEEPALIVE, LISTS, LOG, SNI_ROUTE, TRANSPARENT, flag, option, shown};
+use super::{
+    Command, HSTS, KEEPALIVE, LISTS, LOG, SNI_ROUTE, TRANSPARENT, WEB_STATS, flag, option, setting,
+    shown,
+};
 
 /// Parses what follows `no`.
 pub(super) fn no(words: &[&str]) -> Result<Command, String> {
@@ -27,6 +30,7 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
         [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
         [HSTS] => option(HSTS, &[OFF]),
         [LOG] => option(LOG, &["off"]),
+        [WEB_STATS] => setting(WEB_STATS, &["off"]),
         [word] if let Some(key) = LISTS.iter().find(|key| *key == word) => Ok(Command::Option {
             key,
             value: Some(NONE.to_owned()),
@@ -70,6 +74,7 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
                     LOG,
                     TRANSPARENT,
                     "udp",
+                    WEB_STATS,
                 ]),
             );
             Err(format!(

@@ -16,7 +16,6 @@ pub(super) const NOT_YET: &[(&str, &str)] = &[
         "descriptors have no number for others; `connections` shows all connections",
     ),
     ("tarpit_acl", "the tarpit isn't there yet"),
-    ("web_stats", "the HTML status page isn't there yet"),
     (
         "write",
         "a running daemon writes no file; `pen --print-config commands` shows what a line means",
