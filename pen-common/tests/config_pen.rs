@@ -260,6 +260,7 @@ fn every_key_is_a_command() {
         ("foreground", "on"),
         ("debug", "3"),
         ("allow_exit", "on"),
+        ("web_stats", "/pen.html"),
         ("bpffs", "/bpf"),
         ("run_dir", "/run/x"),
     ];
