@@ -63,6 +63,8 @@ fn requests() {
         ),
         ("server 1 acl 4", server(1, Change::Acl(4))),
         ("web_stats", setting("web_stats", None)),
+        ("control_acl", setting("control_acl", None)),
+        ("control_acl 9", setting("control_acl", Some("9"))),
         ("web_stats /a", setting("web_stats", Some("/a"))),
         ("no web_stats", setting("web_stats", Some("off"))),
         ("exit", Action::Exit),

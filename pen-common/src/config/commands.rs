@@ -252,7 +252,7 @@ const OPTIONS: &[&str] = &[
 ];
 
 /// Keys of the top level that may change while Pen runs, and are shown without a value.
-const SETTINGS: &[&str] = &[WEB_STATS];
+const SETTINGS: &[&str] = &["control_acl", WEB_STATS];
 
 /// Keys of a service in proxy mode that only the start can set: Pen has flags for them.
 const AT_START: &[&str] = &["abuse", "backlog", "emergency"];

@@ -12,8 +12,8 @@ use super::given::Given;
 use super::nearest::did_you_mean;
 use super::service_keys::SERVICE;
 use super::{
-    ACLS_MAX, AclLine, Backend, Config, Mode, Pool, RING_SIZE_MAX, RING_SIZE_MIN, TABLE_MEMORY_MAX,
-    TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, WORKERS_MAX, Workers,
+    ACLS_MAX, AclLine, Backend, Config, ControlAt, Mode, Pool, RING_SIZE_MAX, RING_SIZE_MIN,
+    TABLE_MEMORY_MAX, TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, WORKERS_MAX, Workers,
 };
 
 /// One key of a `T`.
@@ -154,9 +154,32 @@ pub(crate) const CONFIG: &[Key<Config>] = &[
     ),
     key!(
         "control",
-        "path of the control socket (-C)",
-        |c, given| read_control(given).map(|path| c.control = Some(path)),
-        |c| c.control.as_deref().and_then(path)
+        "where Pen is asked while it runs (-C): a socket's path, ADDRESS:PORT, or PORT on loopback",
+        |c, given| read_control(given).map(|at| c.control = Some(at)),
+        |c| c.control.as_ref().and_then(text)
+    ),
+    key!(
+        "control_mode",
+        "mode of the control socket's file, in octal digits; \"0600\" if left out",
+        |c, given| read_control_mode(given).map(|mode| c.control_mode = mode),
+        |c| text(format!("{:04o}", c.control_mode))
+    ),
+    key!(
+        "control_owner",
+        "whose the control socket's file is: USER, USER:GROUP or :GROUP",
+        |c, given| {
+            let owner = given.text("control_owner")?.parse();
+            owner
+                .map(|owner| c.control_owner = Some(owner))
+                .map_err(|why: String| format!("control_owner = {given} {why}"))
+        },
+        |c| c.control_owner.as_ref().and_then(text)
+    ),
+    key!(
+        "control_acl",
+        "number of the access list of those who may come to a control port; 0 if left out",
+        |c, given| read_acl_number("control_acl", given).map(|acl| c.control_acl = acl),
+        |c| number(c.control_acl)
     ),
     key!(
         "pid_file",
@@ -410,16 +433,26 @@ fn read_bytes(given: Given<'_>) -> Result<u64, String> {
     }
 }
 
-/// Pen took `[host:]port`, too; with a slash it is a path.
-fn read_control(given: Given<'_>) -> Result<PathBuf, String> {
-    let path = given.path("control")?;
-    if given.text("control")?.contains('/') {
-        return Ok(path);
-    }
-    Err(format!(
-        "control = {given} is not a path: a control port over TCP isn't there yet; write the \
-         path of a socket, with a slash"
-    ))
+/// With a slash it is a path, as in Pen.
+fn read_control(given: Given<'_>) -> Result<ControlAt, String> {
+    let at = match given {
+        Given::Whole(port) => port.to_string().parse(),
+        Given::Word(_) | Given::Text(_) | Given::Flag(_) => given.text("control")?.parse(),
+    };
+    at.map_err(|why| format!("control = {given} {why}"))
+}
+
+/// Octal digits, in quotes: 660 without would be another number in TOML.
+fn read_control_mode(given: Given<'_>) -> Result<u32, String> {
+    let (Given::Word(digits) | Given::Text(digits)) = given else {
+        return Err(format!(
+            "control_mode = {given}: octal digits in quotes are wanted: \"0660\""
+        ));
+    };
+    let octal = digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let mode = u32::from_str_radix(digits, 8).ok();
+    let mode = mode.filter(|mode| octal && (3..=4).contains(&digits.len()) && *mode <= 0o777);
+    mode.ok_or_else(|| format!("control_mode = {given} is no mode of a file: write 0600 to 0777"))
 }
 
 /// A file; `off` is none.

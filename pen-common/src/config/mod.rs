@@ -11,6 +11,7 @@ mod as_commands;
 mod check;
 mod ciphers;
 mod commands;
+mod control;
 mod error;
 mod given;
 mod hsts;
@@ -35,6 +36,7 @@ pub use address::{HostPort, ListenAt, parse_listener, parse_place, parse_server}
 pub use check::{Checked, check_interface};
 pub use ciphers::{Cipher, CipherList};
 pub use commands::{Change, Command, CommandFault, ServerRef};
+pub use control::{CONTROL_MODE_DEFAULT, ControlAt, ControlOwner};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use hsts::Hsts;
 pub use keys::documented;
@@ -225,8 +227,14 @@ pub struct Config {
     pub finish_checksums: bool,
     /// Bytes for the slots of all pools, fixed at start; `None` for [`Config::table_memory`]'s own sum.
     pub table_memory: Option<u64>,
-    /// Path of the control socket (`-C`).
-    pub control: Option<PathBuf>,
+    /// Where Pen is asked while it runs (`-C`).
+    pub control: Option<ControlAt>,
+    /// Mode of the control socket's file.
+    pub control_mode: u32,
+    /// Whose the control socket's file is; whoever runs Pen, if not said.
+    pub control_owner: Option<ControlOwner>,
+    /// Access list of those who may come to the control port; Unix sockets have their mode.
+    pub control_acl: u8,
     /// Path of the pid file (`-p`).
     pub pid_file: Option<PathBuf>,
     /// Stay in the foreground (`-f`).
@@ -264,6 +272,9 @@ impl Default for Config {
             finish_checksums: true,
             table_memory: None,
             control: None,
+            control_mode: CONTROL_MODE_DEFAULT,
+            control_owner: None,
+            control_acl: 0,
             pid_file: None,
             foreground: false,
             debug: 0,

@@ -441,6 +441,11 @@ impl Reader<'_> {
                         .push(format!("{place}: `no http`: it is off in DSR anyway"));
                     continue;
                 }
+                // Those of the control port are obeyed.
+                Late::Acl(number, change) if self.config.has_control_port() => {
+                    self.config.change_acl(number, &change);
+                    continue;
+                }
                 Late::Acl(_, AclChange::Clear) => {
                     self.notes.push(format!(
                         "{place}: `no acl`: there are no access lists in DSR"

@@ -126,6 +126,36 @@ pub enum Action {
     Blank,
 }
 
+impl Action {
+    /// Whether it changes something: the log says who did that.
+    pub const fn is_change(&self) -> bool {
+        match self {
+            Self::Server(..)
+            | Self::Switch(..)
+            | Self::Acl(..)
+            | Self::Close(_)
+            | Self::Resolve
+            | Self::Exit => true,
+            Self::Debug(value) => value.is_some(),
+            Self::Option { value, .. } | Self::Setting { value, .. } => value.is_some(),
+            Self::Status
+            | Self::Servers
+            | Self::Counters
+            | Self::Mode
+            | Self::Pid
+            | Self::Control
+            | Self::Listen
+            | Self::Connections
+            | Self::Connection(_)
+            | Self::Recent(_)
+            | Self::Ocsp
+            | Self::OcspCheck { .. }
+            | Self::Nothing
+            | Self::Blank => false,
+        }
+    }
+}
+
 /// A line that asks for nothing that can be done, and how its sender wants to hear that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRequest {

@@ -340,6 +340,8 @@ fn what_is_served() -> [Arg; 5] {
 
 fn how_it_runs() -> [Arg; 8] {
     let run_dir = "Where Pen keeps what the next start must know [default: /run/pen]";
+    let control = "Where Pen is asked while it runs: a socket's path (control_mode and control_owner say \
+                   who may), or a port, on loopback without an ADDRESS (control_acl)";
     [
         switch("foreground", "Stay in the foreground")
             .short('f')
@@ -348,7 +350,7 @@ fn how_it_runs() -> [Arg; 8] {
             .short('d')
             .long("debug")
             .action(ArgAction::Count),
-        value("control", "PATH", "Path of the control socket")
+        value("control", "PATH|[ADDRESS:]PORT", control)
             .short('C')
             .long("control"),
         value("pid_file", "FILE", "Write a pid file")

@@ -206,13 +206,11 @@ impl State {
                 key,
                 value,
             } => self.set_option(service.as_deref(), key, &value),
-            Command::Setting { key, value } => {
-                let set = self.config.set(key, &value);
-                set.map(|()| false).map_err(Refusal::Value)
-            }
+            Command::Setting { key, value } => self.set(key, &value),
             Command::Acl(number, change) => {
                 if matches!(change, AclChange::Add(_))
                     && self.config.proxy_services().next().is_none()
+                    && !self.config.has_control_port()
                 {
                     return Err(Refusal::Meaningless(
                         "DSR obeys no access lists: keep clients out by a firewall before Pen"
@@ -255,6 +253,16 @@ impl State {
                 Ok((self.blacklisted_until_ms.len(), self.lost.len()) != before)
             }
         }
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<bool, Refusal> {
+        // What it was stays if the new one can't stand.
+        let mut changed = self.config.clone();
+        let set = changed.set(key, value);
+        let set = set.and_then(|()| changed.check_control());
+        set.map_err(Refusal::Value)?;
+        self.config = changed;
+        Ok(false)
     }
 
     fn neighbor(&mut self, address: IpAddr, mac: Option<Mac>) -> bool {

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use pen_common::control::Request;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use crate::{
     control::{
         grace::NoGrace,
+        socket::ReplyTo,
         state::{Command, State},
     },
     plane::Epochs,
@@ -47,7 +48,7 @@ pub(super) struct Change {
 /// An asker who hears of his change when it is in force.
 pub(super) struct Waiting {
     pub(super) request: Request,
-    pub(super) answer: oneshot::Sender<String>,
+    pub(super) answer: ReplyTo,
 }
 
 impl Change {

@@ -34,7 +34,7 @@ use pen_common::{
     control::{Action, EXIT_IS_OFF, Form, Reply, Request, Value, mode_line},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{Duration, interval, sleep},
 };
 
@@ -42,8 +42,9 @@ use crate::{
     control::{
         grace::NoGrace,
         names::Answers,
+        permission::Permission,
         routes::routes,
-        socket::{Asked, ControlSocket},
+        socket::{Asked, ControlSocket, ReplyTo},
         state::Command,
     },
     names::Names,
@@ -73,6 +74,8 @@ pub struct Daemon {
     /// What serves services in DSR, if there are any.
     dsr: Option<Dsr>,
     socket: Option<ControlSocket>,
+    /// Who may ask at a control port, in force.
+    permission: Arc<Permission>,
     change: Change,
     signals: Signals,
     names: Names,
@@ -89,11 +92,13 @@ impl Daemon {
         let (sender, mut requests) = mpsc::channel(REQUESTS);
         let socket = self.socket.take();
         let generation = Arc::clone(&self.generation);
+        let permission = Arc::clone(&self.permission);
         let serve = async {
             match &socket {
                 Some(socket) => {
                     let generation = move || generation.load(Ordering::Relaxed);
-                    socket.serve(sender, generation).await;
+                    let may_ask = move |client| permission.may_ask(client);
+                    socket.serve(sender, generation, may_ask).await;
                 }
                 None => std::future::pending().await,
             }
@@ -228,7 +233,7 @@ impl Daemon {
                 value: value.clone(),
             }),
             Action::Status if request.form == Form::Raw => {
-                return self.show_page(&request, answer);
+                return self.show_page(request, answer);
             }
             Action::Connections => {
                 return self.list(request, answer, |observer, service| {
@@ -326,11 +331,8 @@ impl Daemon {
             }
             Action::Pid => Ok(Value::Number(u64::from(std::process::id()))),
             Action::Control => {
-                let path = config
-                    .control
-                    .as_ref()
-                    .map(|path| path.display().to_string());
-                Ok(Value::Text(path.unwrap_or_default()))
+                let at = config.control.as_ref().map(ToString::to_string);
+                Ok(Value::Text(at.unwrap_or_default()))
             }
             Action::Listen => Ok(Value::Text(start::listen_line(config.services.iter()))),
             Action::Resolve => {
@@ -369,19 +371,12 @@ impl Daemon {
         }
     }
 
-    fn reply(
-        &self,
-        request: &Request,
-        answer: oneshot::Sender<String>,
-        outcome: Result<Value, String>,
-    ) {
+    fn reply(&self, request: &Request, answer: ReplyTo, outcome: Result<Value, String>) {
         let reply = Reply {
             generation: self.generation(),
             outcome,
         };
-        if answer.send(reply.render(request.form)).is_err() {
-            tracing::debug!("a control client left before its answer");
-        }
+        answer.send(request, &reply);
     }
 
     /// Publishes what has changed, as soon as the publication before is over.
@@ -438,6 +433,7 @@ impl Daemon {
         if let (Some(proxy), Some((agreed, logs))) = (&mut self.proxy, made) {
             proxy.update(routes, logs, &agreed);
         }
+        self.permission.follow(self.change.state.config());
         if generation != before {
             self.generation.store(generation, Ordering::Relaxed);
             tracing::info!("generation {generation} is in force");

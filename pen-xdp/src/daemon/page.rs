@@ -14,12 +14,13 @@ use pen_common::{
         Value,
     },
 };
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use super::{Daemon, page_file};
 use crate::{
     control::{
         report::{self, Went},
+        socket::ReplyTo,
         state::{Standing, State},
     },
     proxy::{Observer, Proxy, plain_time},
@@ -28,14 +29,14 @@ use crate::{
 impl Daemon {
     /// Answers `status` in Pen's way: the page, which goes to its file as well. Who is connected is
     /// looked at on a thread of its own, and nobody else waits for it.
-    pub(super) fn show_page(&self, request: &Request, answer: oneshot::Sender<String>) {
+    pub(super) fn show_page(&self, request: Request, answer: ReplyTo) {
         let page = match self.page(request.service.as_deref()) {
             Ok(page) => page,
-            Err(why) => return self.reply(request, answer, Err(why)),
+            Err(why) => return self.reply(&request, answer, Err(why)),
         };
         // A page of one service is not what the file is to hold.
         let file = self.page_file().filter(|_| request.service.is_none());
-        let (observer, generation, form) = (self.observer(), self.generation(), request.form);
+        let (observer, generation) = (self.observer(), self.generation());
         spawn_blocking(move || {
             let html = with_guests(page, observer.ok().as_ref()).html();
             if let Some(file) = file {
@@ -45,9 +46,7 @@ impl Daemon {
                 generation,
                 outcome: Ok(Value::Page(html)),
             };
-            if answer.send(reply.render(form)).is_err() {
-                tracing::debug!("a control client left before its answer");
-            }
+            answer.send(&request, &reply);
         });
     }
 

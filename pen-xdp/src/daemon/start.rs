@@ -26,6 +26,7 @@ use super::{
 use crate::{
     announce::Announced,
     control::{
+        permission::Permission,
         routes::routes,
         socket::ControlSocket,
         state::{Command, State},
@@ -77,6 +78,7 @@ impl Daemon {
             proxy: None,
             dsr,
             socket,
+            permission: Arc::new(Permission::of(state.config())),
             names: Names::follow(state.answers().0.clone()),
             change: Change::new(state),
             signals,
@@ -167,10 +169,7 @@ impl Ready {
             Some(_) => Some(claim(&config).await?),
             None => None,
         };
-        let socket = match &config.control {
-            Some(path) => Some(ControlSocket::reserve(path)?),
-            None => None,
-        };
+        let socket = ControlSocket::reserve(&config)?;
         let mut state = State::new(config, coarse_ns() / 1_000_000);
         let proxy = match state.config().proxy_services().next() {
             Some(_) => Some(keeper::listen(routes(&state))?),

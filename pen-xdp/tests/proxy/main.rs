@@ -14,6 +14,8 @@ mod balance;
 mod both;
 mod certificates;
 mod connections;
+mod control_access;
+mod control_clients;
 mod crowd;
 mod failover;
 mod http;

@@ -46,10 +46,10 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
         ["http"] => Ok(Command::Http(false)),
         ["udp"] => Ok(Command::Udp(false)),
         // Pen took this in silence and kept the list.
-        ["client_acl", ..] => Ok(Command::Nothing(
-            "`no client_acl` has no effect: empty the list by `no acl N`".to_owned(),
-        )),
-        ["control_acl" | "tarpit_acl", ..] => Ok(Command::Nothing(format!(
+        [word @ ("client_acl" | "control_acl"), ..] => Ok(Command::Nothing(format!(
+            "`no {word}` has no effect: empty the list by `no acl N`"
+        ))),
+        ["tarpit_acl", ..] => Ok(Command::Nothing(format!(
             "`no {}`: there is no such list",
             words[0]
         ))),

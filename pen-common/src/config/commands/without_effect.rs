@@ -4,10 +4,6 @@
 pub(super) const NOT_YET: &[(&str, &str)] = &[
     ("abort_on_error", "Pen has no such state to abort from"),
     ("ascii", "there are no dumps"),
-    (
-        "control_acl",
-        "the control socket is guarded by its file mode",
-    ),
     ("dummy", "Pen answers no requests itself"),
     ("idlers", "connections are made when a client is there"),
     ("peek", "it was never finished in Pen"),
