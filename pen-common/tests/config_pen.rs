@@ -256,12 +256,16 @@ fn every_key_is_a_command() {
         ("finish_checksums", "off"),
         ("table_memory", "32MiB"),
         ("control", "/run/ctl"),
+        ("control_mode", "0660"),
+        ("control_owner", "root:adm"),
+        ("control_acl", "9"),
         ("pid_file", "/run/pid"),
         ("foreground", "on"),
         ("debug", "3"),
         ("allow_exit", "on"),
         ("drain_timeout", "30"),
         ("on_stop", "keep"),
+        ("web_stats", "/pen.html"),
         ("bpffs", "/bpf"),
         ("run_dir", "/run/x"),
     ];
@@ -291,7 +295,7 @@ fn every_key_is_a_command() {
         (config.debug, config.foreground, config.finish_checksums),
         (3, true, false)
     );
-    assert_eq!(config.control, Some(PathBuf::from("/run/ctl")));
+    assert_eq!(config.control, "/run/ctl".parse().ok());
     // The same in TOML is the same.
     let again = Config::from_toml(&config.to_toml(), "t", &World::default()).unwrap();
     assert_eq!(again.config(), &config);
@@ -379,7 +383,27 @@ fn commands_that_are_refused() {
             "tarpit_acl 1",
             "`tarpit_acl` is refused: the tarpit isn't there yet",
         ),
-        ("control_acl 1", "`control_acl` is refused"),
+        ("control_acl 10", "control_acl = "),
+        (
+            "control_mode 660x",
+            "control_mode = \"660x\" is no mode of a file",
+        ),
+        (
+            "control_mode 1777",
+            "control_mode = \"1777\" is no mode of a file",
+        ),
+        (
+            "control_owner :",
+            "control_owner = \":\" is not USER, USER:GROUP or :GROUP",
+        ),
+        (
+            "control host:80",
+            "control = \"host:80\" is neither a path nor a port",
+        ),
+        (
+            "control 0.0.0.0:80",
+            "control = \"0.0.0.0:80\" can be reached from other machines, and access list 0 says",
+        ),
         ("exit now", "exit takes no argument, but \"now\" follows"),
         ("backlog 9", "`backlog` belongs to proxy mode"),
         ("emergency web1:80", "`emergency` belongs to proxy mode"),

@@ -291,6 +291,11 @@ prop_compose! {
     }
 }
 
+fn control() -> impl Strategy<Value = ControlAt> {
+    let port = pick(&["127.0.0.1:8888", "[::1]:1"]).prop_map(|at| at.parse().unwrap());
+    prop_oneof![path().prop_map(ControlAt::Path), port]
+}
+
 fn pick<T: Copy + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy<Value = T> {
     proptest::sample::select(all)
 }
@@ -304,16 +309,23 @@ prop_compose! {
         (seed, debug, foreground, finish_checksums) in any::<(u64, u8, bool, bool)>(),
         (allow_exit, drain_timeout, on_stop) in (any::<bool>(), any::<u32>(), pick(OnStop::ALL)),
         table_memory in proptest::option::of(64u64 << 20..=TABLE_MEMORY_MAX),
-        (control, pid_file) in (proptest::option::of(path()), proptest::option::of(path())),
+        (control, pid_file) in (proptest::option::of(control()), proptest::option::of(path())),
+        (mode, owner) in (0u32..=0o777, proptest::option::of(pick(&["root", "root:adm", ":adm"]))),
+        control_acl in 0u8..10,
+        web_stats in proptest::option::of(path()),
         (bpffs, run_dir) in (path(), path()),
     ) -> Config {
+        // Files alone have these.
+        let of_file = !matches!(control, Some(ControlAt::Port(_)));
+        let control_mode = if of_file { mode } else { CONTROL_MODE_DEFAULT };
+        let control_owner = owner.filter(|_| of_file).map(|owner| owner.parse().unwrap());
         Config {
             interface: "eth0.12".to_owned(),
             workers: workers.map_or(Workers::Auto, Workers::Count),
             ring_size: 1 << ring,
             plane, xdp_mode, busy, zero_copy, multi_buffer, seed, debug, foreground, allow_exit,
             drain_timeout, on_stop,
-            finish_checksums, table_memory, control, pid_file, bpffs, run_dir,
+            finish_checksums, table_memory, control, control_mode, control_owner, control_acl, pid_file, web_stats, bpffs, run_dir,
             acls: Vec::new(),
             services: Vec::new(),
             pools: Vec::new(),
@@ -437,8 +449,8 @@ fn one_line(mut config: Config) -> Config {
     service.proxy.sni_routes.clear();
     let (tls, servers) = (&mut service.proxy.tls, &mut service.proxy.server_tls);
     let paths = [
-        &mut config.control,
         &mut config.pid_file,
+        &mut config.web_stats,
         &mut tls.certificate,
         &mut tls.key,
         &mut tls.chain,
@@ -452,7 +464,11 @@ fn one_line(mut config: Config) -> Config {
         &mut servers.certificate,
         &mut servers.key,
     ];
-    let paths = paths.into_iter().flatten();
+    let control = match &mut config.control {
+        Some(ControlAt::Path(path)) => Some(path),
+        Some(ControlAt::Port(_)) | None => None,
+    };
+    let paths = paths.into_iter().flatten().chain(control);
     for path in paths.chain([&mut config.bpffs, &mut config.run_dir]) {
         *path = PathBuf::from(path.display().to_string().replace(' ', "_"));
     }

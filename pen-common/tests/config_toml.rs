@@ -96,12 +96,16 @@ seed = 7
 finish_checksums = false
 table_memory = "64MiB"
 control = "/run/pen/ctl"
+control_mode = "0660"
+control_owner = "root:adm"
+control_acl = 2
 pid_file = "/run/pen/pid"
 foreground = true
 debug = 2
 allow_exit = true
 drain_timeout = 30
 on_stop = "keep"
+web_stats = "/var/www/pen.html"
 bpffs = "/bpf"
 run_dir = "/run/other"
 
@@ -228,11 +232,21 @@ weight = 0
         (config.table_memory, config.table_memory()),
         (Some(64 << 20), 64 << 20)
     );
-    assert_eq!(config.control, Some(PathBuf::from("/run/pen/ctl")));
+    let control = ControlAt::Path(PathBuf::from("/run/pen/ctl"));
+    assert_eq!(
+        (config.control.as_ref(), config.control_mode),
+        (Some(&control), 0o660)
+    );
+    let owner = config.control_owner.as_ref().unwrap();
+    assert_eq!(
+        (owner.to_string().as_str(), config.control_acl),
+        ("root:adm", 2)
+    );
     assert_eq!(config.pid_file, Some(PathBuf::from("/run/pen/pid")));
     assert_eq!((config.foreground, config.debug), (true, 2));
     assert!(config.allow_exit);
     assert_eq!((config.drain_timeout, config.on_stop), (30, OnStop::Keep));
+    assert_eq!(config.web_stats, Some(PathBuf::from("/var/www/pen.html")));
     assert_eq!(
         (config.bpffs.as_path(), config.run_dir.as_path()),
         (Path::new("/bpf"), Path::new("/run/other"))

@@ -20,6 +20,10 @@ fn requests() {
         key,
         value: value.map(str::to_owned),
     };
+    let setting = |key, value: Option<&str>| Action::Setting {
+        key,
+        value: value.map(str::to_owned),
+    };
     for (line, expected) in [
         ("status", Action::Status),
         ("servers", Action::Servers),
@@ -58,6 +62,11 @@ fn requests() {
             ),
         ),
         ("server 1 acl 4", server(1, Change::Acl(4))),
+        ("web_stats", setting("web_stats", None)),
+        ("control_acl", setting("control_acl", None)),
+        ("control_acl 9", setting("control_acl", Some("9"))),
+        ("web_stats /a", setting("web_stats", Some("/a"))),
+        ("no web_stats", setting("web_stats", Some("off"))),
         ("exit", Action::Exit),
         ("", Action::Blank),
         ("# remark", Action::Blank),

@@ -1,6 +1,7 @@
 //! One request to a daemon: connect, send a line, read until it closes.
 
 use std::io::{Error, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -16,6 +17,10 @@ const REPLY_BYTES_MAX: u64 = 64 << 20;
 
 /// Letters of a reply that is not understood, for the message.
 const REPLY_SHOWN_MAX: usize = 120;
+
+/// Why files are not written on the word of who answers at a port.
+const UNKNOWN_PEER: &str = "who answers at a port is not known, and files are not written on a \
+                            stranger's word: ask at the path of a socket";
 
 /// Whose daemon is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,22 +75,43 @@ pub(crate) fn ask(
     })
 }
 
+/// Host and port, if the words name one: `8888`, which is on this host, `HOST:8888`, `[::1]:8888`.
+/// With a slash they name a socket.
+fn port(socket: &Path) -> Option<(&str, u16)> {
+    let text = socket.to_str().filter(|text| !text.contains('/'))?;
+    let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    Some((bare.unwrap_or(host), port.parse().ok()?))
+}
+
 fn exchange(socket: &Path, request: &str, whose: Whose) -> Result<String, String> {
     let name = socket.display();
-    let mut stream = UnixStream::connect(socket)
+    if let Some(at) = port(socket) {
+        if whose == Whose::OursOrRoots {
+            return Err(format!("{name}: {UNKNOWN_PEER}"));
+        }
+        let stream = TcpStream::connect(at)
+            .map_err(|error| format!("{name}: {error}: is pen running, started with -C {name}?"))?;
+        return converse(stream, request).map_err(|why| format!("{name}: {why}"));
+    }
+    let stream = UnixStream::connect(socket)
         .map_err(|error| format!("{name}: {}", no_daemon(socket, &error)))?;
     if whose == Whose::OursOrRoots {
         check_peer(&stream).map_err(|why| format!("{name}: {why}"))?;
     }
+    converse(stream, request).map_err(|why| format!("{name}: {why}"))
+}
+
+fn converse(mut stream: impl Read + Write, request: &str) -> Result<String, String> {
     let mut reply = Vec::new();
     stream
         .write_all(request.as_bytes())
         .and_then(|()| stream.take(REPLY_BYTES_MAX + 1).read_to_end(&mut reply))
-        .map_err(|error| format!("{name}: the connection broke: {error}"))?;
+        .map_err(|error| format!("the connection broke: {error}"))?;
     if reply.len() as u64 > REPLY_BYTES_MAX {
-        return Err(format!(
-            "{name}: the answer is longer than {REPLY_BYTES_MAX} bytes"
-        ));
+        return Err(format!("the answer is longer than {REPLY_BYTES_MAX} bytes"));
     }
     Ok(String::from_utf8_lossy(&reply).into_owned())
 }

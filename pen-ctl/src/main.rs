@@ -73,7 +73,7 @@ struct Arguments {
     #[arg(short, long, value_name = "NAME")]
     service: Option<String>,
 
-    /// Path of the control socket (pen's -C).
+    /// Where pen is asked (its -C): path of the control socket, PORT on this host, or HOST:PORT.
     socket: PathBuf,
 
     /// The command and its arguments.

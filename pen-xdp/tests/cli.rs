@@ -101,14 +101,33 @@ fn each_flag_short_and_long() {
                 &["--control", "/c"],
                 &["--control=/c"],
             ],
-            |c| c.control == Some(PathBuf::from("/c")),
+            |c| c.control == "/c".parse().ok(),
         ),
         (&[&["-C", "/b", "-C", "/c"]], |c| {
-            c.control == Some(PathBuf::from("/c"))
+            c.control == "/c".parse().ok()
         }),
         (
             &[&["-X"], &["--allow-exit"], &["-O", "allow_exit true"]],
             |c| c.allow_exit,
+        ),
+        (
+            &[
+                &["-C", "8888"],
+                &["-C", "localhost:8888"],
+                &["-O", "control 127.0.0.1:8888"],
+            ],
+            |c| c.control == "127.0.0.1:8888".parse().ok(),
+        ),
+        (&[&["-C", "[::1]:8888"]], |c| {
+            c.control == "[::1]:8888".parse().ok()
+        }),
+        (
+            &[
+                &["-w", "/w"],
+                &["--web-stats", "/w"],
+                &["-O", "web_stats /w"],
+            ],
+            |c| c.web_stats == Some(PathBuf::from("/w")),
         ),
         (&[&["-p", "/p"], &["--pid-file", "/p"]], |c| {
             c.pid_file == Some(PathBuf::from("/p"))
@@ -379,7 +398,7 @@ fn each_flag_with_a_value_refuses_bad_ones_and_wants_one() {
         ("-x", "0", "conn_max"),
         ("-A", "", "client_ca_path"),
         ("-B", "a b", "abuse"),
-        ("-C", "4711", "control"),
+        ("-C", "host:4711", "control"),
         ("-E", "", "certificate"),
         ("-F", "none", "can't read none"),
         ("-G", "", "chain"),
@@ -407,7 +426,7 @@ fn each_flag_with_a_value_refuses_bad_ones_and_wants_one() {
 
 #[test]
 fn flags_for_what_is_not_there_are_refused_by_name() {
-    for (flag, takes_value) in "i+ w+ N Z"
+    for (flag, takes_value) in "i+ N Z"
         .split(' ')
         .map(|flag| (format!("-{}", &flag[..1]), flag.len() > 1))
     {
@@ -483,8 +502,8 @@ fn wrong_use() {
         ),
         (&["-O"], "value is required"),
         (
-            &["-C", "4711"],
-            "control = \"4711\" is not a path: a control port over TCP isn't there yet",
+            &["-C", "ctl"],
+            "control = \"ctl\" is neither a path nor a port: write /run/pen.ctl, 127.0.0.1:8888 or",
         ),
         (&["-p", ""], "pid_file = \"\" is not a path"),
         (
@@ -522,13 +541,13 @@ fn a_file_and_the_flags_that_override_it() {
     let plain = config(&["--config", "pen.toml"]);
     assert_eq!(
         (plain.debug, plain.control, plain.foreground),
-        (1, Some(PathBuf::from("/a")), false)
+        (1, "/a".parse().ok(), false)
     );
     let words = ["--config", "pen.toml", "-ddf", "-C", "/c"];
     let config = config(&words);
     assert_eq!(
         (config.debug, config.control, config.foreground),
-        (2, Some(PathBuf::from("/c")), true)
+        (2, "/c".parse().ok(), true)
     );
     assert_eq!(start(&words).source(), "pen.toml");
     let errors = start(&["--config", "none"])
@@ -657,6 +676,7 @@ fn help_and_version_are_shown() {
         "-d, --debug",
         "-C, --control",
         "-p, --pid-file",
+        "-w, --web-stats",
         "--config",
         "--check",
         "--detach",

@@ -1,5 +1,6 @@
 //! What must hold across a configuration, in one place for all forms.
 
+mod control;
 mod names;
 mod proxy;
 
@@ -69,6 +70,7 @@ impl Config {
             notes: Vec::new(),
         };
         check.top();
+        check.control();
         check.totals();
         check.services();
         check.listeners();

@@ -114,6 +114,14 @@ pub enum Command {
         /// Its value as written.
         value: String,
     },
+    /// Show a key of the top level ([`Config::shown`]), or set it ([`Config::set`]): one that may
+    /// change while Pen runs.
+    Setting {
+        /// Name of the key.
+        key: &'static str,
+        /// Its value as written, which has been tried when this was parsed; `None` to show it.
+        value: Option<String>,
+    },
     /// Read more commands from a file; only at start.
     Include(PathBuf),
     /// Accepted and without effect, for the reason given.
@@ -266,6 +274,9 @@ const OPTIONS: &[&str] = &[
     "trusted",
 ];
 
+/// Keys of the top level that may change while Pen runs, and are shown without a value.
+const SETTINGS: &[&str] = &["control_acl", WEB_STATS];
+
 /// Keys of a service in proxy mode that only the start can set: Pen has flags for them.
 const AT_START: &[&str] = &["abuse", "backlog", "emergency"];
 
@@ -275,6 +286,9 @@ const TRANSPARENT: &str = "transparent";
 /// The keys that `no` turns off as well.
 const HSTS: &str = "hsts";
 const LOG: &str = "log";
+
+/// Of the top level, the one that `no` turns off.
+const WEB_STATS: &str = "web_stats";
 
 /// Those that are lists: the command adds to them, and `no` empties them.
 const LISTS: &[&str] = &["accept_proxy", SNI_ROUTE, "ssl_option", "trusted"];
@@ -300,6 +314,8 @@ impl Command {
             .map(|(_, parse)| parse);
         let parsed = if let Some(parse) = known {
             parse(rest)
+        } else if let Some(key) = SETTINGS.iter().find(|key| *key == word) {
+            setting(key, rest)
         } else if let Some(key) = CONFIG.iter().find(|key| key.name == *word) {
             set(key.name, rest)
         } else if let Some(key) = OPTIONS.iter().find(|key| *key == word) {
@@ -402,6 +418,18 @@ fn set(key: &'static str, words: &[&str]) -> Result<Command, String> {
         key,
         value: (*value).to_owned(),
     })
+}
+
+fn setting(key: &'static str, words: &[&str]) -> Result<Command, String> {
+    let value = match words {
+        [] => None,
+        [value] => {
+            Config::default().set(key, value)?;
+            Some((*value).to_owned())
+        }
+        _ => return Err(format!("{key} takes one value without blanks")),
+    };
+    Ok(Command::Setting { key, value })
 }
 
 fn option(key: &'static str, words: &[&str]) -> Result<Command, String> {

@@ -7,7 +7,15 @@ use super::service_keys::SERVICE;
 use super::{Config, Pool, Service};
 
 /// Keys of the top level that can change while Pen runs. All others are about how it was started.
-const LIVE: &[&str] = &["seed", "debug", "allow_exit", "drain_timeout", "on_stop"];
+const LIVE: &[&str] = &[
+    "seed",
+    "debug",
+    "allow_exit",
+    "control_acl",
+    "web_stats",
+    "drain_timeout",
+    "on_stop",
+];
 
 /// How one configuration comes out of another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 //!
 //! The TOML file and the commands share these tables, so that a key exists in both or in none.
 
+use std::path::PathBuf;
+
 use ::toml::Value;
 
 use super::acl::parse_acl_lines;
@@ -10,8 +12,8 @@ use super::given::Given;
 use super::nearest::did_you_mean;
 use super::service_keys::SERVICE;
 use super::{
-    ACLS_MAX, AclLine, Backend, Config, Mode, Pool, RING_SIZE_MAX, RING_SIZE_MIN, TABLE_MEMORY_MAX,
-    TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, WORKERS_MAX, Workers,
+    ACLS_MAX, AclLine, Backend, Config, ControlAt, Mode, Pool, RING_SIZE_MAX, RING_SIZE_MIN,
+    TABLE_MEMORY_MAX, TABLE_MEMORY_MIN, TABLE_SIZE_MAX, TABLE_SIZE_MIN, WORKERS_MAX, Workers,
 };
 
 /// One key of a `T`.
@@ -62,6 +64,9 @@ pub(crate) fn number(number: impl Into<i64>) -> Option<Value> {
 pub(crate) fn path(path: &std::path::Path) -> Option<Value> {
     text(path.display())
 }
+
+/// The word that takes a value away.
+pub(super) const OFF: &str = "off";
 
 /// Keys of the top level. Each is a command, too: `-O "plane xdp"`.
 pub(crate) const CONFIG: &[Key<Config>] = &[
@@ -149,9 +154,32 @@ pub(crate) const CONFIG: &[Key<Config>] = &[
     ),
     key!(
         "control",
-        "path of the control socket (-C)",
-        |c, given| read_control(given).map(|path| c.control = Some(path)),
-        |c| c.control.as_deref().and_then(path)
+        "where Pen is asked while it runs (-C): a socket's path, ADDRESS:PORT, or PORT on loopback",
+        |c, given| read_control(given).map(|at| c.control = Some(at)),
+        |c| c.control.as_ref().and_then(text)
+    ),
+    key!(
+        "control_mode",
+        "mode of the control socket's file, in octal digits; \"0600\" if left out",
+        |c, given| read_control_mode(given).map(|mode| c.control_mode = mode),
+        |c| text(format!("{:04o}", c.control_mode))
+    ),
+    key!(
+        "control_owner",
+        "whose the control socket's file is: USER, USER:GROUP or :GROUP",
+        |c, given| {
+            let owner = given.text("control_owner")?.parse();
+            owner
+                .map(|owner| c.control_owner = Some(owner))
+                .map_err(|why: String| format!("control_owner = {given} {why}"))
+        },
+        |c| c.control_owner.as_ref().and_then(text)
+    ),
+    key!(
+        "control_acl",
+        "number of the access list of those who may come to a control port; 0 if left out",
+        |c, given| read_acl_number("control_acl", given).map(|acl| c.control_acl = acl),
+        |c| number(c.control_acl)
     ),
     key!(
         "pid_file",
@@ -192,6 +220,12 @@ pub(crate) const CONFIG: &[Key<Config>] = &[
         "what DSR does when Pen stops: detach, or keep forwarding until the next Pen takes over",
         |c, given| given.word("on_stop").map(|on_stop| c.on_stop = on_stop),
         |c| text(c.on_stop)
+    ),
+    key!(
+        "web_stats",
+        "file that the HTML status page is written to at SIGUSR1 (-w), or off",
+        |c, given| read_web_stats(given).map(|file| c.web_stats = file),
+        |c| c.web_stats.as_deref().and_then(path)
     ),
     key!(
         "bpffs",
@@ -333,6 +367,16 @@ impl Config {
             }
         }
     }
+
+    /// What Pen answers to the command `key` without a value; empty if the key is unset.
+    pub fn shown(&self, key: &str) -> String {
+        let known = CONFIG.iter().find(|known| known.name == key);
+        match known.and_then(|known| (known.write)(self)) {
+            Some(Value::String(text)) => text,
+            Some(value) => value.to_string(),
+            None => String::new(),
+        }
+    }
 }
 
 /// Names and meanings of all keys: top level, `[[acl]]`, `[[service]]`, `[[pool]]`, back end.
@@ -403,16 +447,36 @@ fn read_bytes(given: Given<'_>) -> Result<u64, String> {
     }
 }
 
-/// Pen took `[host:]port`, too; with a slash it is a path.
-fn read_control(given: Given<'_>) -> Result<std::path::PathBuf, String> {
-    let path = given.path("control")?;
-    if given.text("control")?.contains('/') {
-        return Ok(path);
+/// With a slash it is a path, as in Pen.
+fn read_control(given: Given<'_>) -> Result<ControlAt, String> {
+    let at = match given {
+        Given::Whole(port) => port.to_string().parse(),
+        Given::Word(_) | Given::Text(_) | Given::Flag(_) => given.text("control")?.parse(),
+    };
+    at.map_err(|why| format!("control = {given} {why}"))
+}
+
+/// Octal digits, in quotes: 660 without would be another number in TOML.
+fn read_control_mode(given: Given<'_>) -> Result<u32, String> {
+    let (Given::Word(digits) | Given::Text(digits)) = given else {
+        return Err(format!(
+            "control_mode = {given}: octal digits in quotes are wanted: \"0660\""
+        ));
+    };
+    let octal = digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let mode = u32::from_str_radix(digits, 8).ok();
+    let mode = mode.filter(|mode| octal && (3..=4).contains(&digits.len()) && *mode <= 0o777);
+    mode.ok_or_else(|| format!("control_mode = {given} is no mode of a file: write 0600 to 0777"))
+}
+
+/// A file; `off` is none.
+fn read_web_stats(given: Given<'_>) -> Result<Option<PathBuf>, String> {
+    match given {
+        Given::Word(OFF) | Given::Text(OFF) => Ok(None),
+        Given::Word(_) | Given::Text(_) | Given::Whole(_) | Given::Flag(_) => {
+            given.path("web_stats").map(Some)
+        }
     }
-    Err(format!(
-        "control = {given} is not a path: a control port over TCP isn't there yet; write the \
-         path of a socket, with a slash"
-    ))
 }
 
 /// The number of an access list.

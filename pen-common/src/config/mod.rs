@@ -11,6 +11,7 @@ mod as_commands;
 mod check;
 mod ciphers;
 mod commands;
+mod control;
 mod difference;
 mod edit;
 mod error;
@@ -37,6 +38,7 @@ pub use address::{HostPort, ListenAt, parse_listener, parse_place, parse_server}
 pub use check::{Checked, check_interface};
 pub use ciphers::{Cipher, CipherList};
 pub use commands::{Change, Command, CommandFault, ServerRef};
+pub use control::{CONTROL_MODE_DEFAULT, ControlAt, ControlOwner};
 pub use difference::{Difference, Differs};
 pub use edit::{Edit, LookedUp};
 pub use error::{ConfigError, ConfigErrors, Place};
@@ -239,8 +241,14 @@ pub struct Config {
     pub finish_checksums: bool,
     /// Bytes for the slots of all pools, fixed at start; `None` for [`Config::table_memory`]'s own sum.
     pub table_memory: Option<u64>,
-    /// Path of the control socket (`-C`).
-    pub control: Option<PathBuf>,
+    /// Where Pen is asked while it runs (`-C`).
+    pub control: Option<ControlAt>,
+    /// Mode of the control socket's file.
+    pub control_mode: u32,
+    /// Whose the control socket's file is; whoever runs Pen, if not said.
+    pub control_owner: Option<ControlOwner>,
+    /// Access list of those who may come to the control port; Unix sockets have their mode.
+    pub control_acl: u8,
     /// Path of the pid file (`-p`).
     pub pid_file: Option<PathBuf>,
     /// Stay in the foreground (`-f`).
@@ -253,6 +261,8 @@ pub struct Config {
     pub drain_timeout: u32,
     /// What becomes of forwarding past the kernel when Pen stops.
     pub on_stop: OnStop,
+    /// File that the HTML status page is written to (`-w`).
+    pub web_stats: Option<PathBuf>,
     /// Where the BPF file system is mounted: program link and maps are pinned below it.
     pub bpffs: PathBuf,
     /// Where Pen keeps what the next start must know (saved NIC settings).
@@ -280,12 +290,16 @@ impl Default for Config {
             finish_checksums: true,
             table_memory: None,
             control: None,
+            control_mode: CONTROL_MODE_DEFAULT,
+            control_owner: None,
+            control_acl: 0,
             pid_file: None,
             foreground: false,
             debug: 0,
             allow_exit: false,
             drain_timeout: 0,
             on_stop: OnStop::Detach,
+            web_stats: None,
             bpffs: PathBuf::from("/sys/fs/bpf"),
             run_dir: PathBuf::from("/run/pen"),
             acls: Vec::new(),

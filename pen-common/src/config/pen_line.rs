@@ -254,7 +254,11 @@ impl<'a> Reader<'a> {
             Command::Listen(Some(vip)) => self.listen(&vip, Some(place)),
             Command::Include(path) => self.file(&path, Some(place), depth + 1),
             Command::Nothing(note) => self.notes.push(format!("{place}: {note}")),
-            Command::Set { key, value } => {
+            Command::Set { key, value }
+            | Command::Setting {
+                key,
+                value: Some(value),
+            } => {
                 if let Err(why) = self.config.set(key, &value) {
                     self.fault(Some(place), why);
                 }
@@ -285,6 +289,7 @@ impl<'a> Reader<'a> {
             | Command::Write(_)
             | Command::Debug(None)
             | Command::Option { value: None, .. }
+            | Command::Setting { value: None, .. }
             | Command::Listen(None) => {
                 self.notes.push(format!(
                     "{place}: a command that shows, writes or ends something is for penctl"
@@ -467,6 +472,11 @@ impl<'a> Reader<'a> {
                 Late::Http(false) => {
                     self.notes
                         .push(format!("{place}: `no http`: it is off in DSR anyway"));
+                    continue;
+                }
+                // Those of the control port are obeyed.
+                Late::Acl(number, change) if self.config.has_control_port() => {
+                    self.config.change_acl(number, &change);
                     continue;
                 }
                 Late::Acl(_, AclChange::Clear) => {

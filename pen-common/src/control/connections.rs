@@ -66,6 +66,9 @@ pub struct RecentClient {
     pub rx: u64,
     /// Milliseconds since it last came.
     pub age_ms: u64,
+    /// Pen's number of the server that it had last; those for emergency and abuse have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<usize>,
 }
 
 impl ConnectionStatus {
@@ -130,6 +133,7 @@ impl fmt::Display for RecentClient {
             sx,
             rx,
             age_ms: _,
+            server: _,
         } = self;
         write!(f, "{address} connects {connects} sx {sx} rx {rx}")
     }
@@ -179,6 +183,7 @@ mod tests {
             sx: 2,
             rx: 1,
             age_ms: 0,
+            server: None,
         };
         assert_eq!(recent.to_string(), "fd77::1 connects 3 sx 2 rx 1");
     }

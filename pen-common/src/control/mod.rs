@@ -7,6 +7,7 @@
 mod apply;
 mod certificates;
 mod connections;
+mod page;
 mod reply;
 mod selection;
 mod server_tls;
@@ -16,6 +17,9 @@ use apply::Promise;
 pub use apply::{Applied, BODY_BYTES_MAX, Plan, PoolPlan, ServiceLine, body_bytes};
 pub use certificates::{CertificateStatus, CertificatesStatus, OcspQuestion};
 pub use connections::{ConnectionStatus, RecentClient, Stage};
+pub use page::{
+    Guests, PAGE_ROWS_MAX, STATISTICS_LINES_MAX, ServerOnPage, ServicePage, StatusPage,
+};
 pub use reply::{Envelope, Reply, Servers, ServersOfPool, Value, mode_line};
 pub use selection::{ChosenBy, Ended, Refused};
 pub use server_tls::{HandshakeStatus, ServerTlsStatus};
@@ -91,6 +95,13 @@ pub enum Action {
         /// Its value, which can stand there; `None` to show it.
         value: Option<String>,
     },
+    /// Show a key of the top level ([`Config::shown`]), or set it ([`Config::set`]).
+    Setting {
+        /// Name of the key.
+        key: &'static str,
+        /// Its value, which can stand there; `None` to show it.
+        value: Option<String>,
+    },
     /// Change an access list.
     Acl(u8, AclChange),
     /// Show all connections: [`ConnectionStatus`] each.
@@ -136,6 +147,45 @@ pub enum Action {
     Exit,
     /// A blank line: succeed in silence.
     Blank,
+}
+
+impl Action {
+    /// Whether it changes something: the log says who did that.
+    pub const fn is_change(&self) -> bool {
+        match self {
+            Self::Server(..)
+            | Self::Switch(..)
+            | Self::Acl(..)
+            | Self::Close(_)
+            | Self::Drain(..)
+            | Self::Edit(_)
+            | Self::Exit
+            | Self::Reload
+            | Self::Resolve
+            | Self::Stop
+            | Self::Write(_) => true,
+            Self::Apply(applied) => !applied.plan,
+            Self::Debug(value) => value.is_some(),
+            Self::Option { value, .. } | Self::Setting { value, .. } => value.is_some(),
+            Self::Status
+            | Self::Servers
+            | Self::Counters
+            | Self::Mode
+            | Self::Pid
+            | Self::Control
+            | Self::Listen
+            | Self::Connections
+            | Self::Connection(_)
+            | Self::Recent(_)
+            | Self::Ocsp
+            | Self::OcspCheck { .. }
+            | Self::Services
+            | Self::ConfigShow(_)
+            | Self::ConfigDiff
+            | Self::Nothing
+            | Self::Blank => false,
+        }
+    }
 }
 
 /// A line that asks for nothing that can be done, and how its sender wants to hear that.
@@ -281,6 +331,7 @@ fn live(command: Command) -> Result<Action, String> {
         Command::OptionAtStart { key, value } => Action::Edit(Edit::Option { key, value }),
         Command::Switch(switch, on) => Action::Switch(switch, on),
         Command::Option { key, value } => Action::Option { key, value },
+        Command::Setting { key, value } => Action::Setting { key, value },
         Command::Acl(number, change) => Action::Acl(number, change),
         Command::Nothing(_) => Action::Nothing,
         Command::Set { key, .. } => return Err(only_at_start(key)),

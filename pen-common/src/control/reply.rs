@@ -27,6 +27,8 @@ pub enum Value {
     Applied,
     /// To `status`.
     Status(Box<Status>),
+    /// To `status` in Pen's form: HTML.
+    Page(String),
     /// To `servers`.
     Servers(Servers),
     /// To `counters`.
@@ -130,6 +132,7 @@ impl Value {
             Self::Services(services) => lines(services),
             Self::Plan(plan) => lines(&plan.lines()),
             Self::Whole(text) => text.clone(),
+            Self::Page(html) => html.clone(),
             Self::Text(text) => format!("{text}\n"),
             Self::Number(number) => format!("{number}\n"),
             Self::Status(_) | Self::Counters(_) => {

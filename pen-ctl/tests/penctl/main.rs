@@ -405,6 +405,7 @@ fn connections_are_a_table_and_one_is_pens_lines() {
         sx: 948,
         rx: 504,
         age_ms: 1,
+        server: None,
     };
     for (command, value, expected) in [
         (
@@ -447,3 +448,57 @@ const TABLE: &str = concat!(
     "   3  web      unix            -       -                 0 s         0         0  queue\n",
     "  12  web      10.77.0.1:4242  be1     roundrobin  1 min 1 s  20.0 KiB        77  open\n",
 );
+
+#[test]
+fn a_port_is_asked_as_a_socket_is() {
+    for at in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = std::net::TcpListener::bind(at).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let forms = match at.starts_with('[') {
+            true => vec![format!("[::1]:{port}")],
+            false => vec![
+                port.to_string(),
+                format!("127.0.0.1:{port}"),
+                format!("localhost:{port}"),
+            ],
+        };
+        let count = forms.len();
+        let server = thread::spawn(move || {
+            for _ in 0..count {
+                let mut stream = listener.accept().unwrap().0;
+                let mut line = Vec::new();
+                let mut byte = [0];
+                while !line.ends_with(b"\n") && stream.read(&mut byte).unwrap() == 1 {
+                    line.push(byte[0]);
+                }
+                assert_eq!(line, b"json mode\n");
+                let answer = reply(Value::Text("no hash".to_owned()));
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let folder = Folder::new();
+        for form in &forms {
+            let output = penctl(&folder, &[form, "mode"]);
+            assert_eq!(
+                (output.status.code(), out(&output).as_str()),
+                (Some(0), "no hash\n")
+            );
+        }
+        server.join().unwrap();
+        let output = penctl(&folder, &[&forms[0], "mode"]);
+        assert_eq!(output.status.code(), Some(3));
+        assert!(
+            err(&output).contains("is pen running, started with -C "),
+            "{}",
+            err(&output)
+        );
+        // Nobody knows who has that port.
+        let output = penctl(&folder, &[&forms[0], "ocsp-fetch"]);
+        assert_eq!(output.status.code(), Some(3));
+        assert!(
+            err(&output).contains("a stranger's word"),
+            "{}",
+            err(&output)
+        );
+    }
+}

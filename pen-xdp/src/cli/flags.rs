@@ -221,7 +221,6 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
     ),
     ("-j", true, "chroot", LATER),
     ("-u", true, "switch user", LATER),
-    ("-w", true, "HTML status page", LATER),
     (
         "-L",
         true,
@@ -339,9 +338,11 @@ fn what_is_served() -> [Arg; 5] {
     ]
 }
 
-fn how_it_runs() -> [Arg; 9] {
+fn how_it_runs() -> [Arg; 10] {
     let drain = "How long connections may take to end when Pen stops [default: 0]";
     let run_dir = "Where Pen keeps what the next start must know [default: /run/pen]";
+    let control = "Where Pen is asked while it runs: a socket's path (control_mode and control_owner say \
+                   who may), or a port, on loopback without an ADDRESS (control_acl)";
     [
         switch("foreground", "Stay in the foreground")
             .short('f')
@@ -350,12 +351,20 @@ fn how_it_runs() -> [Arg; 9] {
             .short('d')
             .long("debug")
             .action(ArgAction::Count),
-        value("control", "PATH", "Path of the control socket")
+        value("control", "PATH|[ADDRESS:]PORT", control)
             .short('C')
             .long("control"),
         value("pid_file", "FILE", "Write a pid file")
             .short('p')
             .long("pid-file"),
+        value(
+            "web_stats",
+            "FILE",
+            "Write an HTML status page there at SIGUSR1, and when asked for `status`",
+        )
+        .short('w')
+        .long("web-stats")
+        .value_hint(ValueHint::FilePath),
         switch(
             "allow_exit",
             "Let the command exit stop Pen, as SIGTERM does",

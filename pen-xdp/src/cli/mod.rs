@@ -313,6 +313,7 @@ fn settings(matches: &ArgMatches) -> Vec<(&'static str, String)> {
     let mut flags: Vec<_> = [
         "control",
         "pid_file",
+        "web_stats",
         "drain_timeout",
         "on_stop",
         "bpffs",

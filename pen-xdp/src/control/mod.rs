@@ -3,6 +3,7 @@
 
 pub mod grace;
 pub mod names;
+pub mod permission;
 pub mod publish;
 pub mod report;
 pub mod routes;

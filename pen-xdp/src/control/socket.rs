@@ -1,116 +1,134 @@
 //! The control socket: one line in, one reply out, one connection a command, as Pen's users
-//! script it.
+//! script it. At a path or at a port.
+
+mod clients;
+mod file;
+mod owner;
+mod who;
 
 use std::{
-    fs, io,
-    os::fd::AsFd,
-    os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt},
-        net::UnixStream as BlockingStream,
-    },
-    path::{Path, PathBuf},
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
-use pen_common::control::{REQUEST_BYTES_MAX, Request, body_bytes, parse_request};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{UnixListener, UnixSocket, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
-    time::timeout,
+use anyhow::{Context, Result};
+use pen_common::{
+    config::{Config, ControlAt, ControlOwner},
+    control::{REQUEST_BYTES_MAX, Request, body_bytes, parse_request},
 };
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpSocket},
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout},
+};
+
+use clients::{Clients, Turn, Turns};
+use file::{Access, SocketFile};
+use owner::Owner;
+pub use who::ReplyTo;
+use who::Who;
 
 /// How long a client may take to say its line, and to take its answer.
 const CLIENT: Duration = Duration::from_secs(5);
 /// How long it may take to say a configuration.
 const BODY: Duration = Duration::from_secs(20);
-/// Clients that are served at once; others wait in the kernel's queue.
-const CLIENTS_MAX: usize = 64;
-/// Behind the name of a socket whose daemon does not serve yet.
-const STARTING: &str = ".starting";
-
 /// Clients that the kernel lets wait, as the standard library has it.
 const BACKLOG: u32 = 128;
+/// Between two lines of the log about clients that may not ask.
+const DENIED_PAUSE: Duration = Duration::from_secs(1);
 
 /// A request, and where its answer goes.
 pub struct Asked {
     /// What is wanted.
     pub request: Request,
-    /// Takes the bytes that are to be sent back.
-    pub answer: oneshot::Sender<String>,
+    /// Takes the answer.
+    pub answer: ReplyTo,
 }
 
-/// The bound socket; its file is removed with it.
+/// The bound socket. While the daemon starts nobody finds it.
+pub struct ControlSocket(Door);
+
+enum Door {
+    File(SocketFile),
+    /// Bound, and then listening.
+    Port(SocketAddr, Option<TcpSocket>, Option<TcpListener>),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for S {}
+
+/// Whether the user and the group are known whom the socket's file is to be given to.
 ///
-/// While the daemon starts, the file has another name: a client that finds the socket under its
-/// own name is answered at once, and one that comes too early hears so at once.
-pub struct ControlSocket {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode of the file that was made.
-    identity: (u64, u64),
-    /// The name for the time of the start; `None` afterwards.
-    starting: Option<PathBuf>,
+/// # Errors
+/// Who is not.
+pub fn check_owner(owner: &ControlOwner) -> Result<()> {
+    Owner::find(owner)
+        .map(drop)
+        .with_context(|| format!("control_owner = \"{owner}\""))
 }
 
 impl ControlSocket {
-    /// Binds a socket for `path`, readable and writable by its owner alone. A file that a dead
-    /// daemon left there is removed.
+    /// Binds what the configuration names; `None` if it names nothing.
     ///
     /// # Errors
-    /// When another daemon answers there, when something that is no socket stands there, or when
-    /// the directory can't be written.
-    pub fn reserve(path: &Path) -> Result<Self> {
-        make_free(path)?;
-        let mut starting = path.as_os_str().to_owned();
-        starting.push(STARTING);
-        let starting = PathBuf::from(starting);
-        make_free(&starting)?;
-        let bound =
-            bind_private(&starting).and_then(|listener| Ok((listener, identity(&starting)?)));
-        let (listener, identity) = bound.with_context(|| {
-            format!(
-                "control socket {}: can't be made; is its directory there?",
-                path.display()
-            )
-        })?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-            identity,
-            starting: Some(starting),
-        })
+    /// It is taken, can't be made, or can't be given to whom it is to belong.
+    pub fn reserve(config: &Config) -> Result<Option<Self>> {
+        let door = match &config.control {
+            None => return Ok(None),
+            Some(ControlAt::Path(path)) => {
+                let owner = config.control_owner.as_ref();
+                let found = owner.map(|owner| {
+                    Owner::find(owner).with_context(|| format!("control_owner = \"{owner}\""))
+                });
+                let access = Access {
+                    mode: config.control_mode,
+                    owner: found.transpose()?.unwrap_or_default(),
+                };
+                Door::File(SocketFile::reserve(path, access)?)
+            }
+            Some(ControlAt::Port(at)) => {
+                let bound = bind(*at).with_context(|| {
+                    format!("control port {at}: can't be had; stop who has it, or name another")
+                })?;
+                Door::Port(*at, Some(bound), None)
+            }
+        };
+        Ok(Some(Self(door)))
     }
 
     /// Lets clients find it.
     ///
     /// # Errors
-    /// When another daemon has taken the name meanwhile.
+    /// When another daemon has taken its place meanwhile.
     pub fn appear(&mut self) -> Result<()> {
-        if let Some(starting) = &self.starting {
-            // A second name in place of another one: a rename would overwrite somebody else's.
-            fs::hard_link(starting, &self.path).with_context(|| {
-                format!("control socket {}: can't be made", self.path.display())
-            })?;
+        match &mut self.0 {
+            Door::File(file) => file.appear(),
+            Door::Port(at, bound, listener) => {
+                if let Some(bound) = bound.take() {
+                    let listening = bound.listen(BACKLOG);
+                    *listener = Some(listening.with_context(|| format!("control port {at}"))?);
+                }
+                Ok(())
+            }
         }
-        if let Some(starting) = self.starting.take()
-            && let Err(error) = fs::remove_file(&starting)
-        {
-            tracing::warn!("control socket {}: {error}", starting.display());
-        }
-        Ok(())
     }
 
-    /// Takes requests for as long as somebody answers them.
-    pub async fn serve(&self, requests: mpsc::Sender<Asked>, generation: impl Fn() -> u64) {
-        let places = std::sync::Arc::new(Semaphore::new(CLIENTS_MAX));
+    /// Takes requests for as long as somebody answers them. At a port only of those who
+    /// `may_ask`; who may open the file may ask.
+    pub async fn serve(
+        &self,
+        requests: mpsc::Sender<Asked>,
+        generation: impl Fn() -> u64,
+        may_ask: impl Fn(IpAddr) -> bool,
+    ) {
+        let mut clients = Clients::default();
+        let mut told: Option<Instant> = None;
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, who) = match self.0.accept().await {
+                Ok(come) => come,
                 Err(error) => {
                     // Out of descriptors, most likely: the next try is not to spin.
                     tracing::warn!("control socket: {error}");
@@ -118,100 +136,138 @@ impl ControlSocket {
                     continue;
                 }
             };
-            let requests = requests.clone();
-            let generation = generation();
-            tokio::spawn(async move {
-                if let Err(error) = converse(stream, requests, generation).await {
+            if let Who::Address(from) = &who
+                && !may_ask(from.ip())
+            {
+                if told.is_none_or(|told| told.elapsed() >= DENIED_PAUSE) {
+                    tracing::warn!("control port: {from} may not ask by control_acl");
+                    told = Some(Instant::now());
+                }
+                continue;
+            }
+            let (requests, generation) = (requests.clone(), generation());
+            let conversation = move |turns: Arc<Turns>| async move {
+                let speaking = Speaking {
+                    stream,
+                    who,
+                    turns: &turns,
+                };
+                if let Err(error) = speaking.converse(&requests, generation).await {
                     tracing::debug!("control client: {error}");
                 }
-                drop(place);
-            });
+            };
+            clients.serve(conversation).await;
         }
     }
 }
 
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        let path = self.starting.as_ref().unwrap_or(&self.path);
-        // Another daemon may have come to think this one dead, and have the name now.
-        let removed = match identity(path) {
-            Ok(found) if found != self.identity => return,
-            Ok(_) => fs::remove_file(path),
-            Err(error) => Err(error),
+impl Door {
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Who)> {
+        match self {
+            Self::File(file) => {
+                let (stream, _) = file.listener.accept().await?;
+                let who = stream.peer_cred().map_or(Who::Unknown, Who::from);
+                Ok((Box::new(stream), who))
+            }
+            Self::Port(_, _, Some(listener)) => {
+                let (stream, from) = listener.accept().await?;
+                Ok((Box::new(stream), Who::Address(from)))
+            }
+            Self::Port(_, _, None) => std::future::pending().await,
+        }
+    }
+}
+
+/// Takes a port; a daemon that has just ended does not keep it.
+fn bind(at: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = match at {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(at)?;
+    Ok(socket)
+}
+
+/// One client.
+struct Speaking<'a> {
+    stream: Box<dyn Stream>,
+    who: Who,
+    turns: &'a Turns,
+}
+
+impl Speaking<'_> {
+    /// Its line, the answer.
+    async fn converse(mut self, requests: &mpsc::Sender<Asked>, generation: u64) -> io::Result<()> {
+        let answer = match timeout(CLIENT, read_line(&mut self.stream)).await {
+            Ok(line) => {
+                let request = self.whole(line?).await?;
+                self.ask(&request, requests, generation).await?
+            }
+            Err(_) => format!(
+                "no whole line came within {} s: send one line, then read the answer\n",
+                CLIENT.as_secs()
+            ),
         };
-        if let Err(error) = removed {
-            tracing::warn!("control socket {}: {error}", path.display());
+        self.turns.next(Turn::Take);
+        timeout(CLIENT, self.stream.write_all(answer.as_bytes())).await??;
+        self.stream.shutdown().await?;
+        self.turns.next(Turn::Leave);
+        // A socket closed with something unread in it is reset, and the client loses its answer.
+        timeout(CLIENT, swallow(&mut self.stream)).await?
+    }
+
+    /// What a line promises behind itself is read as well.
+    async fn whole(&mut self, mut request: Vec<u8>) -> io::Result<Vec<u8>> {
+        let mut lines = request.splitn(2, |byte| *byte == b'\n');
+        let line = lines.next().unwrap_or_default();
+        let (end, more) = (line.len() + 1, body_bytes(line));
+        if lines.next().is_some() && more > 0 {
+            self.turns.next(Turn::Tell);
+            timeout(BODY, read_body(&mut self.stream, &mut request, end + more)).await??;
         }
+        Ok(request)
     }
-}
 
-/// A listener whose file is its owner's alone from the moment it is there: the kernel makes it with
-/// the mode of the socket itself, which can be set before there is a file (`unix_bind_bsd`). Setting
-/// the file's mode afterwards would leave a moment for anyone to connect.
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
-    let socket = UnixSocket::new_stream()?;
-    let descriptor = fs::File::from(socket.as_fd().try_clone_to_owned()?);
-    descriptor.set_permissions(fs::Permissions::from_mode(0o600))?;
-    socket.bind(path)?;
-    socket.listen(BACKLOG)
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-/// Removes what a dead daemon left at `path`.
-fn make_free(path: &Path) -> Result<()> {
-    let Ok(metadata) = fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    if !metadata.file_type().is_socket() {
-        bail!(
-            "control socket {}: something else has that name; remove it, or name another",
-            path.display()
-        );
+    /// Has the request answered.
+    async fn ask(
+        &self,
+        request: &[u8],
+        requests: &mpsc::Sender<Asked>,
+        generation: u64,
+    ) -> io::Result<String> {
+        let shown = || {
+            let line = request.split(|byte| matches!(byte, b'\n' | b'\r')).next();
+            let line = line.unwrap_or_default();
+            let line = line.strip_prefix(b"json ").unwrap_or(line);
+            String::from_utf8_lossy(line).into_owned()
+        };
+        let request = match parse_request(request) {
+            Ok(request) => request,
+            Err(bad) => {
+                // A word that is no command changes nothing, whoever says it.
+                if bad.unknown.is_none() {
+                    who::refused(&self.who, &shown(), &bad.why);
+                }
+                return Ok(bad.reply(generation));
+            }
+        };
+        self.turns.next(Turn::Wait);
+        let (sender, answered) = oneshot::channel();
+        let answer = ReplyTo {
+            who: self.who.clone(),
+            line: shown(),
+            answer: sender,
+        };
+        let stopping = || io::Error::other("the daemon is stopping");
+        let asked = requests.send(Asked { request, answer }).await;
+        asked.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())
     }
-    if BlockingStream::connect(path).is_ok() {
-        bail!(
-            "control socket {}: a running daemon answers there; stop it, or name another",
-            path.display()
-        );
-    }
-    fs::remove_file(path)
-        .with_context(|| format!("control socket {}: can't replace it", path.display()))
-}
-
-/// One client: its line, the answer.
-async fn converse(
-    mut stream: UnixStream,
-    requests: mpsc::Sender<Asked>,
-    generation: u64,
-) -> io::Result<()> {
-    let mut line = timeout(CLIENT, read_line(&mut stream)).await??;
-    if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-        let whole = end + 1 + body_bytes(&line[..end]);
-        timeout(BODY, read_body(&mut stream, &mut line, whole)).await??;
-    }
-    let answer = match parse_request(&line) {
-        Err(bad) => bad.reply(generation),
-        Ok(request) => {
-            let (answer, answered) = oneshot::channel();
-            let asked = requests.send(Asked { request, answer }).await;
-            asked.map_err(|_| io::Error::other("the daemon is stopping"))?;
-            answered
-                .await
-                .map_err(|_| io::Error::other("the daemon is stopping"))?
-        }
-    };
-    timeout(CLIENT, stream.write_all(answer.as_bytes())).await??;
-    stream.shutdown().await?;
-    // A socket closed with something unread in it is reset, and the client loses its answer.
-    timeout(CLIENT, swallow(&mut stream)).await?
 }
 
 /// Reads away what a client sends beyond its line.
-async fn swallow(stream: &mut UnixStream) -> io::Result<()> {
+async fn swallow(stream: &mut Box<dyn Stream>) -> io::Result<()> {
     let mut part = [0; 1024];
     while stream.read(&mut part).await? > 0 {}
     Ok(())
@@ -219,7 +275,7 @@ async fn swallow(stream: &mut UnixStream) -> io::Result<()> {
 
 /// Up to the first line feed, the end of what the client sends, or one byte more than a request
 /// may have.
-async fn read_line(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+async fn read_line(stream: &mut Box<dyn Stream>) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut part = [0; 1024];
     while line.len() <= REQUEST_BYTES_MAX && !line.contains(&b'\n') {
@@ -233,7 +289,11 @@ async fn read_line(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
 }
 
 /// Reads until the request has so many bytes, or the client says no more.
-async fn read_body(stream: &mut UnixStream, request: &mut Vec<u8>, whole: usize) -> io::Result<()> {
+async fn read_body(
+    stream: &mut Box<dyn Stream>,
+    request: &mut Vec<u8>,
+    whole: usize,
+) -> io::Result<()> {
     let mut part = [0; 16 << 10];
     while request.len() < whole {
         let count = stream.read(&mut part).await?;
@@ -247,15 +307,23 @@ async fn read_body(stream: &mut UnixStream, request: &mut Vec<u8>, whole: usize)
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use pen_common::control::{Action, Reply, Value};
-    use std::os::unix::net::UnixListener as BlockingListener;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    fn at(path: &std::path::Path) -> Config {
+        Config {
+            control: Some(ControlAt::Path(path.to_owned())),
+            ..Config::default()
+        }
+    }
 
     /// A daemon that knows its process id, and the path of its socket.
     async fn ask(lines: &[&[u8]]) -> Vec<String> {
         let name = format!("pen-socket-{}-{lines:p}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        let mut socket = ControlSocket::reserve(&path).unwrap();
+        let mut socket = ControlSocket::reserve(&at(&path)).unwrap().unwrap();
         socket.appear().unwrap();
         let (sender, mut receiver) = mpsc::channel::<Asked>(4);
         let daemon = async {
@@ -265,7 +333,7 @@ mod tests {
                     generation: 3,
                     outcome: Ok(Value::Number(42)),
                 };
-                asked.answer.send(reply.render(asked.request.form)).unwrap();
+                asked.answer.send(&asked.request, &reply);
             }
         };
         let clients = async {
@@ -282,7 +350,7 @@ mod tests {
         };
         let replies = tokio::select! {
             replies = clients => replies,
-            () = socket.serve(sender, || 3) => unreachable!("it serves for ever"),
+            () = socket.serve(sender, || 3, |_| true) => unreachable!("it serves for ever"),
             () = daemon => unreachable!("it answers for ever"),
         };
         drop(socket);
@@ -301,77 +369,5 @@ mod tests {
             replies[3],
             "do_cmd: ignoring command starting with 'nonsense'\n"
         );
-    }
-
-    #[tokio::test]
-    async fn only_a_dead_daemons_socket_is_replaced() {
-        let directory = std::env::temp_dir();
-        let path = directory.join(format!("pen-bind-{}", std::process::id()));
-        let living = BlockingListener::bind(&path).unwrap();
-        let refused = ControlSocket::reserve(&path).err().unwrap();
-        assert!(
-            refused.to_string().contains("a running daemon answers"),
-            "{refused}"
-        );
-        drop(living);
-        drop(ControlSocket::reserve(&path).unwrap());
-        fs::write(&path, "precious").unwrap();
-        let refused = ControlSocket::reserve(&path).err().unwrap();
-        assert!(refused.to_string().contains("something else"), "{refused}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-        fs::remove_file(&path).unwrap();
-    }
-
-    #[tokio::test]
-    async fn the_file_is_private_from_the_first_moment() {
-        let path = std::env::temp_dir().join(format!("pen-private-{}", std::process::id()));
-        // Nothing sets the file's mode after this call.
-        let _listener = bind_private(&path).unwrap();
-        let mode = fs::symlink_metadata(&path).unwrap().mode();
-        fs::remove_file(&path).unwrap();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    fn shown(path: &Path) -> ControlSocket {
-        let mut socket = ControlSocket::reserve(path).unwrap();
-        socket.appear().unwrap();
-        socket
-    }
-
-    #[tokio::test]
-    async fn another_daemons_socket_outlives_this_one() {
-        let path = std::env::temp_dir().join(format!("pen-successor-{}", std::process::id()));
-        let first = shown(&path);
-        fs::remove_file(&path).unwrap();
-        let second = shown(&path);
-        drop(first);
-        assert!(path.exists());
-        drop(second);
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn a_socket_is_found_when_it_is_answered() {
-        let path = std::env::temp_dir().join(format!("pen-appear-{}", std::process::id()));
-        let mut socket = ControlSocket::reserve(&path).unwrap();
-        let early = BlockingStream::connect(&path).unwrap_err();
-        assert_eq!(early.kind(), io::ErrorKind::NotFound);
-        let second = ControlSocket::reserve(&path).err().unwrap();
-        assert!(second.to_string().contains("a running daemon"), "{second}");
-        socket.appear().unwrap();
-        BlockingStream::connect(&path).unwrap();
-        let starting = PathBuf::from(format!("{}{STARTING}", path.display()));
-        assert!(!starting.exists());
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        drop(socket);
-        // One that was never shown leaves nothing either; a name that was taken stays taken.
-        let mut late = ControlSocket::reserve(&path).unwrap();
-        let other = BlockingListener::bind(&path).unwrap();
-        assert!(late.appear().is_err());
-        drop(late);
-        assert!(path.exists() && !starting.exists());
-        drop(other);
-        fs::remove_file(&path).unwrap();
     }
 }

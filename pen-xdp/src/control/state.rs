@@ -7,6 +7,7 @@ mod heard;
 mod replace;
 #[cfg(test)]
 mod sequences;
+mod servers;
 mod services;
 
 use std::{
@@ -64,6 +65,13 @@ pub enum Command {
     Option {
         /// Which service; without a name the only one there is.
         service: Option<String>,
+        /// Name of the key.
+        key: &'static str,
+        /// Its value as written.
+        value: String,
+    },
+    /// A key of the top level that may change while Pen runs.
+    Setting {
         /// Name of the key.
         key: &'static str,
         /// Its value as written.
@@ -226,9 +234,11 @@ impl State {
                 key,
                 value,
             } => self.set_option(service.as_deref(), key, &value),
+            Command::Setting { key, value } => self.set(key, &value),
             Command::Acl(number, change) => {
                 if matches!(change, AclChange::Add(_))
                     && self.config.proxy_services().next().is_none()
+                    && !self.config.has_control_port()
                 {
                     return Err(Refusal::Meaningless(
                         "DSR obeys no access lists: keep clients out by a firewall before Pen"
@@ -274,27 +284,14 @@ impl State {
         }
     }
 
-    fn drain(
-        &mut self,
-        service: Option<&str>,
-        server: &ServerRef,
-        on: bool,
-    ) -> Result<bool, Refusal> {
-        let found = self.config.locate(service, server);
-        let (pool, index) = found.map_err(Refusal::NotFound)?;
-        let pool = &mut self.config.pools[pool];
-        let backend = &mut pool.backends[index];
-        let name = (pool.name.clone(), backend.name.clone());
-        let before = backend.weight;
-        if on {
-            if before > 0 {
-                self.drained.insert(name, before);
-            }
-            backend.weight = 0;
-        } else if before == 0 {
-            backend.weight = self.drained.remove(&name).unwrap_or(1);
-        }
-        Ok(before != backend.weight)
+    fn set(&mut self, key: &str, value: &str) -> Result<bool, Refusal> {
+        // What it was stays if the new one can't stand.
+        let mut changed = self.config.clone();
+        let set = changed.set(key, value);
+        let set = set.and_then(|()| changed.check_control());
+        set.map_err(Refusal::Value)?;
+        self.config = changed;
+        Ok(false)
     }
 
     fn neighbor(&mut self, address: IpAddr, mac: Option<Mac>) -> bool {
@@ -306,48 +303,6 @@ impl State {
         };
         self.lost.remove(&address);
         self.neighbors.insert(address, mac) != Some(mac)
-    }
-
-    fn change_server(
-        &mut self,
-        service: Option<&str>,
-        server: &ServerRef,
-        changes: &[Change],
-    ) -> Result<bool, Refusal> {
-        let (pool, index) = self
-            .config
-            .locate(service, server)
-            .map_err(Refusal::NotFound)?;
-        for change in changes {
-            refuse_what_is_fixed(change)?;
-        }
-        self.refuse_what_means_nothing(pool, changes)?;
-        let pool = &mut self.config.pools[pool];
-        let backend = &mut pool.backends[index];
-        let id = self
-            .ids
-            .get(&(pool.name.clone(), backend.name.clone()))
-            .copied();
-        let before = (backend.weight, self.blacklisted_until_ms.clone());
-        for change in changes {
-            match *change {
-                Change::Weight(weight) => backend.weight = weight,
-                Change::Max(max) => backend.max = max,
-                Change::Hard(hard) => backend.hard = hard,
-                Change::Prio(prio) => backend.prio = prio,
-                Change::Blacklist(0) => {
-                    self.blacklisted_until_ms.remove(&id.unwrap_or_default());
-                }
-                Change::Blacklist(seconds) => {
-                    let until = self.now_ms + u64::from(seconds) * 1000;
-                    self.blacklisted_until_ms
-                        .insert(id.unwrap_or_default(), until);
-                }
-                Change::Acl(acl) => backend.acl = acl,
-                Change::Address(_) | Change::Port(_) => {}
-            }
-        }
-        Ok(before.0 != backend.weight || before.1 != self.blacklisted_until_ms)
     }
 
     /// Goes back to what was asked for `before`; what was observed stays.
@@ -429,20 +384,6 @@ impl State {
             (None, _, None) => Standing::NoMac,
             (None, _, Some(_)) => Standing::Serving,
         }
-    }
-}
-
-fn refuse_what_is_fixed(change: &Change) -> Result<(), Refusal> {
-    match *change {
-        Change::Blacklist(seconds) if seconds > BLACKLIST_S_MAX => Err(Refusal::Blacklist(seconds)),
-        Change::Address(_) => Err(Refusal::Fixed("address")),
-        Change::Port(_) => Err(Refusal::Fixed("port")),
-        Change::Weight(_)
-        | Change::Max(_)
-        | Change::Hard(_)
-        | Change::Prio(_)
-        | Change::Acl(_)
-        | Change::Blacklist(_) => Ok(()),
     }
 }
 

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use pen_common::control::Request;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::start::NEIGHBORS;
 use crate::{
     control::{
         grace::NoGrace,
+        socket::ReplyTo,
         state::{Command, State},
     },
     plane::Epochs,
@@ -52,12 +53,12 @@ pub(super) struct Change {
 pub(super) struct Waiting {
     pub(super) request: Request,
     /// `None` for a signal: the log hears of it.
-    pub(super) answer: Option<oneshot::Sender<String>>,
+    pub(super) answer: Option<ReplyTo>,
 }
 
 impl Waiting {
     /// Somebody at the control socket.
-    pub(super) fn for_client(request: Request, answer: oneshot::Sender<String>) -> Self {
+    pub(super) fn for_client(request: Request, answer: ReplyTo) -> Self {
         Self {
             request,
             answer: Some(answer),

@@ -7,7 +7,7 @@ use pen_common::config::{Config, Plane, Service, XdpMode};
 
 use super::conflict;
 use crate::{
-    control::names,
+    control::{names, socket::check_owner},
     keeper::{Keeper, backends},
     nic::{forwarding, resets_link, who_holds_xdp},
     proxy::tls::{Demands, Terms},
@@ -38,6 +38,9 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
         let demanded = demanded.with_context(|| format!("service {:?}", service.name))?;
         let troubles = troubles.into_iter().chain(demanded);
         sentences.extend(troubles.map(|why| format!("warning: service {name:?}: {why}")));
+    }
+    if let Some(owner) = &config.control_owner {
+        check_owner(owner)?;
     }
     // With all addresses that names stand for now.
     let mut whole = config.clone();

@@ -13,13 +13,13 @@ use pen_common::{
     tables::{BackendId, Mac},
 };
 use similar::TextDiff;
-use tokio::sync::oneshot;
 
 use super::{Daemon, Made, Purpose, change::Waiting};
 use crate::{
     cli::System,
     control::{
         snapshot::Snapshot,
+        socket::ReplyTo,
         state::{Command, State},
     },
     replace_file::replace_file,
@@ -106,12 +106,7 @@ impl Daemon {
     }
 
     /// Writes the configuration in force to a file.
-    pub(super) fn write_config(
-        &self,
-        file: Option<PathBuf>,
-        request: Request,
-        answer: oneshot::Sender<String>,
-    ) {
+    pub(super) fn write_config(&self, file: Option<PathBuf>, request: Request, answer: ReplyTo) {
         let config = self.change.state.config().as_written();
         let meant = match &file {
             Some(file) => Some((file.as_path(), form_of(file))),
@@ -136,9 +131,7 @@ impl Daemon {
                 generation,
                 outcome: written.map(|()| Value::Applied),
             };
-            if answer.send(reply.render(request.form)).is_err() {
-                tracing::debug!("a control client left before its answer");
-            }
+            answer.send(&request, &reply);
         });
     }
 }

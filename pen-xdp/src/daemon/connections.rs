@@ -1,9 +1,9 @@
 //! What is shown of the proxy's connections and clients.
 
 use pen_common::control::{Reply, Request, Value};
-use tokio::sync::oneshot;
 
 use super::Daemon;
+use crate::control::socket::ReplyTo;
 use crate::proxy::{Observer, Proxy};
 
 impl Daemon {
@@ -12,7 +12,7 @@ impl Daemon {
     pub(super) fn list(
         &self,
         request: Request,
-        answer: oneshot::Sender<String>,
+        answer: ReplyTo,
         look: impl FnOnce(&Observer, Option<&str>) -> Result<Value, String> + Send + 'static,
     ) {
         let (observer, generation) = (self.observer(), self.generation());
@@ -22,9 +22,7 @@ impl Daemon {
                 generation,
                 outcome,
             };
-            if answer.send(reply.render(request.form)).is_err() {
-                tracing::debug!("a control client left before its answer");
-            }
+            answer.send(&request, &reply);
         });
     }
 

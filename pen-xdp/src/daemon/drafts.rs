@@ -57,26 +57,24 @@ struct Making {
 pub(super) struct Drafts(VecDeque<Making>);
 
 impl Drafts {
+    /// Whether there are as many as there may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.len() >= DRAFTS_MAX
+    }
+
     /// Has one made.
-    ///
-    /// # Errors
-    /// There are too many already; whoever asked is given back.
     pub(super) fn begin(
         &mut self,
         waiting: Waiting,
         purpose: Purpose,
         make: impl FnOnce() -> Result<Made, String> + Send + 'static,
-    ) -> Result<(), Waiting> {
-        if self.0.len() >= DRAFTS_MAX {
-            return Err(waiting);
-        }
+    ) {
         let work = spawn_blocking(make);
         self.0.push_back(Making {
             waiting,
             purpose,
             work,
         });
-        Ok(())
     }
 
     /// The next one, when it is done; never if there is none. Nothing is lost when the future is

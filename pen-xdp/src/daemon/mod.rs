@@ -8,10 +8,13 @@ mod conflict;
 mod connections;
 mod drafts;
 mod dsr;
+mod echo;
 mod ending;
 mod flow_clock;
 pub mod log;
 pub mod open;
+mod page;
+mod page_file;
 pub mod pid_file;
 mod queues;
 mod reload;
@@ -33,10 +36,10 @@ use std::{
 use anyhow::Result;
 use pen_common::{
     config::{self, Service},
-    control::{Action, EXIT_IS_OFF, Reply, Request, Value, mode_line},
+    control::{Action, EXIT_IS_OFF, Form, Reply, Request, Value, mode_line},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{Duration, interval},
 };
 
@@ -44,8 +47,9 @@ use crate::{
     control::{
         grace::NoGrace,
         names::Answers,
+        permission::Permission,
         routes::routes,
-        socket::{Asked, ControlSocket},
+        socket::{Asked, ControlSocket, ReplyTo},
         state::Command,
     },
     keeper,
@@ -80,6 +84,8 @@ pub struct Daemon {
     /// What serves services in DSR, if there are any.
     dsr: Option<Dsr>,
     socket: Option<ControlSocket>,
+    /// Who may ask at a control port, in force.
+    permission: Arc<Permission>,
     change: Change,
     signals: Signals,
     names: Names,
@@ -98,11 +104,13 @@ impl Daemon {
         let (sender, mut requests) = mpsc::channel(REQUESTS);
         let socket = self.socket.take();
         let generation = Arc::clone(&self.generation);
+        let permission = Arc::clone(&self.permission);
         let serve = async {
             match &socket {
                 Some(socket) => {
                     let generation = move || generation.load(Ordering::Relaxed);
-                    socket.serve(sender, generation).await;
+                    let may_ask = move |client| permission.may_ask(client);
+                    socket.serve(sender, generation, may_ask).await;
                 }
                 None => std::future::pending().await,
             }
@@ -122,6 +130,7 @@ impl Daemon {
                     Heard::Stop if self.ending.is_some() => return Ok(()),
                     Heard::Stop => self.end(None),
                     Heard::Reload => self.hang_up(),
+                    Heard::Statistics => self.statistics(),
                 },
             }
             self.publish();
@@ -205,6 +214,7 @@ impl Daemon {
             return self.changes(command, Waiting::for_client(request, answer));
         }
         match request.action.clone() {
+            Action::Status if request.form == Form::Raw => self.show_page(request, answer),
             Action::Reload => {
                 self.read_again(Waiting::for_client(request, answer), Purpose::Replace);
             }
@@ -249,6 +259,7 @@ impl Daemon {
             | Action::Server(..)
             | Action::Servers
             | Action::Services
+            | Action::Setting { .. }
             | Action::Status
             | Action::Stop
             | Action::Switch(..) => {
@@ -309,11 +320,8 @@ impl Daemon {
             }
             Action::Pid => Ok(Value::Number(u64::from(std::process::id()))),
             Action::Control => {
-                let path = config
-                    .control
-                    .as_ref()
-                    .map(|path| path.display().to_string());
-                Ok(Value::Text(path.unwrap_or_default()))
+                let at = config.control.as_ref().map(ToString::to_string);
+                Ok(Value::Text(at.unwrap_or_default()))
             }
             Action::Listen => Ok(Value::Text(start::listen_line(config.services.iter()))),
             Action::Resolve => {
@@ -331,7 +339,7 @@ impl Daemon {
             Action::Debug(Some(level)) => {
                 log::set_log_level(*level);
                 self.change.state.set_debug(*level);
-                Ok(Value::Applied)
+                Ok(Value::Number(u64::from(*level)))
             }
             Action::Stop => {
                 self.end(Some("stop"));
@@ -350,10 +358,12 @@ impl Daemon {
                 let found = found.map_err(|refusal| refusal.to_string())?;
                 Ok(Value::Text(found.shown(key)))
             }
+            Action::Setting { key, value: None } => Ok(Value::Text(config.shown(key))),
             Action::Nothing | Action::Blank => Ok(Value::Applied),
             Action::Server(..)
             | Action::Switch(..)
             | Action::Option { .. }
+            | Action::Setting { .. }
             | Action::Acl(..)
             | Action::Reload
             | Action::Apply(_)
@@ -374,6 +384,10 @@ impl Daemon {
             self.reload
                 .came_to(outcome.as_ref().map(|_| ()).map_err(Clone::clone));
         }
+        let outcome = match outcome {
+            Ok(Value::Applied) => Ok(self.echo(&request)),
+            other => other,
+        };
         match (answer, outcome) {
             (Some(answer), outcome) => self.reply(&request, answer, outcome),
             (None, Ok(_)) => tracing::info!("SIGHUP: the configuration is as it is written"),
@@ -381,19 +395,12 @@ impl Daemon {
         }
     }
 
-    fn reply(
-        &self,
-        request: &Request,
-        answer: oneshot::Sender<String>,
-        outcome: Result<Value, String>,
-    ) {
+    fn reply(&self, request: &Request, answer: ReplyTo, outcome: Result<Value, String>) {
         let reply = Reply {
             generation: self.generation(),
             outcome,
         };
-        if answer.send(reply.render(request.form)).is_err() {
-            tracing::debug!("a control client left before its answer");
-        }
+        answer.send(request, &reply);
     }
 
     /// Publishes what has changed, as soon as the publication before is over.
@@ -469,6 +476,7 @@ impl Daemon {
         }
         self.proxy = begun.or(self.proxy.take());
         self.follow_config();
+        self.permission.follow(self.change.state.config());
         if generation != before {
             self.generation.store(generation, Ordering::Relaxed);
             tracing::info!("generation {generation} is in force");

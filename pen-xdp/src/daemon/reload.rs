@@ -88,10 +88,11 @@ impl Daemon {
         purpose: Purpose,
         make: impl FnOnce() -> Result<Made, String> + Send + 'static,
     ) {
-        if let Err(waiting) = self.drafts.begin(waiting, purpose, make) {
+        if self.drafts.is_full() {
             let why = "too many changes are in the making: try again in a moment";
-            self.tell(waiting, Err(why.to_owned()));
+            return self.tell(waiting, Err(why.to_owned()));
         }
+        self.drafts.begin(waiting, purpose, make);
     }
 
     /// A configuration is made.

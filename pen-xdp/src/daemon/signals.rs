@@ -17,6 +17,8 @@ pub(super) enum Heard {
     Stop,
     /// Log files may have been renamed, and the configuration may be another one.
     Reload,
+    /// Somebody wants to know how it goes.
+    Statistics,
 }
 
 impl Signals {
@@ -31,25 +33,28 @@ impl Signals {
         })
     }
 
-    /// Returns when Pen is to stop. Nothing is lost when the future is dropped before it is ready.
+    /// Returns when Pen is to stop; there is nothing to be read again or told yet. Nothing is lost
+    /// when the future is dropped before it is ready.
     pub(super) async fn stop(&mut self) {
-        while let Heard::Reload = self.next().await {
-            tracing::warn!("SIGHUP: Pen only starts: send it again when it serves");
+        loop {
+            match self.next().await {
+                Heard::Stop => return,
+                Heard::Reload => {
+                    tracing::warn!("SIGHUP: Pen only starts: send it again when it serves");
+                }
+                Heard::Statistics => tracing::warn!("SIGUSR1: nothing is served yet"),
+            }
         }
     }
 
-    /// Returns when a signal asks for something; says of every other signal what becomes of it.
-    /// Nothing is lost when the future is dropped before it is ready.
+    /// Returns when a signal asks for something. Nothing is lost when the future is dropped before it
+    /// is ready.
     pub(super) async fn next(&mut self) -> Heard {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Heard::Stop,
-                _ = self.interrupt.recv() => return Heard::Stop,
-                _ = self.hangup.recv() => return Heard::Reload,
-                _ = self.user1.recv() => tracing::warn!(
-                    "SIGUSR1: this version writes no statistics on it; 'penctl status' shows them"
-                ),
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => Heard::Stop,
+            _ = self.interrupt.recv() => Heard::Stop,
+            _ = self.hangup.recv() => Heard::Reload,
+            _ = self.user1.recv() => Heard::Statistics,
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     cli::Start,
     control::{
         names::names,
+        permission::Permission,
         routes::routes,
         socket::ControlSocket,
         state::{Command, State},
@@ -81,6 +82,7 @@ impl Daemon {
             proxy: None,
             dsr,
             socket,
+            permission: Arc::new(Permission::of(state.config())),
             names: Names::follow(state.answers().0.clone()),
             followed: names(state.config()),
             change: Change::new(state),
@@ -174,10 +176,7 @@ impl Ready {
             Some(_) => Some(claim(&config).await?),
             None => None,
         };
-        let socket = match &config.control {
-            Some(path) => Some(ControlSocket::reserve(path)?),
-            None => None,
-        };
+        let socket = ControlSocket::reserve(&config)?;
         let mut state = State::new(config, coarse_ns() / 1_000_000);
         let proxy = match state.config().proxy_services().next() {
             Some(_) => Some(keeper::listen(routes(&state))?),

@@ -45,6 +45,7 @@ use descriptors::clients_max;
 use doors::{Doors, Plan};
 use drain::Gone;
 use gate::Gate;
+pub(crate) use log::plain_time;
 use log::{Current, Logs, Opened};
 pub use observer::Observer;
 pub use routes::{Place, Route, Routes, Server};

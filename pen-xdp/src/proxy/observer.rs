@@ -79,24 +79,35 @@ impl Observer {
     /// There is no such service.
     pub fn recent(&self, service: Option<&str>, seconds: u32) -> Result<Vec<RecentClient>, String> {
         let meant = self.meant(service)?;
-        let mut live: Vec<_> = self
-            .connections
-            .all()
-            .into_iter()
-            .filter_map(|connection| Some((connection.client()?.ip(), connection)))
-            .collect();
-        live.sort_by_key(|(address, _)| *address);
+        let live = self.live();
         let mut clients = HashMap::new();
         for service in &self.services {
             if meant.is_none_or(|meant| Arc::ptr_eq(meant, service)) {
-                for recent in seen(service, &live, u64::from(seconds) * 1000) {
-                    add(&mut clients, recent);
-                }
+                gather(&mut clients, service, &live, u64::from(seconds) * 1000);
             }
         }
-        let mut clients: Vec<RecentClient> = clients.into_values().collect();
-        clients.sort_by_key(|client| (client.age_ms, client.address));
-        Ok(clients)
+        Ok(newest_first(clients))
+    }
+
+    /// All clients that are remembered or connected now, by the name of their service.
+    pub fn clients(&self) -> HashMap<String, Vec<RecentClient>> {
+        let live = self.live();
+        let of_service = |service: &Arc<Service>| {
+            let mut clients = HashMap::new();
+            gather(&mut clients, service, &live, u64::MAX);
+            (service.name.clone(), newest_first(clients))
+        };
+        self.services.iter().map(of_service).collect()
+    }
+
+    /// The connections that come from an address, in the order of that.
+    fn live(&self) -> Vec<(IpAddr, Arc<Connection>)> {
+        let all = self.connections.all().into_iter();
+        let mut live: Vec<_> = all
+            .filter_map(|connection| Some((connection.client()?.ip(), connection)))
+            .collect();
+        live.sort_by_key(|(address, _)| *address);
+        live
     }
 
     /// What is to be asked for staples, each certificate once.
@@ -180,6 +191,28 @@ impl Observer {
     }
 }
 
+/// Adds the clients of a service; `live` is in the order of addresses.
+fn gather(
+    clients: &mut HashMap<IpAddr, RecentClient>,
+    service: &Service,
+    live: &[(IpAddr, Arc<Connection>)],
+    within_ms: u64,
+) {
+    for some in seen(service, live, within_ms).chunks(LOOK) {
+        let choice = service.choice();
+        let index = |recent: &Recent| choice.point(recent.last?)?.index;
+        for recent in some {
+            add(clients, recent, index(recent));
+        }
+    }
+}
+
+fn newest_first(clients: HashMap<IpAddr, RecentClient>) -> Vec<RecentClient> {
+    let mut clients: Vec<RecentClient> = clients.into_values().collect();
+    clients.sort_by_key(|client| (client.age_ms, client.address));
+    clients
+}
+
 /// The clients that a service has seen, and those that it has. `live` is in the order of addresses.
 fn seen(service: &Service, live: &[(IpAddr, Arc<Connection>)], within_ms: u64) -> Vec<Recent> {
     let now_ms = now_ms();
@@ -209,13 +242,15 @@ fn seen(service: &Service, live: &[(IpAddr, Arc<Connection>)], within_ms: u64) -
     clients.into_values().collect()
 }
 
-fn add(clients: &mut HashMap<IpAddr, RecentClient>, recent: Recent) {
+/// A client as one service knows it, whose server has this number.
+fn add(clients: &mut HashMap<IpAddr, RecentClient>, recent: &Recent, server: Option<usize>) {
     let more = RecentClient {
         address: recent.address,
         connects: recent.connects,
         sx: recent.sent,
         rx: recent.received,
         age_ms: recent.age_ms,
+        server,
     };
     match clients.entry(recent.address) {
         Entry::Vacant(entry) => {
@@ -226,7 +261,9 @@ fn add(clients: &mut HashMap<IpAddr, RecentClient>, recent: Recent) {
             client.connects += more.connects;
             client.sx += more.sx;
             client.rx += more.rx;
-            client.age_ms = client.age_ms.min(more.age_ms);
+            if more.age_ms < client.age_ms {
+                (client.age_ms, client.server) = (more.age_ms, more.server);
+            }
         }
     }
 }

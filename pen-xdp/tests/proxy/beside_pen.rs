@@ -59,7 +59,10 @@ const REFUSED: &str = "is refused (Pen: ignored)";
 
 const CASES: &[Case] = &[
     case("-r {listen} {0} {1}", &[VisitOther(3, FIRST), Say("mode")]),
-    case("{listen} {0} {1}", &[VisitOther(3, FIRST), Say("mode"), Say("recent")]),
+    case(
+        "{listen} {0} {1}",
+        &[VisitOther(3, FIRST), Say("mode"), Say("recent")],
+    ),
     case(
         "-r {listen} {0}:0:0:1 {1}:0:0:1",
         &[Visit(0), Say("servers")],
@@ -168,6 +171,7 @@ const CASES: &[Case] = &[
         "{listen} {0}",
         &[
             Say("debug"),
+            Say("debug 1"),
             Say("keepalive"),
             Say("no keepalive"),
             Say("pending_max 50"),
@@ -224,12 +228,22 @@ const CASES: &[Case] = &[
     Case {
         line: "-F {file}",
         file: "# a file of Pen's\nlisten {listen}\nserver 0 address {host0} port 80 weight 1\nserver 1 address {host1} port 80 max 5 hard 6 weight 1\nblacklist 9\ntimeout 4\nno roundrobin\n",
-        steps: &[Say("servers"), Say("blacklist"), Say("timeout"), VisitOther(2, FIRST)],
+        steps: &[
+            Say("servers"),
+            Say("blacklist"),
+            Say("timeout"),
+            VisitOther(2, FIRST),
+        ],
     },
     Case {
         line: "-F {file} {listen} {0}",
         file: "conn_max 900\nacl 2 deny 192.0.2.0 255.255.255.0\nclient_acl 2\nweight\n",
-        steps: &[Say("conn_max"), Say("client_acl"), Say("mode"), VisitOther(1, "(Pen: gets no clients)")],
+        steps: &[
+            Say("conn_max"),
+            Say("client_acl"),
+            Say("mode"),
+            VisitOther(1, "(Pen: gets no clients)"),
+        ],
     },
 ];
 

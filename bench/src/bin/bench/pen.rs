@@ -11,7 +11,7 @@ use std::{fs, str};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Lab, Namespace, Process};
-use pen_common::config::{Backend, Config, Listener, Plane, Pool, Service, XdpMode};
+use pen_common::config::{Backend, Config, ControlAt, Listener, Plane, Pool, Service, XdpMode};
 use pen_common::control::{BackendState, Envelope, ServedBy, Status};
 use pen_common::verdict::Reason;
 
@@ -218,7 +218,7 @@ impl Setup {
         Config {
             interface: self.interface.clone(),
             plane: self.plane,
-            control: Some(control.to_owned()),
+            control: Some(ControlAt::Path(control.to_owned())),
             bpffs: lab.bpffs(),
             run_dir: folder.to_owned(),
             foreground: true,

@@ -9,7 +9,10 @@ use super::super::nearest::did_you_mean;
 use super::super::service_keys::NONE;
 use super::super::sni_route::{SniRoute, WITHOUT};
 use super::without_effect::{NO_EFFECT, NOT_YET};
-use super::{Command, HSTS, KEEPALIVE, LISTS, LOG, SNI_ROUTE, TRANSPARENT, flag, option, shown};
+use super::{
+    Command, HSTS, KEEPALIVE, LISTS, LOG, SNI_ROUTE, TRANSPARENT, WEB_STATS, flag, option, setting,
+    shown,
+};
 
 /// Parses what follows `no`.
 pub(super) fn no(words: &[&str]) -> Result<Command, String> {
@@ -27,6 +30,7 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
         [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
         [HSTS] => option(HSTS, &[OFF]),
         [LOG] => option(LOG, &["off"]),
+        [WEB_STATS] => setting(WEB_STATS, &["off"]),
         [word] if let Some(key) = LISTS.iter().find(|key| *key == word) => Ok(Command::Option {
             key,
             value: Some(NONE.to_owned()),
@@ -42,10 +46,10 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
         ["http"] => Ok(Command::Http(false)),
         ["udp"] => Ok(Command::Udp(false)),
         // Pen took this in silence and kept the list.
-        ["client_acl", ..] => Ok(Command::Nothing(
-            "`no client_acl` has no effect: empty the list by `no acl N`".to_owned(),
-        )),
-        ["control_acl" | "tarpit_acl", ..] => Ok(Command::Nothing(format!(
+        [word @ ("client_acl" | "control_acl"), ..] => Ok(Command::Nothing(format!(
+            "`no {word}` has no effect: empty the list by `no acl N`"
+        ))),
+        ["tarpit_acl", ..] => Ok(Command::Nothing(format!(
             "`no {}`: there is no such list",
             words[0]
         ))),
@@ -70,6 +74,7 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
                     LOG,
                     TRANSPARENT,
                     "udp",
+                    WEB_STATS,
                 ]),
             );
             Err(format!(

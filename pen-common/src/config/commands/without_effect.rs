@@ -4,10 +4,6 @@
 pub(super) const NOT_YET: &[(&str, &str)] = &[
     ("abort_on_error", "Pen has no such state to abort from"),
     ("ascii", "there are no dumps"),
-    (
-        "control_acl",
-        "the control socket is guarded by its file mode",
-    ),
     ("dummy", "Pen answers no requests itself"),
     ("idlers", "connections are made when a client is there"),
     ("peek", "it was never finished in Pen"),
@@ -16,7 +12,6 @@ pub(super) const NOT_YET: &[(&str, &str)] = &[
         "descriptors have no number for others; `connections` shows all connections",
     ),
     ("tarpit_acl", "the tarpit isn't there yet"),
-    ("web_stats", "the HTML status page isn't there yet"),
 ];
 
 /// Commands that are accepted and do nothing.

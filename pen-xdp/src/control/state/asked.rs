@@ -33,6 +33,13 @@ impl Command {
                 key,
                 value: value.clone(),
             }),
+            Action::Setting {
+                key,
+                value: Some(value),
+            } => Some(Self::Setting {
+                key,
+                value: value.clone(),
+            }),
             Action::Acl(number, change) => Some(Self::Acl(*number, change.clone())),
             Action::Option { value: None, .. }
             | Action::Apply(_)
@@ -57,6 +64,7 @@ impl Command {
             | Action::Reload
             | Action::Resolve
             | Action::Servers
+            | Action::Setting { value: None, .. }
             | Action::Services
             | Action::Status
             | Action::Stop

@@ -21,6 +21,8 @@ pub struct Recent {
     pub age_ms: u64,
     /// Where it goes next time; the server may have left the configuration.
     pub server: Option<ServerId>,
+    /// Where it was last, remembered or not.
+    pub last: Option<ServerId>,
 }
 
 #[derive(Debug)]
@@ -31,8 +33,17 @@ struct Entry {
     sent: u64,
     received: u64,
     server: Option<ServerId>,
+    last: Option<ServerId>,
     newer: Option<u32>,
     older: Option<u32>,
+}
+
+/// Where a client is served.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seat {
+    pub(super) server: ServerId,
+    /// Whether it comes back there.
+    pub(super) kept: bool,
 }
 
 /// Entries in a list from the newest to the oldest, and an index by address: every operation
@@ -75,8 +86,9 @@ impl Clients {
         entry.server
     }
 
-    /// The client has a connection. Without a `server` to remember it keeps the one it has.
-    pub(super) fn connected(&mut self, address: IpAddr, now_ms: u64, server: Option<ServerId>) {
+    /// The client has a connection, to a server that it is to come back to or not. Without one it
+    /// keeps the one it has.
+    pub(super) fn connected(&mut self, address: IpAddr, now_ms: u64, seat: Option<Seat>) {
         if self.max == 0 {
             return;
         }
@@ -92,7 +104,9 @@ impl Clients {
         if let Some(entry) = self.entries.get_mut(at as usize) {
             entry.seen_ms = entry.seen_ms.max(now_ms);
             entry.connects += 1;
-            entry.server = server.or(entry.server);
+            entry.last = seat.map(|seat| seat.server);
+            let kept = seat.filter(|seat| seat.kept).map(|seat| seat.server);
+            entry.server = kept.or(entry.server);
         }
     }
 
@@ -143,6 +157,7 @@ impl Clients {
             sent: 0,
             received: 0,
             server: None,
+            last: None,
             newer: None,
             older: None,
         };
@@ -207,6 +222,7 @@ impl Entry {
             received: self.received,
             age_ms: now_ms.saturating_sub(self.seen_ms),
             server: self.server,
+            last: self.last,
         }
     }
 }

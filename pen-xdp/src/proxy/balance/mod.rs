@@ -30,7 +30,7 @@ pub use pen_common::control::{ChosenBy, Refused};
 pub use servers::{Server, ServerId, Tally};
 
 use choice::Algorithm;
-use clients::Clients;
+use clients::{Clients, Seat};
 use hashing::Hashing;
 use limits::{Limited, Limits};
 use pen_common::config::{Acl, Balance, Switches};
@@ -215,13 +215,15 @@ impl Balancer {
         if let Some(tally) = self.tally_mut(target) {
             tally.connects += 1;
         }
-        let server = match target {
-            Target::Server(id) => Some(id),
+        let seat = match target {
+            Target::Server(server) => Some(Seat {
+                server,
+                kept: !self.rules.switches.has(Balance::RoundRobin),
+            }),
             Target::Emergency | Target::Abuse => None,
         };
-        let server = server.filter(|_| !self.rules.switches.has(Balance::RoundRobin));
         if let Some(address) = attempt.client.address.filter(|_| !attempt.denied) {
-            self.clients.connected(address, attempt.asked_ms, server);
+            self.clients.connected(address, attempt.asked_ms, seat);
         }
     }
 

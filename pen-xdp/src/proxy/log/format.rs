@@ -280,6 +280,13 @@ fn iso_time(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{clock}.{ms:03}Z")
 }
 
+/// `2000-10-10 13:55:36`, UTC as well.
+pub(crate) fn plain_time(time: SystemTime) -> String {
+    let since = since_epoch(time);
+    let (year, month, day) = date(since.as_secs() / 86_400);
+    format!("{year:04}-{month:02}-{day:02} {}", clock(since))
+}
+
 fn clock(since: Duration) -> String {
     let second = since.as_secs() % 86_400;
     let (hour, minute) = (second / 3600, second / 60 % 60);

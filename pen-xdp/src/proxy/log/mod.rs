@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pen_common::config::{LogFormat, LogTarget};
 
 pub(super) use current::Current;
+pub(crate) use format::plain_time;
 pub(super) use line::{Line, Requested, ended};
 pub(super) use open::Logs;
 pub(super) use open::Opened;

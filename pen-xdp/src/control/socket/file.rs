@@ -1,0 +1,281 @@
+//! A control socket's file: whose it is, who may open it, and when it is there.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd},
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown},
+        net::UnixStream as BlockingStream,
+    },
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use pen_common::config::CONTROL_MODE_DEFAULT;
+use tokio::net::{UnixListener, UnixSocket};
+
+use super::{BACKLOG, owner::Owner};
+
+/// Behind the name of a socket whose daemon does not serve yet.
+const STARTING: &str = ".starting";
+
+/// Who may open the file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Access {
+    /// Permission bits.
+    pub(super) mode: u32,
+    /// Whose it is.
+    pub(super) owner: Owner,
+}
+
+/// The bound socket; its file is removed with it.
+///
+/// While the daemon starts, the file has another name: a client that finds the socket under its
+/// own name is answered at once, and one that comes too early hears so at once.
+pub(super) struct SocketFile {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file that was made.
+    identity: (u64, u64),
+    /// The name for the time of the start; `None` afterwards.
+    starting: Option<PathBuf>,
+}
+
+impl SocketFile {
+    /// Binds a socket for `path`, for those alone whom `access` names. A file that a dead daemon
+    /// left there is removed.
+    ///
+    /// # Errors
+    /// When another daemon answers there, when something that is no socket stands there, when the
+    /// directory can't be written, or when the file can't be given away.
+    pub(super) fn reserve(path: &Path, access: Access) -> Result<Self> {
+        make_free(path)?;
+        let mut starting = path.as_os_str().to_owned();
+        starting.push(STARTING);
+        let starting = PathBuf::from(starting);
+        make_free(&starting)?;
+        let bound =
+            bind_private(&starting).and_then(|listener| Ok((listener, identity(&starting)?)));
+        let (listener, identity) = bound.with_context(|| {
+            format!(
+                "control socket {}: can't be made; is its directory there?",
+                path.display()
+            )
+        })?;
+        // What follows may fail, and then removes the file.
+        let socket = Self {
+            listener,
+            path: path.to_owned(),
+            identity,
+            starting: Some(starting),
+        };
+        socket.let_in(access).with_context(|| {
+            format!(
+                "control socket {}: its owner or mode can't be set",
+                path.display()
+            )
+        })?;
+        Ok(socket)
+    }
+
+    /// Gives the file away, then opens it: it is nobody's for a moment whose it is not to be, and
+    /// has its true name only after this.
+    fn let_in(&self, access: Access) -> Result<()> {
+        let path = self.starting.as_ref().unwrap_or(&self.path);
+        let Owner { user, group } = access.owner;
+        if user.is_some() || group.is_some() {
+            lchown(path, user, group)?;
+        }
+        if access.mode == CONTROL_MODE_DEFAULT {
+            return Ok(());
+        }
+        // chmod(2) follows links, and the directory may be another one's: of what was opened it is
+        // known that it is the socket.
+        let mut opening = fs::OpenOptions::new();
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let file = opening.read(true).custom_flags(flags).open(path)?;
+        let found = file.metadata()?;
+        if (found.dev(), found.ino()) != self.identity {
+            bail!("something else has its name now");
+        }
+        let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::set_permissions(opened, fs::Permissions::from_mode(access.mode))?;
+        Ok(())
+    }
+
+    /// Lets clients find it.
+    ///
+    /// # Errors
+    /// When another daemon has taken the name meanwhile.
+    pub(super) fn appear(&mut self) -> Result<()> {
+        if let Some(starting) = &self.starting {
+            // A second name in place of another one: a rename would overwrite somebody else's.
+            fs::hard_link(starting, &self.path).with_context(|| {
+                format!("control socket {}: can't be made", self.path.display())
+            })?;
+        }
+        if let Some(starting) = self.starting.take()
+            && let Err(error) = fs::remove_file(&starting)
+        {
+            tracing::warn!("control socket {}: {error}", starting.display());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let path = self.starting.as_ref().unwrap_or(&self.path);
+        // Another daemon may have come to think this one dead, and have the name now.
+        let removed = match identity(path) {
+            Ok(found) if found != self.identity => return,
+            Ok(_) => fs::remove_file(path),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::warn!("control socket {}: {error}", path.display());
+        }
+    }
+}
+
+/// A listener whose file is its owner's alone from the moment it is there: the kernel makes it with
+/// the mode of the socket itself, which can be set before there is a file (`unix_bind_bsd`). Setting
+/// the file's mode afterwards would leave a moment for anyone to connect.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    let descriptor = fs::File::from(socket.as_fd().try_clone_to_owned()?);
+    descriptor.set_permissions(fs::Permissions::from_mode(0o600))?;
+    socket.bind(path)?;
+    socket.listen(BACKLOG)
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Removes what a dead daemon left at `path`.
+fn make_free(path: &Path) -> Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        bail!(
+            "control socket {}: something else has that name; remove it, or name another",
+            path.display()
+        );
+    }
+    if BlockingStream::connect(path).is_ok() {
+        bail!(
+            "control socket {}: a running daemon answers there; stop it, or name another",
+            path.display()
+        );
+    }
+    fs::remove_file(path)
+        .with_context(|| format!("control socket {}: can't replace it", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener as BlockingListener;
+
+    /// For whoever runs this alone.
+    fn reserve(path: &Path) -> Result<SocketFile> {
+        let owner = Owner::default();
+        let mode = CONTROL_MODE_DEFAULT;
+        SocketFile::reserve(path, Access { mode, owner })
+    }
+
+    #[tokio::test]
+    async fn only_a_dead_daemons_socket_is_replaced() {
+        let directory = std::env::temp_dir();
+        let path = directory.join(format!("pen-bind-{}", std::process::id()));
+        let living = BlockingListener::bind(&path).unwrap();
+        let refused = reserve(&path).err().unwrap();
+        assert!(
+            refused.to_string().contains("a running daemon answers"),
+            "{refused}"
+        );
+        drop(living);
+        drop(reserve(&path).unwrap());
+        fs::write(&path, "precious").unwrap();
+        let refused = reserve(&path).err().unwrap();
+        assert!(refused.to_string().contains("something else"), "{refused}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_file_is_private_from_the_first_moment() {
+        let path = std::env::temp_dir().join(format!("pen-private-{}", std::process::id()));
+        // Nothing sets the file's mode after this call.
+        let _listener = bind_private(&path).unwrap();
+        let mode = fs::symlink_metadata(&path).unwrap().mode();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn mode_and_owner_are_those_of_the_file_before_it_is_found() {
+        let path = std::env::temp_dir().join(format!("pen-owner-{}", std::process::id()));
+        let owner = Owner {
+            user: Some(1),
+            group: Some(2),
+        };
+        let mut socket = SocketFile::reserve(&path, Access { mode: 0o666, owner }).unwrap();
+        let starting = PathBuf::from(format!("{}{STARTING}", path.display()));
+        let facts = |path: &Path| {
+            let found = fs::symlink_metadata(path).unwrap();
+            (found.mode() & 0o7777, found.uid(), found.gid())
+        };
+        assert_eq!(facts(&starting), (0o666, 1, 2));
+        socket.appear().unwrap();
+        assert_eq!(facts(&path), (0o666, 1, 2));
+        drop(socket);
+        assert!(!path.exists() && !starting.exists());
+    }
+
+    fn shown(path: &Path) -> SocketFile {
+        let mut socket = reserve(path).unwrap();
+        socket.appear().unwrap();
+        socket
+    }
+
+    #[tokio::test]
+    async fn another_daemons_socket_outlives_this_one() {
+        let path = std::env::temp_dir().join(format!("pen-successor-{}", std::process::id()));
+        let first = shown(&path);
+        fs::remove_file(&path).unwrap();
+        let second = shown(&path);
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_found_when_it_is_answered() {
+        let path = std::env::temp_dir().join(format!("pen-appear-{}", std::process::id()));
+        let mut socket = reserve(&path).unwrap();
+        let early = BlockingStream::connect(&path).unwrap_err();
+        assert_eq!(early.kind(), io::ErrorKind::NotFound);
+        let second = reserve(&path).err().unwrap();
+        assert!(second.to_string().contains("a running daemon"), "{second}");
+        socket.appear().unwrap();
+        BlockingStream::connect(&path).unwrap();
+        let starting = PathBuf::from(format!("{}{STARTING}", path.display()));
+        assert!(!starting.exists());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(socket);
+        // One that was never shown leaves nothing either; a name that was taken stays taken.
+        let mut late = reserve(&path).unwrap();
+        let other = BlockingListener::bind(&path).unwrap();
+        assert!(late.appear().is_err());
+        drop(late);
+        assert!(path.exists() && !starting.exists());
+        drop(other);
+        fs::remove_file(&path).unwrap();
+    }
+}
