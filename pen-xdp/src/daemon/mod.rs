@@ -8,6 +8,7 @@ mod connections;
 mod dsr;
 mod flow_clock;
 pub mod log;
+pub mod notify;
 pub mod open;
 pub mod pid_file;
 mod queues;
@@ -51,6 +52,7 @@ use crate::{
 };
 use change::{Change, Waiting, grace_over};
 use dsr::Dsr;
+use notify::Watchdog;
 use signals::{Heard, Signals, not_read_again};
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
@@ -98,6 +100,7 @@ impl Daemon {
         };
         tokio::pin!(serve);
         let mut tick = interval(TICK);
+        let mut watchdog = Watchdog::start();
         loop {
             tokio::select! {
                 event = next(&mut self.dsr) => self.happened(event?)?,
@@ -105,6 +108,7 @@ impl Daemon {
                 Some(asked) = requests.recv() => self.asked(asked),
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
+                () = watchdog.due() => notify::alive(),
                 result = grace_over(&mut self.change.grace) => self.graced(result),
                 heard = self.signals.next() => match heard {
                     Heard::Stop => return Ok(()),
@@ -187,6 +191,7 @@ impl Daemon {
 
     /// Logs that were renamed go on under their old names.
     fn reopen(&self) {
+        let _reloading = notify::reloading();
         match self.proxy.as_ref().map_or(0, Proxy::reopen_logs) {
             0 => not_read_again(""),
             count => not_read_again(&format!("{count} access logs are to be opened again; ")),
@@ -425,6 +430,7 @@ impl Daemon {
         if generation != before {
             self.generation.store(generation, Ordering::Relaxed);
             tracing::info!("generation {generation} is in force");
+            notify::status(&self.in_one_line());
         }
         Ok(())
     }

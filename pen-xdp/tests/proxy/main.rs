@@ -27,6 +27,7 @@ mod python;
 mod redirect;
 mod refuse;
 mod rig;
+mod service_manager;
 mod smuggling;
 mod sni_hellos;
 mod sni_routes;
