@@ -7,6 +7,7 @@ mod conflict;
 mod connections;
 mod dsr;
 mod flow_clock;
+mod journal;
 pub mod log;
 pub mod notify;
 pub mod open;

@@ -171,3 +171,28 @@ fn in_the_background_nothing_is_said() {
     }
     assert!(heard(&manager).is_empty(), "{}", manager.output());
 }
+
+/// The journal writes the time and reads the level; whoever else reads the stream gets both.
+#[test]
+fn where_the_journal_reads_each_line_begins_with_its_level() {
+    if !lab::ready("where_the_journal_reads_each_line_begins_with_its_level") {
+        return;
+    }
+    let lab = lab(1);
+    let stream = |what: &str| {
+        let script = format!("export JOURNAL_STREAM={what}; exec \"$@\"");
+        let by = ["sh", "-c", &script, "sh"];
+        let pen = Pen::start_by(&lab, &by, &["80", &server(0)]);
+        pen.process.signal(Signal::Usr1).unwrap();
+        let warned = pen.process.wait_for_line("SIGUSR1", LIMIT).unwrap();
+        let served = pen.process.wait_for_line("serving", LIMIT).unwrap();
+        pen.stop();
+        (served, warned)
+    };
+    let (served, warned) = stream("$(stat -L -c %d:%i /proc/self/fd/2)");
+    assert!(served.starts_with("<6>serving "), "{served}");
+    assert!(warned.starts_with("<4>SIGUSR1: "), "{warned}");
+    let (served, warned) = stream("8:1");
+    assert!(served.contains("Z  INFO serving "), "{served}");
+    assert!(warned.contains("Z  WARN SIGUSR1: "), "{warned}");
+}
