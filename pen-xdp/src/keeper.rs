@@ -19,16 +19,16 @@ use crate::{
         af_packet::{self, RawPort},
         af_xdp::{self, XskConfig, XskPort, ZeroCopy},
     },
-    proxy::{Bound, Routes},
+    proxy::{Bound, Inherited, Routes},
     watch::Watch,
 };
 
-/// Opens the listening sockets of services in proxy mode.
+/// Opens the listening sockets of services in proxy mode, but for those that are `inherited`.
 ///
 /// # Errors
 /// Names the listener that can't be had, and what mends it.
-pub fn listen(routes: Routes) -> Result<Bound> {
-    Bound::open(routes)
+pub fn listen(routes: Routes, inherited: &mut Inherited) -> Result<Bound> {
+    Bound::open(routes, inherited)
 }
 
 /// The privileged side of one interface.

@@ -1,5 +1,5 @@
 //! Listening sockets: one for each listener and proxy thread, so that the kernel spreads clients
-//! over threads (SO_REUSEPORT); a Unix socket is shared.
+//! over threads (SO_REUSEPORT); a Unix socket is shared, and so is one that was inherited.
 
 use std::fs;
 use std::io;
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use pen_common::config::Mode;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::inherited::Inherited;
 use super::routes::{Route, Routes};
 use super::tls::Agreed;
 use super::udp;
@@ -48,12 +49,16 @@ struct Datagrams {
     whose: Whose,
     address: SocketAddr,
     first: UdpSocket,
+    /// Whether further threads can have sockets of their own.
+    divisible: bool,
 }
 
 #[derive(Debug)]
 enum First {
     Tcp(SocketAddr, TcpListener),
     Unix(SocketFile),
+    /// One for all threads, so that nobody who waits there is lost when Pen ends.
+    Inherited(Listener),
 }
 
 /// A socket for one thread.
@@ -64,45 +69,31 @@ pub(super) enum Listener {
 }
 
 impl Bound {
-    /// Binds every listener of `routes`.
+    /// Binds every listener of `routes` that is not `inherited`, and takes those that are.
     ///
     /// # Errors
     /// Names the first one that can't be had, or the certificate, and what mends it.
-    pub(crate) fn open(routes: Routes) -> Result<Self> {
+    pub(crate) fn open(routes: Routes, inherited: &mut Inherited) -> Result<Self> {
         let agreed = Agreed::make(&routes, &[])?;
         let (mut first, mut datagrams) = (Vec::new(), Vec::new());
         for (service, route) in routes.iter().enumerate() {
             if route.mode == Mode::Udp {
                 for (listener, address) in addresses(route).enumerate() {
-                    let (address, first) = alone(address, udp::listen::open)
-                        .map_err(|error| refused(route, &address.to_string(), error))?;
-                    datagrams.push(Datagrams {
-                        whose: Whose { service, listener },
-                        address,
-                        first,
-                    });
+                    let whose = Whose { service, listener };
+                    datagrams.push(Datagrams::open(whose, route, address, inherited)?);
                 }
                 continue;
             }
             let backlog = i32::try_from(route.options.backlog).unwrap_or(i32::MAX);
             let paths = route.listeners.len()..;
-            for (listener, address) in addresses(route).enumerate() {
-                let open = |address, shared| tcp(address, backlog, shared);
-                let (address, socket) = alone(address, open)
-                    .map_err(|error| refused(route, &address.to_string(), error))?;
+            let addresses = addresses(route).map(Place::Address).enumerate();
+            let paths = paths.zip(route.options.paths.iter().map(|path| Place::Path(path)));
+            for (listener, place) in addresses.chain(paths) {
+                let socket = First::open(route, place, backlog, inherited)?;
                 first.push(Listening {
                     whose: Whose { service, listener },
                     backlog,
-                    socket: First::Tcp(address, socket),
-                });
-            }
-            for (listener, path) in paths.zip(&route.options.paths) {
-                let file = SocketFile::bind(path)
-                    .with_context(|| format!("service {:?}", route.service))?;
-                first.push(Listening {
-                    whose: Whose { service, listener },
-                    backlog,
-                    socket: First::Unix(file),
+                    socket,
                 });
             }
         }
@@ -134,6 +125,8 @@ impl Bound {
                 First::Tcp(_, socket) if thread == 0 => socket.try_clone().map(Listener::Tcp),
                 First::Tcp(address, _) => tcp(*address, listening.backlog, true).map(Listener::Tcp),
                 First::Unix(file) => file.listener.try_clone().map(Listener::Unix),
+                First::Inherited(Listener::Tcp(one)) => one.try_clone().map(Listener::Tcp),
+                First::Inherited(Listener::Unix(one)) => one.try_clone().map(Listener::Unix),
             };
             Ok((listening.whose, socket?))
         });
@@ -148,7 +141,9 @@ impl Bound {
     /// # Errors
     /// The kernel has no more of them.
     pub(super) fn datagram_sockets(&self, thread: usize) -> Result<Vec<(Whose, UdpSocket)>> {
-        let sockets = self.datagrams.iter().map(|listening| {
+        let datagrams = self.datagrams.iter();
+        let sockets = datagrams.filter(|listening| thread == 0 || listening.divisible);
+        let sockets = sockets.map(|listening| {
             let socket = match thread {
                 0 => listening.first.try_clone(),
                 _ => udp::listen::open(listening.address, true),
@@ -157,6 +152,67 @@ impl Bound {
         });
         let sockets: io::Result<Vec<_>> = sockets.collect();
         sockets.with_context(|| format!("no UDP sockets for proxy thread {thread}"))
+    }
+}
+
+/// Where clients connect to.
+enum Place<'a> {
+    Address(SocketAddr),
+    Path(&'a Path),
+}
+
+impl First {
+    fn open(
+        route: &Route,
+        place: Place<'_>,
+        backlog: i32,
+        inherited: &mut Inherited,
+    ) -> Result<Self> {
+        let service = || format!("service {:?}", route.service);
+        match place {
+            Place::Address(address) => {
+                if let Some(socket) = inherited.tcp(address, backlog).with_context(service)? {
+                    return Ok(Self::Inherited(Listener::Tcp(socket)));
+                }
+                let open = |address, shared| tcp(address, backlog, shared);
+                let (address, socket) = alone(address, open)
+                    .map_err(|error| refused(route, &address.to_string(), error))?;
+                Ok(Self::Tcp(address, socket))
+            }
+            Place::Path(path) => {
+                if let Some(socket) = inherited.unix(path, backlog).with_context(service)? {
+                    return Ok(Self::Inherited(Listener::Unix(socket)));
+                }
+                Ok(Self::Unix(SocketFile::bind(path).with_context(service)?))
+            }
+        }
+    }
+}
+
+impl Datagrams {
+    fn open(
+        whose: Whose,
+        route: &Route,
+        address: SocketAddr,
+        inherited: &mut Inherited,
+    ) -> Result<Self> {
+        let service = || format!("service {:?}", route.service);
+        if let Some((first, divisible)) = inherited.udp(address).with_context(service)? {
+            return Ok(Self {
+                whose,
+                address,
+                first,
+                divisible,
+            });
+        }
+        let (address, first) = alone(address, udp::listen::open)
+            .map_err(|error| refused(route, &address.to_string(), error))?;
+        Ok(Self {
+            whose,
+            address,
+            first,
+            divisible: true,
+        })
     }
 }
 
