@@ -88,7 +88,12 @@ impl Keeper {
     /// Names the first capability that is missing.
     pub fn check_privileges(&self, bpf: bool) -> Result<(), ebpf::OpenError> {
         if bpf {
-            check_privileges(&[Capability::Bpf, Capability::NetAdmin, Capability::NetRaw])
+            check_privileges(&[
+                Capability::Bpf,
+                Capability::PerfMon,
+                Capability::NetAdmin,
+                Capability::NetRaw,
+            ])
         } else {
             check_privileges(&[Capability::NetAdmin, Capability::NetRaw])
         }
