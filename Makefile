@@ -10,7 +10,7 @@ endif
 CARGO := cargo
 BINARIES := $(CARGO) build --release --locked -p pen-xdp -p pen-ctl -p pen-bench
 
-.PHONY: demo test test-all bench ebpf lint vm-smoke fuzz clean
+.PHONY: demo test test-all bench ebpf lint vm-smoke fuzz man deb deb-test clean
 
 ## Real HTTP through a VIP to three back ends, in namespaces, and what Pen says about it.
 demo:
@@ -68,6 +68,22 @@ fuzz:
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run ocsp -- -max_total_time=60
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run certificates -- -max_total_time=60
 	cd pen-common/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run hello -- -max_total_time=60
+
+## Man pages and completions, from what the programs go by, to target/man.
+man:
+	packaging/setup.sh build
+	$(CARGO) run --release --locked -p pen-manual -- target/man
+
+## The Debian package `pen-xdp`, to target/debian.
+deb: man
+	packaging/setup.sh build deb
+	$(CARGO) build --release --locked -p pen-xdp -p pen-ctl
+	packaging/deb.sh
+
+## That package installed, upgraded, removed and purged in a Debian 12 of its own, where it serves.
+deb-test: deb
+	packaging/setup.sh deb
+	$(SUDO) packaging/deb_test.sh
 
 clean:
 	$(CARGO) clean

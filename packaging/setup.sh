@@ -2,7 +2,7 @@
 # Installs what a Pen checkout needs, by Debian's package manager; the only script that installs
 # packages.
 #
-#   packaging/setup.sh GROUP...      groups: build test bench vm ebpf
+#   packaging/setup.sh GROUP...      groups: build test bench vm ebpf deb
 #
 # Quick and silent when all is there. Becomes root by sudo for apt alone. Starts no daemon and
 # removes no package. PEN_SETUP=skip in the environment: does nothing, for systems without apt whose
@@ -47,12 +47,22 @@ test|python3-venv|a place of its own for sslyze
 test|iperf3|streams of TCP and UDP
 test|tcpdump|what passes a cable
 test|nftables|frames dropped on purpose
+test|systemd|systemd-analyze judges the units, nothing is started
+test|strace|which system calls Pen makes: the units must allow them
+test|mandoc|finds faults in the man pages, and shows them as a reader sees them
+test|groff-base|another reader of man pages
 bench|bpftool|what is attached and pinned, and how long it ran
 bench|valgrind|counts instructions (callgrind)
 bench|haproxy|what the proxy is measured against
 bench|libnginx-mod-stream|likewise: nginx as a proxy of TCP, which nginx-light does not have by itself
 bench|wrk|likewise, for the proxy's figures
 bench|openssl|certificates for its figures over TLS
+deb|dpkg-dev|names the libraries that a package depends on
+deb|debootstrap|the Debian 12 that the package is tried in
+deb|lintian|what Debian would find fault with
+deb|iproute2|links for the package to serve on
+deb|curl|asks what it serves
+deb|python3|the server behind it
 vm|qemu-system-x86|the machine that boots Debian's own kernel
 vm|busybox-static|its shell and tools
 vm|kmod|depmod for the kernel's modules
@@ -155,10 +165,10 @@ install_quietly() {
     ' setup "$@"
 }
 
-[ $# -gt 0 ] || fail "which groups? build test bench vm ebpf"
+[ $# -gt 0 ] || fail "which groups? build test bench vm ebpf deb"
 for group in "$@"; do
     packages | cut -d '|' -f 1 | grep -qxF "$group" ||
-        fail "no group $group: there are build test bench vm ebpf"
+        fail "no group $group: there are build test bench vm ebpf deb"
 done
 [ "${PEN_SETUP:-}" != skip ] || exit 0
 

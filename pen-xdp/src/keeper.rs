@@ -19,16 +19,16 @@ use crate::{
         af_packet::{self, RawPort},
         af_xdp::{self, XskConfig, XskPort, ZeroCopy},
     },
-    proxy::{Bound, Prepared, Proxy, Routes},
+    proxy::{Bound, Inherited, Prepared, Proxy, Routes},
     watch::Watch,
 };
 
-/// Opens the listening sockets of services in proxy mode.
+/// Opens the listening sockets of services in proxy mode, but for those that are `inherited`.
 ///
 /// # Errors
 /// Names the listener that can't be had, and what mends it.
-pub fn listen(routes: Routes) -> Result<Bound> {
-    Bound::open(routes)
+pub fn listen(routes: Routes, inherited: &mut Inherited) -> Result<Bound> {
+    Bound::open(routes, inherited)
 }
 
 /// Opens what further routes of a running proxy need: listening sockets, logs, certificates.
@@ -96,7 +96,12 @@ impl Keeper {
     /// Names the first capability that is missing.
     pub fn check_privileges(&self, bpf: bool) -> Result<(), ebpf::OpenError> {
         if bpf {
-            check_privileges(&[Capability::Bpf, Capability::NetAdmin, Capability::NetRaw])
+            check_privileges(&[
+                Capability::Bpf,
+                Capability::PerfMon,
+                Capability::NetAdmin,
+                Capability::NetRaw,
+            ])
         } else {
             check_privileges(&[Capability::NetAdmin, Capability::NetRaw])
         }

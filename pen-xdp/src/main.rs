@@ -13,6 +13,7 @@ use pen::{
         Daemon,
         check::check,
         log::{log_to_stderr, log_to_syslog},
+        notify,
         pid_file::PidFile,
     },
     ebpf::{self, Detached},
@@ -130,12 +131,14 @@ async fn serve(config: Config, start: Start, background: bool) -> ExitCode {
         }
     };
     tracing::info!("{}", daemon.in_one_line());
+    notify::ready(&daemon.in_one_line());
     if background && let Err(error) = let_go() {
         tracing::error!("whoever started this daemon did not wait for it: {error}");
         daemon.close();
         return ExitCode::FAILURE;
     }
     let result = daemon.run().await;
+    notify::stopping();
     daemon.close();
     drop(pid_file);
     match result {
@@ -160,7 +163,12 @@ fn let_go() -> io::Result<()> {
 /// Starts the same command line in the background and waits until it serves or says why not.
 fn to_background() -> ExitCode {
     let started = std::env::current_exe().and_then(|program| {
-        Command::new(program)
+        let mut command = Command::new(program);
+        // They speak to this process, which ends when the other one serves.
+        for variable in notify::OF_ONE_PROCESS {
+            command.env_remove(variable);
+        }
+        command
             .args(std::env::args_os().skip(1))
             .env(BACKGROUND, "1")
             .stdin(Stdio::null())

@@ -254,8 +254,8 @@ pub(super) const IDLE_FLAGS: &[(&str, bool, &str)] = &[
 
 const OBSOLETE: &str = "it was obsolete in Pen already";
 
-/// The whole command line.
-pub(super) fn command() -> Command {
+/// The whole command line, as the parser and the manual know it.
+pub fn command() -> Command {
     Command::new("pen")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Load balancer: a proxy for TCP, UDP and HTTP, or direct server return at layer 2 past the kernel")

@@ -16,6 +16,7 @@ use pen_common::config::{
     check_interface,
 };
 
+pub use flags::command;
 use flags::{IDLE_FLAGS, PROXY_FLAGS, REFUSED_FLAGS, STAY};
 
 /// Exit code for wrong use and bad configuration.
@@ -205,16 +206,14 @@ where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
 {
-    let matches = flags::command()
-        .try_get_matches_from(words)
-        .map_err(|error| {
-            let text = error.render().to_string();
-            if error.use_stderr() {
-                Stop::Wrong(text)
-            } else {
-                Stop::Shown(text)
-            }
-        })?;
+    let matches = command().try_get_matches_from(words).map_err(|error| {
+        let text = error.render().to_string();
+        if error.use_stderr() {
+            Stop::Wrong(text)
+        } else {
+            Stop::Shown(text)
+        }
+    })?;
     action(&matches).map_err(|why| Stop::Wrong(format!("error: {why}\n")))
 }
 

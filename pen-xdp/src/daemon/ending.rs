@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pen_common::config::OnStop;
 
-use super::Daemon;
+use super::{Daemon, notify};
 
 /// How long whoever asked for the end has to get the answer.
 const FAREWELL: Duration = Duration::from_millis(100);
@@ -36,6 +36,7 @@ impl Daemon {
             until,
             detaches: false,
         });
+        notify::stopping();
         if let Some(command) = command {
             tracing::info!("{command}: told to stop by the control socket");
         }

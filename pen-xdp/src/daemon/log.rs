@@ -1,4 +1,5 @@
-//! Where the daemon's log goes: standard error in the foreground, syslog in the background.
+//! Where the daemon's log goes: standard error in the foreground, which may be the journal, and
+//! syslog in the background.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -13,6 +14,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use super::journal::{self, Journal};
+
 /// Where the system's log daemon listens (syslog(3)).
 const SYSLOG: &str = "/dev/log";
 /// `LOG_USER`, as Pen always had it.
@@ -22,6 +25,15 @@ static LOG: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts logging to standard error.
 pub fn log_to_stderr(debug: u8) {
+    if journal::reads_stderr() {
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(Journal)
+            .with_ansi(false)
+            .with_level(false)
+            .without_time()
+            .with_target(false);
+        return log_to(layer, debug);
+    }
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
@@ -78,6 +90,16 @@ fn filter(debug: u8) -> EnvFilter {
     })
 }
 
+/// Table 2 of RFC 5424.
+pub(super) fn severity(level: &Level) -> u8 {
+    match *level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
 /// Sends each line to the log daemon in a datagram of its own.
 struct Syslog {
     socket: UnixDatagram,
@@ -117,16 +139,9 @@ impl<'a> MakeWriter<'a> for Syslog {
 
 impl Syslog {
     fn line(&self, level: &Level) -> Line<'_> {
-        // Table 2 of RFC 5424.
-        let severity = match *level {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => 6,
-            _ => 7,
-        };
         Line {
             syslog: self,
-            severity,
+            severity: severity(level),
         }
     }
 }

@@ -11,7 +11,9 @@ mod dsr;
 mod echo;
 mod ending;
 mod flow_clock;
+mod journal;
 pub mod log;
+pub mod notify;
 pub mod open;
 mod page;
 mod page_file;
@@ -55,13 +57,14 @@ use crate::{
     keeper,
     names::Names,
     plane::{Workers, coarse_ns},
-    proxy::Proxy,
+    proxy::{Inherited, Proxy},
     watch::NetEvent,
 };
 use change::{Change, Waiting, grace_over};
 use drafts::{Drafts, Made, Purpose};
 use dsr::Dsr;
 use ending::Ending;
+use notify::{Reloading, Watchdog};
 use reload::Reload;
 use signals::{Heard, Signals};
 
@@ -89,6 +92,8 @@ pub struct Daemon {
     change: Change,
     signals: Signals,
     names: Names,
+    /// What the service manager was told, until the reload is over.
+    reloading: Option<Reloading>,
     /// Connections of services that are no more.
     left: usize,
     /// How it ends, as soon as it was told to.
@@ -117,6 +122,7 @@ impl Daemon {
         };
         tokio::pin!(serve);
         let mut tick = interval(TICK);
+        let mut watchdog = Watchdog::start();
         loop {
             tokio::select! {
                 event = next(&mut self.dsr) => self.happened(event?)?,
@@ -125,6 +131,7 @@ impl Daemon {
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
                 draft = self.drafts.next() => self.made(draft),
+                () = watchdog.due() => notify::alive(),
                 result = grace_over(&mut self.change.grace) => self.graced(result),
                 heard = self.signals.next() => match heard {
                     Heard::Stop if self.ending.is_some() => return Ok(()),
@@ -388,6 +395,9 @@ impl Daemon {
             Ok(Value::Applied) => Ok(self.echo(&request)),
             other => other,
         };
+        if answer.is_none() {
+            self.reloading = None;
+        }
         match (answer, outcome) {
             (Some(answer), outcome) => self.reply(&request, answer, outcome),
             (None, Ok(_)) => tracing::info!("SIGHUP: the configuration is as it is written"),
@@ -456,7 +466,7 @@ impl Daemon {
             Some(_) | None => None,
         };
         let begun = match first {
-            true => Some(keeper::listen(routes)?.start(&self.taken())?),
+            true => Some(keeper::listen(routes, &mut Inherited::default())?.start(&self.taken())?),
             false => None,
         };
         let before = self.generation();
@@ -480,6 +490,7 @@ impl Daemon {
         if generation != before {
             self.generation.store(generation, Ordering::Relaxed);
             tracing::info!("generation {generation} is in force");
+            notify::status(&self.in_one_line());
         }
         Ok(())
     }

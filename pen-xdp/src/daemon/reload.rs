@@ -12,7 +12,7 @@ use super::{
     change::Waiting,
     conflict,
     drafts::{Draft, Made, Purpose},
-    log,
+    log, notify,
 };
 use crate::{
     cli::{Start, System},
@@ -52,6 +52,7 @@ impl Reload {
 impl Daemon {
     /// SIGHUP: files that were renamed are opened again, and what the source says now is made so.
     pub(super) fn hang_up(&mut self) {
+        self.reloading.get_or_insert_with(notify::reloading);
         let logs = self.proxy.as_ref().map_or(0, Proxy::reopen_logs);
         if logs > 0 {
             tracing::info!("SIGHUP: {logs} access logs are opened again");

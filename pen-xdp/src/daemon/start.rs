@@ -39,7 +39,7 @@ use crate::{
     lock::InterfaceLock,
     names::Names,
     plane::{Workers, coarse_ns},
-    proxy::Bound,
+    proxy::{Bound, Inherited},
     watch::{NetEvent, Watch},
 };
 
@@ -55,9 +55,11 @@ impl Daemon {
     /// # Errors
     /// What is wrong, where, and what mends it.
     pub async fn start(config: Config, start: Start) -> Result<Option<Self>> {
+        // While there is no other thread: it changes the environment.
+        let inherited = Inherited::take()?;
         let mut signals = Signals::catch()?;
         let ready = tokio::select! {
-            ready = Ready::prepare(config) => ready?,
+            ready = Ready::prepare(config, inherited) => ready?,
             // Wherever it waits, all that it has is given back when it is dropped.
             () = signals.stop() => return Ok(None),
         };
@@ -88,6 +90,7 @@ impl Daemon {
             change: Change::new(state),
             drafts: Drafts::default(),
             signals,
+            reloading: None,
             left: 0,
             ending: None,
         };
@@ -171,7 +174,7 @@ struct DsrReady {
 }
 
 impl Ready {
-    async fn prepare(config: Config) -> Result<Self> {
+    async fn prepare(config: Config, mut inherited: Inherited) -> Result<Self> {
         let claimed = match config.dsr_services().next() {
             Some(_) => Some(claim(&config).await?),
             None => None,
@@ -179,9 +182,10 @@ impl Ready {
         let socket = ControlSocket::reserve(&config)?;
         let mut state = State::new(config, coarse_ns() / 1_000_000);
         let proxy = match state.config().proxy_services().next() {
-            Some(_) => Some(keeper::listen(routes(&state))?),
+            Some(_) => Some(keeper::listen(routes(&state), &mut inherited)?),
             None => None,
         };
+        inherited.none_left()?;
         let dsr = match claimed {
             Some((mut keeper, lock)) => {
                 // Those that further addresses of names are, too.

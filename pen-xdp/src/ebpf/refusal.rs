@@ -17,6 +17,8 @@ const KERNEL_MINOR_MIN: u8 = 18;
 pub enum Capability {
     /// Loading programs, making maps.
     Bpf,
+    /// Loading programs that calculate with addresses of packets as this one does.
+    PerfMon,
     /// Attaching to an interface, changing its settings.
     NetAdmin,
     /// Opening AF_XDP and packet sockets.
@@ -27,6 +29,7 @@ impl Capability {
     const fn name(self) -> &'static str {
         match self {
             Self::Bpf => "CAP_BPF",
+            Self::PerfMon => "CAP_PERFMON",
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetRaw => "CAP_NET_RAW",
         }
@@ -35,6 +38,7 @@ impl Capability {
     const fn purpose(self) -> &'static str {
         match self {
             Self::Bpf => "to load the XDP program",
+            Self::PerfMon => "for the kernel's verifier to take the XDP program",
             Self::NetAdmin => "to attach it to an interface",
             Self::NetRaw => "to open AF_XDP and packet sockets",
         }
@@ -45,8 +49,11 @@ impl Capability {
             caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or_default()
         };
         match self {
-            // Until 5.8 the one stood for the other, and it still does.
+            // Until 5.8 the one stood for the others, and it still does.
             Self::Bpf => has(caps::Capability::CAP_BPF) || has(caps::Capability::CAP_SYS_ADMIN),
+            Self::PerfMon => {
+                has(caps::Capability::CAP_PERFMON) || has(caps::Capability::CAP_SYS_ADMIN)
+            }
             Self::NetAdmin => has(caps::Capability::CAP_NET_ADMIN),
             Self::NetRaw => has(caps::Capability::CAP_NET_RAW),
         }

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::sync::watch;
 
+use super::inherited::Inherited;
 use super::listen::{At, First, Socket, places};
 use super::listeners::Listener;
 use super::routes::Routes;
@@ -70,13 +71,13 @@ impl Entrance {
 }
 
 impl Door {
-    fn open(at: At, listen: &str, service: &Arc<Service>, alone: bool) -> Result<Self> {
-        Ok(Self {
-            first: First::open(&at, &service.name, alone)?,
+    fn new(at: At, first: First, listen: &str, service: &Arc<Service>) -> Self {
+        Self {
+            first,
             at,
             listener: Listener::new(listen),
             whose: watch::Sender::new(Arc::clone(service)),
-        })
+        }
     }
 
     fn entrance(&self) -> Entrance {
@@ -102,13 +103,25 @@ impl Door {
 }
 
 impl Doors {
-    /// Opens every door of `routes`.
+    /// Opens every door of `routes` that is not `inherited`, and takes those that are.
     ///
     /// # Errors
     /// Names the first one that can't be had, and what mends it.
-    pub(super) fn open(routes: &Routes, services: &[Arc<Service>]) -> Result<Self> {
+    pub(super) fn open(
+        routes: &Routes,
+        services: &[Arc<Service>],
+        inherited: &mut Inherited,
+    ) -> Result<Self> {
+        let mut open = |at: At, listen: &str, service: &Arc<Service>| {
+            let found = First::inherit(&at, inherited);
+            let first = match found.with_context(|| format!("service {:?}", service.name))? {
+                Some(first) => first,
+                None => First::open(&at, &service.name, true)?,
+            };
+            Ok(Door::new(at, first, listen, service))
+        };
         let all = routes.iter().zip(services).map(|(route, service)| {
-            let doors = places(route).map(|(at, listen)| Door::open(at, listen, service, true));
+            let doors = places(route).map(|(at, listen)| open(at, listen, service));
             doors.collect()
         });
         all.collect::<Result<_>>().map(Self)
@@ -131,7 +144,8 @@ impl Doors {
             }
             // A place that is ours already, with another backlog, is free for us alone.
             let ours = here.iter().any(|door| door.is_where(&at));
-            let door = Door::open(at, listen, service, !ours)?;
+            let first = First::open(&at, &service.name, !ours)?;
+            let door = Door::new(at, first, listen, service);
             let sockets = door.first.for_threads(&door.at, threads)?;
             Ok(Planned::New(door, sockets))
         };

@@ -1,5 +1,5 @@
 //! Listening sockets: one for each listener and proxy thread, so that the kernel spreads clients
-//! over threads (SO_REUSEPORT); a Unix socket is shared.
+//! over threads (SO_REUSEPORT); a Unix socket is shared, and so is one that was inherited.
 
 use std::fmt;
 use std::fs;
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use pen_common::config::Mode;
 use socket2::{Domain, Protocol, SockAddr, Type};
 
+use super::inherited::Inherited;
 use super::routes::Route;
 use super::udp;
 
@@ -29,8 +30,11 @@ pub(super) enum At {
 #[derive(Debug)]
 pub(super) enum First {
     Tcp(SocketAddr, TcpListener),
-    Udp(SocketAddr, UdpSocket),
+    /// Whether further threads can have sockets of their own.
+    Udp(SocketAddr, UdpSocket, bool),
     Unix(SocketFile),
+    /// One for all threads, so that nobody who waits there is lost when Pen ends.
+    Inherited(Socket),
 }
 
 /// A socket for one thread.
@@ -39,6 +43,16 @@ pub(super) enum Socket {
     Tcp(TcpListener),
     Udp(UdpSocket),
     Unix(UnixListener),
+}
+
+impl Socket {
+    fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
+            Self::Udp(socket) => socket.try_clone().map(Self::Udp),
+            Self::Unix(socket) => socket.try_clone().map(Self::Unix),
+        }
+    }
 }
 
 impl At {
@@ -85,7 +99,7 @@ impl First {
             }
             At::Udp(address) => {
                 let opened = alone(*address, is_alone, udp::listen::open);
-                opened.map(|(address, socket)| Self::Udp(address, socket))
+                opened.map(|(address, socket)| Self::Udp(address, socket, true))
             }
             At::Unix { path, backlog } => {
                 let file = SocketFile::bind(path, *backlog, is_alone);
@@ -97,11 +111,36 @@ impl First {
         opened.map_err(|error| refused(at, service, error))
     }
 
-    /// A socket for each of so many threads.
+    /// The one that a service manager handed over for it, if it did.
+    ///
+    /// # Errors
+    /// It can't be used as it is.
+    pub(super) fn inherit(at: &At, inherited: &mut Inherited) -> Result<Option<Self>> {
+        Ok(match at {
+            At::Tcp { address, backlog } => {
+                let found = inherited.tcp(*address, backlog_of(*backlog))?;
+                found.map(|socket| Self::Inherited(Socket::Tcp(socket)))
+            }
+            At::Udp(address) => {
+                let found = inherited.udp(*address)?;
+                found.map(|(socket, divisible)| Self::Udp(*address, socket, divisible))
+            }
+            At::Unix { path, backlog } => {
+                let found = inherited.unix(path, backlog_of(*backlog))?;
+                found.map(|socket| Self::Inherited(Socket::Unix(socket)))
+            }
+        })
+    }
+
+    /// A socket for each of so many threads; for the first one alone where no further one can be had.
     ///
     /// # Errors
     /// The kernel has no more of them.
     pub(super) fn for_threads(&self, at: &At, threads: usize) -> Result<Vec<Socket>> {
+        let threads = match self {
+            Self::Udp(_, _, false) => 1,
+            Self::Udp(_, _, true) | Self::Tcp(..) | Self::Unix(_) | Self::Inherited(_) => threads,
+        };
         let sockets: io::Result<Vec<_>> = (0..threads).map(|nth| self.socket(at, nth)).collect();
         sockets.with_context(|| format!("no listening sockets for {threads} proxy threads"))
     }
@@ -112,9 +151,10 @@ impl First {
                 tcp(*address, *backlog, true).map(Socket::Tcp)
             }
             (Self::Tcp(_, first), _) => first.try_clone().map(Socket::Tcp),
-            (Self::Udp(_, first), _) if thread == 0 => first.try_clone().map(Socket::Udp),
-            (Self::Udp(address, _), _) => udp::listen::open(*address, true).map(Socket::Udp),
+            (Self::Udp(_, first, _), _) if thread == 0 => first.try_clone().map(Socket::Udp),
+            (Self::Udp(address, ..), _) => udp::listen::open(*address, true).map(Socket::Udp),
             (Self::Unix(file), _) => file.listener.try_clone().map(Socket::Unix),
+            (Self::Inherited(socket), _) => socket.try_clone(),
         }
     }
 }

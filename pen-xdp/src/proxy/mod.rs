@@ -17,6 +17,7 @@ mod drain;
 mod gate;
 mod header;
 mod http;
+mod inherited;
 mod listen;
 mod listeners;
 mod log;
@@ -45,6 +46,7 @@ use descriptors::clients_max;
 use doors::{Doors, Plan};
 use drain::Gone;
 use gate::Gate;
+pub use inherited::Inherited;
 pub(crate) use log::plain_time;
 use log::{Current, Logs, Opened};
 pub use observer::Observer;
@@ -91,18 +93,19 @@ pub struct Prepared {
 }
 
 impl Bound {
-    /// Binds every listener of `routes`, and reads certificates.
+    /// Binds every listener of `routes` that is not `inherited`, takes those that are, and reads
+    /// certificates.
     ///
     /// # Errors
     /// Names the first one that can't be had, and what mends it.
-    pub(crate) fn open(routes: Routes) -> Result<Self> {
+    pub(crate) fn open(routes: Routes, inherited: &mut Inherited) -> Result<Self> {
         let connections = Arc::new(Connections::default());
         let logs = Logs::new();
         let services = routes.iter();
         let services: Vec<_> = services.map(|r| new(r, &connections, &logs)).collect();
         Ok(Self {
             agreed: Agreed::make(&routes, &[])?,
-            doors: Doors::open(&routes, &services)?,
+            doors: Doors::open(&routes, &services, inherited)?,
             routes,
             services,
             connections,

@@ -28,4 +28,5 @@ mod scale;
 mod settings;
 mod signals;
 mod survive;
+mod units;
 mod wire;

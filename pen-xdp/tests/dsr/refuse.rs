@@ -106,6 +106,7 @@ fn a_missing_capability_is_named() {
         ("-net_raw", "CAP_NET_RAW"),
         ("-net_admin", "CAP_NET_ADMIN"),
         ("-bpf,-sys_admin", "CAP_BPF"),
+        ("-perfmon,-sys_admin", "CAP_PERFMON"),
     ] {
         let words = [
             "--bounding-set",

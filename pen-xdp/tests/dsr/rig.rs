@@ -80,7 +80,13 @@ impl Pen {
         Self::launch_by(lab, (0, "eth0"), &by, services).ready()
     }
 
-    fn launch_by(lab: &Lab, (index, interface): (usize, &str), by: &[&str], lines: &str) -> Self {
+    /// As [`Pen::launch`], by a program that becomes the one that its last words name.
+    pub(crate) fn launch_by(
+        lab: &Lab,
+        (index, interface): (usize, &str),
+        by: &[&str],
+        lines: &str,
+    ) -> Self {
         let machine = &lab.balancers()[index];
         let folder = lab.folder().join(format!("pen{index}"));
         fs::create_dir_all(&folder).unwrap();

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod access;
+mod activation;
 mod authority;
 mod balance;
 mod beside_pen;
@@ -33,6 +34,7 @@ mod refuse;
 mod reload;
 mod replies;
 mod rig;
+mod service_manager;
 mod smuggling;
 mod sni_hellos;
 mod sni_routes;

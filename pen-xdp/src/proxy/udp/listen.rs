@@ -22,15 +22,24 @@ pub(in crate::proxy) fn open(address: SocketAddr, shared: bool) -> io::Result<Ud
         socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
     }
     socket.set_reuse_port(shared)?;
-    // Which address a client sent to: its answers come from there.
-    match domain {
-        Domain::IPV6 => setsockopt(&socket, Ipv6RecvPacketInfo, &true)?,
-        _ => setsockopt(&socket, Ipv4PacketInfo, &true)?,
-    }
-    // Without the privilege the system's own limit (net.core.rmem_max) holds.
-    if setsockopt(&socket, RcvBufForce, &WAITING_BYTES).is_err() {
-        socket.set_recv_buffer_size(WAITING_BYTES)?;
-    }
+    prepare(&socket, domain)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Has a socket tell what is asked of it and hold what comes.
+///
+/// # Errors
+/// What the kernel says.
+pub(in crate::proxy) fn prepare(socket: &Socket, domain: Domain) -> io::Result<()> {
+    // Which address a client sent to: its answers come from there.
+    match domain {
+        Domain::IPV6 => setsockopt(socket, Ipv6RecvPacketInfo, &true)?,
+        _ => setsockopt(socket, Ipv4PacketInfo, &true)?,
+    }
+    // Without the privilege the system's own limit (net.core.rmem_max) holds.
+    if setsockopt(socket, RcvBufForce, &WAITING_BYTES).is_err() {
+        socket.set_recv_buffer_size(WAITING_BYTES)?;
+    }
+    Ok(())
 }

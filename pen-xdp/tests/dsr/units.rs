@@ -1,0 +1,229 @@
+//! The units in packaging/: what systemd says of them, and that Pen can do its work with what they
+//! leave it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use lab::{Lab, Nginx, Station, fetch};
+
+use crate::rig::{Pen, START, assert_nothing_left, service};
+
+/// What `systemd-analyze security` may say, in tenths: what has changed from that is to be meant.
+const EXPOSURE_MAX: u32 = 32;
+const UNITS: [&str; 2] = ["pen.service", "pen@.service"];
+
+fn packaging() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging")
+}
+
+/// The values of a key of a unit, in their order.
+fn values(unit: &str, key: &str) -> Vec<String> {
+    let text = fs::read_to_string(packaging().join(unit)).unwrap();
+    let lines = text.lines().filter_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        (name == key).then(|| value.to_owned())
+    });
+    lines.collect()
+}
+
+/// What systemd has to say about the units, and how much they leave open.
+#[test]
+fn systemd_finds_no_fault_in_the_units() {
+    if !lab::installed("systemd-analyze") {
+        return lab::skip("systemd_finds_no_fault_in_the_units", "systemd-analyze");
+    }
+    let folder = std::env::temp_dir().join(format!("pen-units-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    // The program is looked for; an instance is what can be judged of a template.
+    let copies = ["pen.service", "pen@edge.service"].map(|name| folder.join(name));
+    for (unit, copy) in UNITS.iter().zip(&copies) {
+        let text = fs::read_to_string(packaging().join(unit)).unwrap();
+        let text = text.replace("/usr/bin/pen ", concat!(env!("CARGO_BIN_EXE_pen"), " "));
+        fs::write(copy, text).unwrap();
+    }
+    let verify = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .args(&copies)
+        .output()
+        .unwrap();
+    let security = copies.each_ref().map(|copy| {
+        let threshold = format!("--threshold={EXPOSURE_MAX}");
+        let words = ["security", "--offline=true", "--no-pager", &threshold];
+        let mut command = Command::new("systemd-analyze");
+        command.args(words).arg(copy).output().unwrap()
+    });
+    fs::remove_dir_all(&folder).unwrap();
+    let said = String::from_utf8_lossy(&verify.stderr);
+    assert!(verify.status.success() && said.is_empty(), "{said}");
+    for output in security {
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}");
+    }
+}
+
+/// They differ in their file alone.
+#[test]
+fn an_instance_runs_as_the_only_one_does() {
+    let text = |unit| fs::read_to_string(packaging().join(unit)).unwrap();
+    let one = text(UNITS[0]).replace("/etc/pen/pen.toml", "/etc/pen/%i.toml");
+    let one = one.replace("load balancer\n", "load balancer (%i)\n");
+    let (one, many) = (one.lines().skip(1), text(UNITS[1]));
+    assert!(one.eq(many.lines().skip(1)));
+}
+
+/// A service in DSR and one of the proxy below port 1024; the file is somebody else's.
+fn start(lab: &Lab, capabilities: &[&String]) -> Pen {
+    let set = capabilities.iter().map(|name| {
+        let name = name.strip_prefix("CAP_").unwrap();
+        format!(",+{}", name.to_lowercase())
+    });
+    let set = format!("--bounding-set=-all{}", set.collect::<String>());
+    let script = "chown 65534:65534 \"$3\" && chmod 600 \"$3\" && \
+                  ulimit -l 8192 && exec setpriv --no-new-privs \"$0\" \"$@\"";
+    let by = ["sh", "-c", script, &set];
+    let proxy = format!(
+        "[[service]]\nname = \"proxy\"\nmode = \"tcp\"\npool = \"web\"\nlisten = \"{}:81\"\n",
+        Station::balancer(0).v4()
+    );
+    let services = format!(
+        "plane = \"af_xdp\"\n{proxy}{}",
+        service(lab, &["80/tcp"], 1)
+    );
+    Pen::launch_by(lab, (0, "eth0"), &by, &services)
+}
+
+/// All that the units leave it is enough, and nothing of that is too much.
+#[test]
+fn pen_needs_the_capabilities_that_its_units_leave_it() {
+    if !lab::ready("pen_needs_the_capabilities_that_its_units_leave_it") {
+        return;
+    }
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let _web = Nginx::start_all(&lab, &[80, 81]).unwrap();
+    let all = values(UNITS[0], "CapabilityBoundingSet");
+    let all: Vec<String> = all[0].split(' ').map(str::to_owned).collect();
+    let pen = start(&lab, &all.iter().collect::<Vec<_>>()).ready();
+    let status = fs::read_to_string(format!("/proc/{}/status", pen.process.id())).unwrap();
+    let bits = status.lines().find(|line| line.starts_with("CapEff:"));
+    let bits = u64::from_str_radix(bits.unwrap()[7..].trim(), 16).unwrap();
+    assert_eq!(bits.count_ones() as usize, all.len(), "{bits:x}");
+    for vip in lab.vips() {
+        let page = fetch(lab.client(), vip, 80, "/").unwrap();
+        assert!(page.starts_with("be0"), "{page}");
+    }
+    let own = Station::balancer(0).v4().into();
+    let page = fetch(lab.client(), own, 81, "/").unwrap();
+    assert!(page.starts_with("be0"), "{page}");
+    pen.change("-s web server 0 weight 5");
+    pen.stop(&lab, lab.balancer());
+    for without in &all {
+        let rest: Vec<_> = all.iter().filter(|name| *name != without).collect();
+        let mut pen = start(&lab, &rest);
+        let code = pen.process.wait(START).unwrap().code();
+        let said = pen.process.output();
+        assert_eq!(code, Some(2), "{without}: {said}");
+        // The file itself can't be read without the last one.
+        let reads = *without == "CAP_DAC_READ_SEARCH";
+        assert!(said.contains(&**without) || reads, "{without}: {said}");
+        assert_nothing_left(&lab, lab.balancer());
+    }
+}
+
+/// The names in a set of systemd's, those in its sets, too.
+fn calls(set: &str, into: &mut BTreeSet<String>) {
+    let output = Command::new("systemd-analyze")
+        .args(["syscall-filter", "--no-pager", set])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{set}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words = text.lines().skip(1).map(str::trim);
+    for word in words.filter(|word| !word.is_empty() && !word.starts_with('#')) {
+        match word.starts_with('@') {
+            true => calls(word, into),
+            false => drop(into.insert(word.to_owned())),
+        }
+    }
+}
+
+/// Nothing that it calls, from its start to its end, is refused by the units.
+#[test]
+fn the_units_allow_every_system_call() {
+    if !lab::ready("the_units_allow_every_system_call") {
+        return;
+    }
+    for program in ["systemd-analyze", "strace"] {
+        if !lab::installed(program) {
+            return lab::skip("the_units_allow_every_system_call", program);
+        }
+    }
+    let mut allowed = BTreeSet::new();
+    for value in values(UNITS[0], "SystemCallFilter") {
+        let (without, sets) = match value.strip_prefix('~') {
+            Some(sets) => (true, sets),
+            None => (false, value.as_str()),
+        };
+        let mut named = BTreeSet::new();
+        for word in sets.split(' ') {
+            match word.starts_with('@') {
+                true => calls(word, &mut named),
+                false => drop(named.insert(word.to_owned())),
+            }
+        }
+        match without {
+            true => allowed.retain(|call| !named.contains(call)),
+            false => allowed.append(&mut named),
+        }
+    }
+    // Every filter has these.
+    calls("@default", &mut allowed);
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let _web = Nginx::start_all(&lab, &[80, 81]).unwrap();
+    let trace = lab.folder().join("trace").display().to_string();
+    let by = ["strace", "-f", "-qq", "-o", &trace, "-e", "trace=all"];
+    let proxy = format!(
+        "[[service]]\nname = \"proxy\"\nmode = \"http\"\npool = \"web\"\nlisten = \"{}:81\"\n\
+         log = \"{}\"\n",
+        Station::balancer(0).v4(),
+        lab.folder().join("access").display()
+    );
+    let services = format!(
+        "plane = \"af_xdp\"\n{proxy}{}",
+        service(&lab, &["80/tcp"], 1)
+    );
+    let mut pen = Pen::launch_by(&lab, (0, "eth0"), &by, &services).ready();
+    for vip in lab.vips() {
+        fetch(lab.client(), vip, 80, "/").unwrap();
+    }
+    let own = Station::balancer(0).v4().into();
+    fetch(lab.client(), own, 81, "/").unwrap();
+    pen.change("-s web server 0 weight 5");
+    let daemon = fs::read_to_string(&pen.pid_file).unwrap();
+    lab.balancer().run_ok("kill", [daemon.trim()]).unwrap();
+    let status = pen.process.wait(START).unwrap();
+    assert!(status.success(), "{}", pen.process.output());
+    let trace = fs::read_to_string(&trace).unwrap();
+    let called: BTreeSet<&str> = trace
+        .lines()
+        .filter_map(|line| {
+            let call = line.split_whitespace().nth(1)?.split_once('(')?.0;
+            call.bytes()
+                .all(|c| c.is_ascii_alphanumeric() || c == b'_')
+                .then_some(call)
+        })
+        .collect();
+    assert!(
+        called.contains("bpf") && called.contains("sendto"),
+        "{called:?}"
+    );
+    let refused: Vec<_> = called
+        .iter()
+        .filter(|call| !allowed.contains(**call))
+        .collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    assert_nothing_left(&lab, lab.balancer());
+}
