@@ -463,11 +463,11 @@ fn one_line(mut config: Config) -> Config {
         &mut servers.certificate,
         &mut servers.key,
     ];
-    let mut control = match &mut config.control {
+    let control = match &mut config.control {
         Some(ControlAt::Path(path)) => Some(path),
         Some(ControlAt::Port(_)) | None => None,
     };
-    let paths = paths.into_iter().flatten().chain(&mut control);
+    let paths = paths.into_iter().flatten().chain(control);
     for path in paths.chain([&mut config.bpffs, &mut config.run_dir]) {
         *path = PathBuf::from(path.display().to_string().replace(' ', "_"));
     }
