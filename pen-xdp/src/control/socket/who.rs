@@ -8,6 +8,9 @@ use tokio::{net::unix::UCred, sync::oneshot};
 /// Letters of a request that the log repeats.
 const LINE_SHOWN_MAX: usize = 200;
 
+/// Letters of the reason for a refusal that the log repeats.
+const WHY_SHOWN_MAX: usize = 300;
+
 /// A client of the control socket.
 #[derive(Clone, Debug)]
 pub(super) enum Who {
@@ -86,8 +89,10 @@ impl ReplyTo {
     }
 }
 
-/// Tells the log who was refused what.
+/// Tells the log who was refused what. The reason may repeat what was asked for.
 pub(super) fn refused(who: &Who, line: &str, why: &str) {
+    let why = why.chars().filter(|c| !c.is_control());
+    let why: String = why.take(WHY_SHOWN_MAX).collect();
     tracing::info!("{who}: {}: refused: {why}", Shown(line));
 }
 
