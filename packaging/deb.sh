@@ -28,6 +28,7 @@ done
 [ -e target/man/pen.1 ] || fail "target/man is missing; mend: make man"
 
 rm -rf "$root"
+mkdir -p "$out"
 put() { # MODE FILE FOLDER [NAME]
     install -D -m "$1" "$2" "$root/$3/${4:-$(basename "$2")}"
 }
@@ -51,7 +52,12 @@ put 644 packaging/pen.toml etc/pen
 docs=usr/share/doc/pen-xdp
 squeeze README.md $docs
 squeeze docs/moving-from-pen.md $docs
-squeeze CHANGELOG.md $docs changelog
+squeeze CHANGELOG.md $docs
+{
+    printf 'pen-xdp (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n' "$version"
+    printf ' -- The Pen developers <pen@localhost>  %s\n' "$(date -uRd "@$SOURCE_DATE_EPOCH")"
+} >"$out/changelog"
+squeeze "$out/changelog" $docs
 {
     printf 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n'
     printf 'Upstream-Name: Pen\n\nFiles: *\nCopyright: 2026 The Pen developers\n'
@@ -97,5 +103,5 @@ find "$root" -type d -exec chmod 755 {} +
 find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 package=$out/pen-xdp_${version}_$architecture.deb
 dpkg-deb --root-owner-group -Zxz --build "$root" "$package" >/dev/null
-rm -rf "$root" "$out/shlibs" "$out/copyright"
+rm -rf "$root" "$out/shlibs" "$out/copyright" "$out/changelog"
 echo "$package"
