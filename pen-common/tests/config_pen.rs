@@ -262,6 +262,7 @@ fn every_key_is_a_command() {
         ("pid_file", "/run/pid"),
         ("foreground", "on"),
         ("debug", "3"),
+        ("user", "nobody"),
         ("allow_exit", "on"),
         ("drain_timeout", "30"),
         ("on_stop", "keep"),

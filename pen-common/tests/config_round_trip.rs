@@ -313,6 +313,7 @@ prop_compose! {
         (mode, owner) in (0u32..=0o777, proptest::option::of(pick(&["root", "root:adm", ":adm"]))),
         control_acl in 0u8..10,
         web_stats in proptest::option::of(path()),
+        user in proptest::option::of("[a-z]{1,9}"),
         (bpffs, run_dir) in (path(), path()),
     ) -> Config {
         // Files alone have these.
@@ -325,7 +326,7 @@ prop_compose! {
             ring_size: 1 << ring,
             plane, xdp_mode, busy, zero_copy, multi_buffer, seed, debug, foreground, allow_exit,
             drain_timeout, on_stop,
-            finish_checksums, table_memory, control, control_mode, control_owner, control_acl, pid_file, web_stats, bpffs, run_dir,
+            finish_checksums, table_memory, control, control_mode, control_owner, control_acl, pid_file, web_stats, user, bpffs, run_dir,
             acls: Vec::new(),
             services: Vec::new(),
             pools: Vec::new(),

@@ -102,6 +102,7 @@ control_acl = 2
 pid_file = "/run/pen/pid"
 foreground = true
 debug = 2
+user = "nobody"
 allow_exit = true
 drain_timeout = 30
 on_stop = "keep"
@@ -244,6 +245,7 @@ weight = 0
     );
     assert_eq!(config.pid_file, Some(PathBuf::from("/run/pen/pid")));
     assert_eq!((config.foreground, config.debug), (true, 2));
+    assert_eq!(config.user.as_deref(), Some("nobody"));
     assert!(config.allow_exit);
     assert_eq!((config.drain_timeout, config.on_stop), (30, OnStop::Keep));
     assert_eq!(config.web_stats, Some(PathBuf::from("/var/www/pen.html")));

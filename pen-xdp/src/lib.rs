@@ -16,6 +16,7 @@ pub mod nic;
 mod numbers;
 pub mod ownership;
 pub mod plane;
+pub mod privileges;
 pub mod proxy;
 pub mod replace_file;
 pub mod watch;

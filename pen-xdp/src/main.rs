@@ -19,6 +19,7 @@ use pen::{
     ebpf::{self, Detached},
     lock::InterfaceLock,
     nic::restore_left_over,
+    privileges::give_up_root,
 };
 use pen_common::config::{Config, ConfigForm, Outside};
 
@@ -87,6 +88,10 @@ fn run(start: &Start) -> ExitCode {
     if let Err(error) = logging {
         eprintln!("pen: can't go to the background: {error}; try -f");
         return ExitCode::FAILURE;
+    }
+    if let Err(error) = give_up_root(&config) {
+        eprintln!("pen: {error:#}");
+        return ExitCode::from(EXIT_WRONG);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

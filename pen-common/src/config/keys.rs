@@ -202,6 +202,14 @@ pub(crate) const CONFIG: &[Key<Config>] = &[
         |c| number(c.debug)
     ),
     key!(
+        "user",
+        "who Pen goes on as when it has been started as root (-u), with this user's groups",
+        |c, given| given
+            .text("user")
+            .map(|user| c.user = Some(user.to_owned())),
+        |c| c.user.as_deref().and_then(text)
+    ),
+    key!(
         "allow_exit",
         "whether the command exit stops Pen (-X): true or false",
         |c, given| given.flag("allow_exit").map(|flag| c.allow_exit = flag),

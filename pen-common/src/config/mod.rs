@@ -255,6 +255,8 @@ pub struct Config {
     pub foreground: bool,
     /// Debug level (`-d`, repeatable).
     pub debug: u8,
+    /// The user that it goes on as when it has started (`-u`).
+    pub user: Option<String>,
     /// Whether the command `exit` stops Pen (`-X`).
     pub allow_exit: bool,
     /// Seconds that connections may take to end when Pen stops.
@@ -296,6 +298,7 @@ impl Default for Config {
             pid_file: None,
             foreground: false,
             debug: 0,
+            user: None,
             allow_exit: false,
             drain_timeout: 0,
             on_stop: OnStop::Detach,

@@ -220,7 +220,6 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
         "isn't a flag of Pen's either, which refused it: leave it out",
     ),
     ("-j", true, "chroot", LATER),
-    ("-u", true, "switch user", LATER),
     (
         "-L",
         true,
@@ -238,7 +237,7 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
 const LATER: &str = "isn't in this version yet";
 
 /// Value of `-u` that asks for nothing: it was needed for a control port as root.
-pub(super) const STAY: (&str, &str) = ("-u", "root");
+pub(super) const STAY: (&str, &str) = ("user", "root");
 
 /// Flags of Pen's on which nothing depends any more, in DSR or as a proxy: flag, whether a value
 /// follows, why.
@@ -338,7 +337,7 @@ fn what_is_served() -> [Arg; 5] {
     ]
 }
 
-fn how_it_runs() -> [Arg; 10] {
+fn how_it_runs() -> [Arg; 11] {
     let drain = "How long connections may take to end when Pen stops [default: 0]";
     let run_dir = "Where Pen keeps what the next start must know [default: /run/pen]";
     let control = "Where Pen is asked while it runs: a socket's path (control_mode and control_owner say \
@@ -365,6 +364,13 @@ fn how_it_runs() -> [Arg; 10] {
         .short('w')
         .long("web-stats")
         .value_hint(ValueHint::FilePath),
+        value(
+            "user",
+            "USER",
+            "Go on as this user, with its groups; proxies alone",
+        )
+        .short('u')
+        .long("user"),
         switch(
             "allow_exit",
             "Let the command exit stop Pen, as SIGTERM does",

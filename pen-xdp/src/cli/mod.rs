@@ -260,10 +260,9 @@ fn action(matches: &ArgMatches) -> Result<Action, String> {
 }
 
 fn refused_flag(matches: &ArgMatches) -> Option<String> {
-    let given = REFUSED_FLAGS.iter().find(|(flag, takes_value, ..)| {
-        is_given(matches, flag, *takes_value)
-            && !(*flag == STAY.0 && text(matches, flag).as_deref() == Some(STAY.1))
-    });
+    let given = REFUSED_FLAGS
+        .iter()
+        .find(|(flag, takes_value, ..)| is_given(matches, flag, *takes_value));
     given.map(|(flag, _, what, why)| format!("{flag} ({what}) {why}"))
 }
 
@@ -292,9 +291,8 @@ fn without_effect(matches: &ArgMatches) -> Vec<String> {
         .into_iter()
         .filter(|_| matches.contains_id("config"))
         .map(|PenFlag { flag, key, .. }| format!("{flag} has no effect: the file says {key}"));
-    // Any other user was refused.
-    let stay = text(matches, STAY.0)
-        .map(|user| format!("{} {user} has no effect: pen stays who it is", STAY.0));
+    let stay = text(matches, STAY.0).filter(|user| user == STAY.1);
+    let stay = stay.map(|user| format!("-u {user} has no effect: pen stays who it is"));
     idle.map(|(flag, _, why)| format!("{flag} has no effect: {why}"))
         .chain(in_file)
         .chain(stay)
@@ -321,6 +319,8 @@ fn settings(matches: &ArgMatches) -> Vec<(&'static str, String)> {
     .into_iter()
     .filter_map(|key| text(matches, key).map(|value| (key, value)))
     .collect();
+    let user = text(matches, STAY.0).filter(|user| user != STAY.1);
+    flags.extend(user.map(|user| (STAY.0, user)));
     for key in ["foreground", "allow_exit"] {
         if matches.get_flag(key) {
             flags.push((key, true.to_string()));

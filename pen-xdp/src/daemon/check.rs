@@ -10,6 +10,7 @@ use crate::{
     control::{names, socket::check_owner},
     keeper::{Keeper, backends},
     nic::{forwarding, resets_link, who_holds_xdp},
+    privileges,
     proxy::tls::{Demands, Terms},
 };
 
@@ -42,6 +43,7 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
     if let Some(owner) = &config.control_owner {
         check_owner(owner)?;
     }
+    privileges::check(config)?;
     // With all addresses that names stand for now.
     let mut whole = config.clone();
     names::follow(&mut whole, &names::at_load(config), &config.pools);

@@ -9,6 +9,7 @@
 
 mod announce;
 mod background;
+mod blog;
 mod change;
 mod drain;
 mod errors;
