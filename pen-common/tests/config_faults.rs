@@ -127,8 +127,28 @@ fn faults_of_the_top_level_in_numbers_sizes_and_paths() {
             "pen.toml:1: table_memory = \"2GiB\" is out of range",
         ),
         (
-            top("control = \"4711\""),
-            "pen.toml:1: control = \"4711\" is not a path: a control port over TCP isn't there yet",
+            top("control = \"ctl\""),
+            "pen.toml:1: control = \"ctl\" is neither a path nor a port",
+        ),
+        (
+            top("control = 65536"),
+            "pen.toml:1: control = 65536 is neither a path nor a port",
+        ),
+        (
+            top("control = \"[::]:8888\"\ncontrol_acl = 2"),
+            "pen.toml:1: control = \"[::]:8888\" can be reached from other machines, and access list 2",
+        ),
+        (
+            top("control = 8888\ncontrol_mode = \"0660\""),
+            "pen.toml:2: control_mode speaks of a socket's file, and control names a port",
+        ),
+        (
+            top("control = 8888\ncontrol_owner = \":adm\""),
+            "pen.toml:2: control_owner speaks of a socket's file, and control names a port",
+        ),
+        (
+            top("control_mode = 660"),
+            "pen.toml:1: control_mode = 660: octal digits in quotes are wanted: \"0660\"",
         ),
         (
             top("pid_file = \"\""),
