@@ -5,12 +5,12 @@
 #
 #   packaging/deb_test.sh
 #
-# Needs root. The bare system is kept in /var/cache/pen-deb-test (PEN_DEB_CACHE names another folder), all
+# Needs root. The bare system is kept in target/deb-test (PEN_DEB_CACHE names another folder), all
 # else is gone afterwards. No systemd runs in a chroot: what the units say is tried by `make test`.
 set -euo pipefail
 
 top=$(cd "$(dirname "$0")/.." && pwd)
-cache=${PEN_DEB_CACHE:-/var/cache/pen-deb-test}
+cache=${PEN_DEB_CACHE:-$top/target/deb-test}
 mirror=${PEN_DEB_MIRROR:-http://deb.debian.org/debian}
 base=$cache/bookworm.tar.gz
 
