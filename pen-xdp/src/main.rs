@@ -143,7 +143,9 @@ async fn serve(config: Config, start: Start, background: bool) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = daemon.run().await;
-    notify::stopping();
+    if result.is_err() {
+        notify::stopping();
+    }
     daemon.close();
     drop(pid_file);
     match result {

@@ -133,6 +133,8 @@ impl Value {
             Self::Plan(plan) => lines(&plan.lines()),
             Self::Whole(text) => text.clone(),
             Self::Page(html) => html.clone(),
+            // What is not set has no line, as in Pen.
+            Self::Text(text) if text.is_empty() => String::new(),
             Self::Text(text) => format!("{text}\n"),
             Self::Number(number) => format!("{number}\n"),
             Self::Status(_) | Self::Counters(_) => {

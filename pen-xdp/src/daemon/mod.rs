@@ -473,8 +473,10 @@ impl Daemon {
         let generation = match &mut self.dsr {
             Some(dsr) => {
                 dsr.publish(state, rerouted)?;
-                let own = start::own_vips(state);
-                if own != start::own_vips(self.change.last()) {
+                let last = self.change.last();
+                // An address of this host's that comes or goes is announced as soon as it is heard of.
+                let configured = state.config().services != last.config().services;
+                if configured && start::own_vips(state) != start::own_vips(last) {
                     dsr.announce(dsr::ANNOUNCEMENTS, state);
                 }
                 dsr.publisher.generation()

@@ -153,6 +153,18 @@ const CASES: &[Case] = &[
     case(
         "{listen} {0}",
         &[
+            Say("log /dev/null"),
+            Say("log"),
+            Say("no log"),
+            Say("web_stats /dev/null"),
+            Say("no web_stats"),
+            Say("web_stats"),
+            Say("listen"),
+        ],
+    ),
+    case(
+        "{listen} {0}",
+        &[
             Say("acl 1 permit 10.0.0.0 255.0.0.0"),
             Say("no acl 1"),
             Say("client_acl 1"),

@@ -259,7 +259,7 @@ fn user1_writes_the_page_and_what_is_in_its_way_stays() {
 
     // Without a file it is in the log, with numbers that are right.
     assert_eq!(pen.say("no web_stats"), "");
-    assert_eq!(pen.say("web_stats"), "\n");
+    assert_eq!(pen.say("web_stats"), "");
     fs::remove_file(&file).unwrap();
     pen.process.signal(Signal::Usr1).unwrap();
     let line = pen.process.wait_for_line("client 10.77.0", LIMIT).unwrap();

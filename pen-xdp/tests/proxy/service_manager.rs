@@ -182,17 +182,17 @@ fn where_the_journal_reads_each_line_begins_with_its_level() {
     let stream = |what: &str| {
         let script = format!("export JOURNAL_STREAM={what}; exec \"$@\"");
         let by = ["sh", "-c", &script, "sh"];
-        let pen = Pen::start_by(&lab, &by, &["80", &server(0)]);
+        let pen = Pen::start_by(&lab, &by, &["-w", "/nowhere/page", "80", &server(0)]);
         pen.process.signal(Signal::Usr1).unwrap();
-        let warned = pen.process.wait_for_line("SIGUSR1", LIMIT).unwrap();
+        let warned = pen.process.wait_for_line("web_stats", LIMIT).unwrap();
         let served = pen.process.wait_for_line("serving", LIMIT).unwrap();
         pen.stop();
         (served, warned)
     };
     let (served, warned) = stream("$(stat -L -c %d:%i /proc/self/fd/2)");
     assert!(served.starts_with("<6>serving "), "{served}");
-    assert!(warned.starts_with("<4>SIGUSR1: "), "{warned}");
+    assert!(warned.starts_with("<4>web_stats "), "{warned}");
     let (served, warned) = stream("8:1");
     assert!(served.contains("Z  INFO serving "), "{served}");
-    assert!(warned.contains("Z  WARN SIGUSR1: "), "{warned}");
+    assert!(warned.contains("Z  WARN web_stats "), "{warned}");
 }

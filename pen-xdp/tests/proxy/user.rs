@@ -56,13 +56,10 @@ fn another_user_serves_and_changes_and_can_do_nothing_else() {
     let lab = lab(1);
     let _web = Nginx::start_all(&lab, &[80]).unwrap();
     let authority = Authority::new(&lab);
-    authority.issue(Wish::of("a.test", "DNS:a.test"));
-    let (crt, key) = (
-        authority.file("a.test", "crt"),
-        authority.file("a.test", "key"),
-    );
+    authority.issue(Wish::of("a.test", "a.test"));
+    let own = authority.file("a.test", "pem");
     // Root's alone.
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).unwrap();
     folder(&lab);
     let pen = Pen::start(&lab, &["-u", "nobody", "80", &format!("{}:80", server(0))]);
     for address in addresses() {
@@ -94,8 +91,7 @@ fn another_user_serves_and_changes_and_can_do_nothing_else() {
 
     // A listener below 1024, a key that root alone may read, and that key renewed.
     pen.change("listen 443");
-    pen.change(&format!("key {key}"));
-    pen.change(&format!("certificate {crt}"));
+    pen.change(&format!("certificate {own}"));
     let serial = || {
         let to = format!("{}:443", Station::balancer(0).v4());
         let script = format!(
@@ -106,8 +102,8 @@ fn another_user_serves_and_changes_and_can_do_nothing_else() {
     };
     let first = serial();
     assert!(first.starts_with("serial="), "{first}");
-    authority.issue(Wish::of("a.test", "DNS:a.test"));
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    authority.issue(Wish::of("a.test", "a.test"));
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).unwrap();
     wait_for_file("the renewed certificate", || {
         let now = serial();
         now.starts_with("serial=") && now != first
@@ -131,7 +127,7 @@ fn a_user_that_can_not_be_become_is_refused_by_name() {
     }
     let lab = lab(1);
     let pen = env!("CARGO_BIN_EXE_pen");
-    let past = format!("dsr_if eth0");
+    let past = "dsr_if eth0";
     let to = server(0);
     for (words, why) in [
         (
@@ -139,7 +135,7 @@ fn a_user_that_can_not_be_become_is_refused_by_name() {
             "there is no such user on this host",
         ),
         (
-            vec!["-u", "nobody", "-O", &past, "192.0.2.1:80", &to],
+            vec!["-u", "nobody", "-O", past, "192.0.2.1:80", &to],
             "is in DSR, which needs root as yet",
         ),
     ] {
