@@ -80,6 +80,13 @@ impl Door {
         }
     }
 
+    /// Whether it serves as what is wanted there. Of an inherited one there is no second, whatever its
+    /// backlog.
+    fn stays_at(&self, at: &At) -> bool {
+        let inherited = matches!(self.first, First::Inherited(_));
+        self.at == *at || inherited && self.at.is_where(at)
+    }
+
     fn entrance(&self) -> Entrance {
         let whose = self.whose.subscribe();
         let service = Arc::clone(&whose.borrow());
@@ -137,13 +144,13 @@ impl Doors {
         services: &[Arc<Service>],
         threads: usize,
     ) -> Result<Plan> {
-        let here: Vec<&At> = self.0.iter().flatten().map(|door| &door.at).collect();
+        let here: Vec<&Door> = self.0.iter().flatten().collect();
         let plan = |at: At, listen: &str, service: &Arc<Service>| {
-            if here.contains(&&at) {
-                return Ok(Planned::Kept(at));
+            if let Some(door) = here.iter().find(|door| door.stays_at(&at)) {
+                return Ok(Planned::Kept(door.at.clone()));
             }
             // A place that is ours already, with another backlog, is free for us alone.
-            let ours = here.iter().any(|door| door.is_where(&at));
+            let ours = here.iter().any(|door| door.at.is_where(&at));
             let first = First::open(&at, &service.name, !ours)?;
             let door = Door::new(at, first, listen, service);
             let sockets = door.first.for_threads(&door.at, threads)?;
