@@ -85,7 +85,7 @@ Version: $version
 Architecture: $architecture
 Maintainer: The Pen developers <pen@localhost>
 Installed-Size: $(du -ks --exclude=DEBIAN "$root" | cut -f 1)
-Depends: $depends, init-system-helpers (>= 1.54)
+Depends: $depends, init-system-helpers (>= 1.54), procps
 Provides: pen
 Conflicts: pen
 Replaces: pen

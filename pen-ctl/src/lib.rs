@@ -20,7 +20,7 @@ Commands:
   ocsp-check CERT ANSWER     whether the answer in a file would be stapled
   service                    services: name, mode, servers, where they listen
   server add HOST:PORT       one server more, behind those that are there
-  server remove N|NAME       one less; its connections go on
+  server remove N|NAME       one less; its connections go on, in DSR its flows move
   server drain N|NAME        no new flows or clients; undrain ends it
   apply FILE [--plan]        put a configuration (TOML or commands) in force, whole or not at all;
                              with --plan, only tell what it would change

@@ -24,9 +24,24 @@ use pen_ctl::Arguments;
 const EXIT_REFUSED: u8 = 2;
 const EXIT_NO_DAEMON: u8 = 3;
 
-/// How long a daemon may take for commands that may have it look names up.
+/// Commands that ask and change nothing.
+const QUESTIONS: &[&str] = &[
+    "connection",
+    "connections",
+    "control",
+    "counters",
+    "mode",
+    "ocsp",
+    "ocsp-check",
+    "pid",
+    "recent",
+    "service",
+    "servers",
+    "status",
+];
+/// How long a daemon may take for others, which may have it look names up, or wait for a disk.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long it may take for all others.
+/// How long it may take to answer a question.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -63,14 +78,18 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .and_then(|first| first.split_whitespace().next())
         .unwrap_or_default();
     let line = match arguments.command.split_first() {
+        Some((first, _)) if first == "apply" && arguments.service.is_some() => {
+            Err("apply is about the whole configuration: leave out -s".to_owned())
+        }
         Some((first, words)) if first == "apply" => apply::request(words, arguments.plan),
         _ if arguments.plan => Err("--plan goes with apply: apply FILE --plan".to_owned()),
         _ => request(arguments),
     };
     let line = line.map_err(refused)?;
-    let timeout = match word {
-        "apply" | "reload" | "config" | "server" => PATIENCE,
-        _ => TIMEOUT,
+    let timeout = if QUESTIONS.contains(&word) {
+        TIMEOUT
+    } else {
+        PATIENCE
     };
     let answer =
         client::ask(&arguments.socket, &line, timeout, Whose::Anybodys).map_err(no_daemon)?;
@@ -139,18 +158,30 @@ fn fetch_answers(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
+/// The command's words. A file that the daemon is to write is the asker's: it is somewhere else.
+fn command(arguments: &Arguments) -> Vec<String> {
+    let mut words = arguments.command.clone();
+    if let [verb] = &words[..]
+        && verb.starts_with("write ")
+    {
+        words = verb.split_whitespace().map(ToOwned::to_owned).collect();
+    }
+    let file = match &mut words[..] {
+        [verb, file] if verb == "write" => file,
+        [config, verb, file] if config == "config" && verb == "save" => file,
+        _ => return words,
+    };
+    if let Ok(path) = std::path::absolute(&*file) {
+        *file = path.display().to_string();
+    }
+    words
+}
+
 /// The line to send: the words joined by blanks, as Pen's own tool did.
 fn request(arguments: &Arguments) -> Result<String, String> {
     let service = arguments.service.iter().flat_map(|name| ["-s", name]);
     let service = service.map(ToOwned::to_owned);
-    let mut words: Vec<String> = service.chain(arguments.command.iter().cloned()).collect();
-    // The daemon writes it, and is somewhere else.
-    if let [.., verb, file] = &mut words[..]
-        && (verb == "write" || verb == "save")
-        && let Ok(path) = std::path::absolute(&*file)
-    {
-        *file = path.display().to_string();
-    }
+    let words: Vec<String> = service.chain(command(arguments)).collect();
     let line = words.join(" ");
     if line.contains(['\n', '\r']) {
         return Err("a command is one line: send them one by one".to_owned());

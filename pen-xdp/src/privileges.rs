@@ -42,11 +42,24 @@ fn meant(config: &Config) -> Result<Option<User>> {
     Ok(Some(found))
 }
 
+/// Who speaks to a port is not known, so that everybody on this host would be root by its commands,
+/// which write files.
+fn check_port(config: &Config) -> Result<()> {
+    if config.has_control_port() && Uid::effective().is_root() && config.user.is_none() {
+        bail!(
+            "a control port lets everybody on this host have files written as root: name a user to \
+             go on as (-u), or say -u root to have it so; a socket's path is for its owner alone"
+        );
+    }
+    Ok(())
+}
+
 /// Says before anything is started whether [`give_up_root`] could do it.
 ///
 /// # Errors
 /// Why not, and what mends it.
 pub fn check(config: &Config) -> Result<()> {
+    check_port(config)?;
     meant(config).map(drop)
 }
 
@@ -56,6 +69,7 @@ pub fn check(config: &Config) -> Result<()> {
 /// # Errors
 /// Why it can't be; nobody must go on then, as half of it may be done.
 pub fn give_up_root(config: &Config) -> Result<()> {
+    check_port(config)?;
     let Some(user) = meant(config)? else {
         return Ok(());
     };

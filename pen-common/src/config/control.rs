@@ -104,9 +104,11 @@ impl Config {
         matches!(self.control, Some(ControlAt::Port(_)))
     }
 
-    /// The access list of the control port.
+    /// The access list of the control port. List 0 is none: services that name no list have that
+    /// one, and what it says of clients says nothing of who may control Pen.
     fn control_list(&self) -> Option<&Acl> {
-        self.acls.get(usize::from(self.control_acl))
+        let number = Some(usize::from(self.control_acl)).filter(|number| *number > 0);
+        self.acls.get(number?)
     }
 
     /// Whether a client of the control port may ask: who is on its list, or on this host where that
@@ -128,14 +130,22 @@ impl Config {
         let Some(at) = self.control.as_ref().filter(|at| at.is_open()) else {
             return Ok(());
         };
-        if list.is_some_and(|list| !list.lines.is_empty()) {
+        // Whom no line names gets the opposite of the last one.
+        let narrow = |list: &Acl| {
+            let all = list
+                .lines
+                .iter()
+                .any(|line| line.permit && line.prefix == 0);
+            !all && list.lines.last().is_some_and(|last| last.permit)
+        };
+        if list.is_some_and(narrow) {
             return Ok(());
         }
         let number = self.control_acl;
         Err(format!(
-            "control = \"{at}\" can be reached from other machines, and access list {number} says \
-             nothing of who may: give acl 1 permit 192.0.2.0/24 and control_acl 1, or a port of \
-             127.0.0.1"
+            "control = \"{at}\" can be reached from other machines, and access list {number} does \
+             not say which of them may: give acl 1 permit 192.0.2.0/24 and control_acl 1, or a port \
+             of 127.0.0.1"
         ))
     }
 }
@@ -201,7 +211,7 @@ mod tests {
         };
         assert!(config.may_ask(here) && config.may_ask(mapped) && !config.may_ask(there));
         let why = config.check_control().unwrap_err();
-        assert!(why.contains("access list 1 says nothing"), "{why}");
+        assert!(why.contains("access list 1 does not say"), "{why}");
         let line = AclLine::new(true, there, 32);
         config.change_acl(1, &AclChange::Add(vec![line]));
         assert!(!config.may_ask(here) && config.may_ask(there));

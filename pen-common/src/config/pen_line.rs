@@ -56,6 +56,13 @@ pub struct PenFlag {
 }
 
 impl PenLine {
+    /// Whether all of it stands in the file that it names: what is written there is what it means.
+    pub fn is_file_alone(&self) -> bool {
+        let said = self.listen.is_some() || !self.servers.is_empty() || self.udp;
+        let flags = self.round_robin || !self.flags.is_empty() || !self.commands.is_empty();
+        self.file.is_some() && !said && !flags
+    }
+
     /// Builds and checks the configuration: `base` (what other flags said), then operands and the
     /// flags of proxy mode, then `-O` commands, then the file; what comes later wins.
     ///

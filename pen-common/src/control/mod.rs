@@ -244,6 +244,10 @@ pub fn parse_request(bytes: &[u8]) -> Result<Request, BadRequest> {
         let body = body
             .and_then(|end| bytes.get(end + 1..))
             .unwrap_or_default();
+        if service.is_some() {
+            let why = "apply and plan are about the whole configuration: leave out -s";
+            return Err(refused(why.to_owned()));
+        }
         let applied = promise.and_then(|promise| promise.keep(body));
         return Ok(Request {
             form,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod page;
+mod whole;
 
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;

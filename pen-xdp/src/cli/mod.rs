@@ -7,7 +7,10 @@ mod flags;
 
 use std::cell::RefCell;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
@@ -83,7 +86,41 @@ impl Outside for System {
     }
 
     fn read(&self, path: &Path) -> Result<String, String> {
-        std::fs::read_to_string(path).map_err(|error| error.to_string())
+        read(path).map_err(|error| error.to_string())
+    }
+}
+
+/// Longest configuration file, bytes.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// A file of a size that can be one; what is none may never end, or never begin.
+fn read(path: &Path) -> io::Result<String> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > FILE_BYTES_MAX {
+        true => Err(io::Error::other("it is too long")),
+        false => Ok(text),
+    }
+}
+
+/// The real name service, and no files: what strangers send is to read none of this host's.
+#[derive(Clone, Copy, Debug)]
+pub struct WithoutFiles;
+
+impl Outside for WithoutFiles {
+    fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        System.resolve(host)
+    }
+
+    fn read(&self, _: &Path) -> Result<String, String> {
+        Err("what is sent is whole, and no file is read for it".to_owned())
     }
 }
 
@@ -160,11 +197,15 @@ impl Start {
         }
     }
 
-    /// The file that the configuration stands in, and in which form.
+    /// The file that the configuration stands in, all of it, and in which form. A line says more
+    /// than its file, and that would still be said to the next start.
     pub fn file(&self) -> Option<(&Path, ConfigForm)> {
         match &self.source {
             Source::Toml(path) => Some((path, ConfigForm::Toml)),
-            Source::Line(line) => Some((line.file.as_deref()?, ConfigForm::Commands)),
+            Source::Line(line) if line.is_file_alone() => {
+                Some((line.file.as_deref()?, ConfigForm::Commands))
+            }
+            Source::Line(_) => None,
         }
     }
 
@@ -319,8 +360,7 @@ fn settings(matches: &ArgMatches) -> Vec<(&'static str, String)> {
     .into_iter()
     .filter_map(|key| text(matches, key).map(|value| (key, value)))
     .collect();
-    let user = text(matches, STAY.0).filter(|user| user != STAY.1);
-    flags.extend(user.map(|user| (STAY.0, user)));
+    flags.extend(text(matches, STAY.0).map(|user| (STAY.0, user)));
     for key in ["foreground", "allow_exit"] {
         if matches.get_flag(key) {
             flags.push((key, true.to_string()));

@@ -22,6 +22,7 @@ use pen_common::{
 };
 
 use super::names::{self, Answers, Unused};
+use replace::Origin;
 
 /// Longest time that a back end can be blacklisted for, seconds: a year.
 pub const BLACKLIST_S_MAX: u32 = 365 * 24 * 3600;
@@ -81,6 +82,8 @@ pub enum Command {
     Acl(u8, AclChange),
     /// Another configuration, which was checked, in place of this one.
     Replace(Box<Config>),
+    /// This one with a change, checked likewise: what was said of its servers before holds.
+    Edit(Box<Config>),
     /// The kernel's neighbour table has, or no longer has, a MAC address.
     Neighbor {
         /// The back end's address.
@@ -248,7 +251,8 @@ impl State {
                 self.config.change_acl(number, &change);
                 Ok(false)
             }
-            Command::Replace(config) => self.replace(*config),
+            Command::Replace(config) => self.replace(*config, Origin::Written),
+            Command::Edit(config) => self.replace(*config, Origin::Edited),
             Command::Neighbor { address, mac } => Ok(self.neighbor(address, mac)),
             Command::Carrier(on) => {
                 self.carrier = on;
@@ -313,6 +317,16 @@ impl State {
         self.ids.clone_from(&before.ids);
         self.drained.clone_from(&before.drained);
         self.written.clone_from(&before.written);
+        // What was heard stays, of those names that are there again.
+        let missing = before.answers.0.iter();
+        let missing = missing.filter(|(name, _)| !self.answers.0.contains_key(*name));
+        let missing: Vec<_> = missing
+            .map(|(name, all)| (name.clone(), all.clone()))
+            .collect();
+        self.answers.0.extend(missing);
+        self.answers
+            .0
+            .retain(|name, _| before.answers.0.contains_key(name));
         self.follow();
     }
 

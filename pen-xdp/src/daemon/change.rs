@@ -126,7 +126,12 @@ impl Change {
     /// Waits a little for these back ends of a new configuration, from `now` on.
     pub(super) fn seeks(&mut self, addresses: BTreeSet<IpAddr>, now: Instant) {
         let until = now + NEIGHBORS;
-        self.sought = Some(Sought { addresses, until });
+        let before = self.sought.take().map(|sought| sought.addresses);
+        let addresses = addresses.into_iter().chain(before.into_iter().flatten());
+        self.sought = Some(Sought {
+            addresses: addresses.collect(),
+            until,
+        });
     }
 
     /// As it was last published.
@@ -134,12 +139,14 @@ impl Change {
         &self.published
     }
 
-    /// Everything is published.
-    pub(super) fn published(&mut self) {
+    /// Everything is published; whether that are other back ends than before.
+    pub(super) fn published(&mut self) -> bool {
+        let replaced = self.state.config().pools != self.published.config().pools;
         self.sought = None;
         self.state.forget_unasked();
         self.published.clone_from(&self.state);
         (self.observed, self.retry) = (false, None);
+        replaced
     }
 
     /// Nothing could be published at `now`. Who asked is told so; what was observed is so all the
@@ -213,7 +220,7 @@ mod tests {
         change.refused(now);
         change.observed();
         assert!(change.is_due(now), "what is new is tried at once");
-        change.published();
+        assert!(!change.published());
         assert!(!change.is_due(now + RETRY_LONGEST));
     }
 

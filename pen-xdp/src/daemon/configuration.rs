@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -16,17 +17,20 @@ use similar::TextDiff;
 
 use super::{Daemon, Made, Purpose, change::Waiting};
 use crate::{
-    cli::System,
+    cli::{System, WithoutFiles},
     control::{
         snapshot::Snapshot,
         socket::ReplyTo,
         state::{Command, State},
     },
-    replace_file::replace_file,
+    keeper::backends,
+    replace_file::{How, Links, replace_file},
 };
 
-/// Mode of a configuration's file that is new: it names keys and holds none.
-const MODE: u32 = 0o644;
+/// How long a diff may be made as short as it can be.
+const DIFF: Duration = Duration::from_millis(100);
+/// Mode of a configuration's file that is new: who knows the seed in it can aim flows.
+const MODE: u32 = 0o600;
 
 impl Daemon {
     /// Another configuration is asked for, or what it would change.
@@ -38,7 +42,7 @@ impl Daemon {
         let start = Arc::clone(&self.reload.start);
         self.draft(waiting, purpose, move || {
             let text = (applied.text.as_str(), "what was sent");
-            let read = start.read_instead(applied.form, text, &System);
+            let read = start.read_instead(applied.form, text, &WithoutFiles);
             read.map(Made::whole).map_err(|faults| faults.to_string())
         });
     }
@@ -74,7 +78,9 @@ impl Daemon {
         let source = self.reload.status().source;
         let ours = self.change.state.config().as_written().to_toml();
         let theirs = written.as_written().to_toml();
-        let diff = TextDiff::from_lines(&theirs, &ours);
+        let diff = TextDiff::configure()
+            .timeout(DIFF)
+            .diff_lines(&theirs, &ours);
         let text = diff.unified_diff().header(&source, "in force").to_string();
         text.trim_end().to_owned()
     }
@@ -84,7 +90,7 @@ impl Daemon {
     /// # Errors
     /// As putting it in force.
     pub(super) fn plan(&self, config: &Config) -> Result<Plan, String> {
-        let new = self.reachable(config)?;
+        self.reachable(config)?;
         let state = &self.change.state;
         let mut next = state.clone();
         let replaced = next.apply(Command::Replace(Box::new(config.clone())));
@@ -93,7 +99,7 @@ impl Daemon {
         let mut plan = Plan::of(&difference);
         if let Some(dsr) = &self.dsr {
             // Taken for found: they will be, or the table is another one all the same.
-            for address in new {
+            for address in &backends(next.config()) - &backends(state.config()) {
                 let mac = Some(Mac(1));
                 let found = next.apply(Command::Neighbor { address, mac });
                 found.map_err(|refusal| refusal.to_string())?;
@@ -117,16 +123,19 @@ impl Daemon {
                 .written(form)
                 .map(|text| (path.to_owned(), text))
                 .map_err(|faults| faults.to_string()),
-            None => Err("Pen was started without a file: name one".to_owned()),
+            None => Err(
+                "Pen was started by a line that is more than its file: name a file to write to"
+                    .to_owned(),
+            ),
         };
         let (path, text) = match written {
             Ok(written) => written,
             Err(why) => return self.reply(&request, answer, Err(why)),
         };
-        let generation = self.generation();
+        let (generation, own) = (self.generation(), file.is_none());
         // A disk may be slow, and everybody else is not to wait for it.
         tokio::task::spawn_blocking(move || {
-            let written = write(&path, &text).map_err(|error| format!("{error:#}"));
+            let written = write(&path, &text, own).map_err(|error| format!("{error:#}"));
             let reply = Reply {
                 generation,
                 outcome: written.map(|()| Value::Applied),
@@ -136,8 +145,13 @@ impl Daemon {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    replace_file(path, text.as_bytes(), MODE)
+/// `own` is the file that Pen was started with: a link of the administrator's stays one.
+fn write(path: &Path, text: &str, own: bool) -> Result<()> {
+    let how = How {
+        mode: MODE,
+        links: if own { Links::Follow } else { Links::Refuse },
+    };
+    replace_file(path, text.as_bytes(), how)
         .with_context(|| format!("{} can't be written", path.display()))?;
     tracing::info!("the configuration was written to {}", path.display());
     Ok(())

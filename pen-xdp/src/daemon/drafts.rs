@@ -1,15 +1,20 @@
 //! Configurations that are being made: read from files, with host names looked up. That waits for
 //! disks and name servers, so threads do it; what comes of it is taken in the order of asking.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use pen_common::config::{Checked, Config};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, timeout_at},
+};
 
 use super::change::Waiting;
 
-/// Those that may be in the making.
-const DRAFTS_MAX: usize = 64;
+/// Those that may be in the making: others who ask are to be answered meanwhile.
+const DRAFTS_MAX: usize = 8;
+/// How long one may take. A thread that hangs in a look-up is left behind.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// What is to become of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,7 @@ struct Making {
     waiting: Waiting,
     purpose: Purpose,
     work: JoinHandle<Result<Made, String>>,
+    until: Instant,
 }
 
 /// All that are in the making.
@@ -74,6 +80,7 @@ impl Drafts {
             waiting,
             purpose,
             work,
+            until: Instant::now() + PATIENCE,
         });
     }
 
@@ -83,8 +90,13 @@ impl Drafts {
         let Some(first) = self.0.front_mut() else {
             return std::future::pending().await;
         };
-        let made = (&mut first.work).await;
-        let made = made.unwrap_or_else(|error| Err(format!("it was not made: {error}")));
+        let made = match timeout_at(first.until, &mut first.work).await {
+            Ok(made) => made.unwrap_or_else(|error| Err(format!("it was not made: {error}"))),
+            Err(_) => Err(format!(
+                "it was not made within {} s: a name server or a disk does not answer",
+                PATIENCE.as_secs()
+            )),
+        };
         match self.0.pop_front() {
             Some(Making {
                 waiting, purpose, ..

@@ -190,9 +190,11 @@ impl Dsr {
         }
         change.observe(Command::Neighbor { address, mac });
         let Some(mac) = mac else { return };
-        for pool in &change.state.config().pools {
+        // What is asked for and not published yet may have another back end under that number.
+        let published = change.last();
+        for pool in &published.config().pools {
             for backend in pool.backends.iter().filter(|b| b.address == address) {
-                let id = change.state.id(&pool.name, &backend.name);
+                let id = published.id(&pool.name, &backend.name);
                 if let Some(was) = self.snapshot.backends.get_mut(&id) {
                     was.mac = mac;
                     self.publisher.replace_mac(id, mac);
@@ -201,9 +203,16 @@ impl Dsr {
         }
     }
 
-    /// Asks for those back ends that there are now. What fails is tried again by itself.
-    pub(super) fn watch_back_ends(&mut self, state: &State) {
-        let watched = self.keeper.segments(state.config()).and_then(|segments| {
+    /// Asks for the back ends that there are and that are published. What fails is tried again by
+    /// itself.
+    pub(super) fn watch_back_ends(&mut self, change: &Change) {
+        let segments = self.keeper.segments(change.state.config());
+        let segments = segments.and_then(|mut segments| {
+            let published = self.keeper.segments(change.last().config())?;
+            segments.interfaces.extend(published.interfaces);
+            Ok(segments)
+        });
+        let watched = segments.and_then(|segments| {
             let watched = self.keeper.watch_again(&mut self.watch, &segments);
             watched.context("the neighbour table can't be read")
         });

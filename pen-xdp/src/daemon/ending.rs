@@ -6,7 +6,7 @@ use pen_common::config::OnStop;
 
 use super::{Daemon, notify};
 
-/// How long whoever asked for the end has to get the answer.
+/// How long whoever asked for the end has to get the answer, and who has knocked to be let in.
 const FAREWELL: Duration = Duration::from_millis(100);
 
 /// How it ends.
@@ -25,11 +25,8 @@ impl Daemon {
     pub(super) fn end(&mut self, command: Option<&str>) {
         let now = Instant::now();
         let patience = self.change.state.config().drain_timeout;
-        let farewell = if command.is_some() {
-            FAREWELL
-        } else {
-            Duration::ZERO
-        };
+        let waits = command.is_some() || patience > 0;
+        let farewell = if waits { FAREWELL } else { Duration::ZERO };
         let until = now + Duration::from_secs(patience.into()).max(farewell);
         self.ending.get_or_insert(Ending {
             not_before: now + farewell,
@@ -73,10 +70,11 @@ impl Daemon {
 
     /// Whether the program goes on by itself, and what was cut is said.
     pub(super) fn keeps_forwarding(&self) -> bool {
-        if self.left > 0 && self.ending.is_some() {
+        let patience = self.change.state.config().drain_timeout;
+        if self.left > 0 && self.ending.is_some() && patience > 0 {
             tracing::warn!("{} connections were cut", self.left);
         }
-        let detaches = self.ending.is_none_or(|ending| ending.detaches);
+        let detaches = self.ending.is_some_and(|ending| ending.detaches);
         !detaches && self.change.state.config().on_stop == OnStop::Keep
     }
 }

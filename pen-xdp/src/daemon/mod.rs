@@ -16,7 +16,6 @@ pub mod log;
 pub mod notify;
 pub mod open;
 mod page;
-mod page_file;
 pub mod pid_file;
 mod queues;
 mod reload;
@@ -201,7 +200,7 @@ impl Daemon {
             tracing::warn!("not all addresses of {name} are used: {}", why.join("; "));
         }
         if let Some(dsr) = &mut self.dsr {
-            dsr.watch_back_ends(&self.change.state);
+            dsr.watch_back_ends(&self.change);
         }
     }
 
@@ -421,7 +420,11 @@ impl Daemon {
         let waiting = std::mem::take(&mut self.change.waiting);
         match self.publish_state() {
             Ok(()) => {
-                self.change.published();
+                let replaced = self.change.published();
+                // Those that are gone are asked for no more.
+                if let Some(dsr) = self.dsr.as_mut().filter(|_| replaced) {
+                    dsr.watch_back_ends(&self.change);
+                }
                 self.change.graced = waiting;
                 match &self.dsr {
                     Some(dsr) => {
@@ -437,7 +440,7 @@ impl Daemon {
                 self.change.take_back();
                 self.change.refused(Instant::now());
                 if let Some(dsr) = &mut self.dsr {
-                    dsr.watch_back_ends(&self.change.state);
+                    dsr.watch_back_ends(&self.change);
                 }
                 for waiting in waiting {
                     self.tell(waiting, Err(format!("{error:#}")));

@@ -7,6 +7,7 @@ use std::{
     time::SystemTime,
 };
 
+use anyhow::Context;
 use pen_common::{
     config::Service,
     control::{
@@ -16,7 +17,8 @@ use pen_common::{
 };
 use tokio::task::spawn_blocking;
 
-use super::{Daemon, page_file};
+use super::Daemon;
+use crate::replace_file::{How, Links, replace_file};
 use crate::{
     control::{
         report::{self, Went},
@@ -24,6 +26,12 @@ use crate::{
         state::{Standing, State},
     },
     proxy::{Observer, Proxy, plain_time},
+};
+
+/// Everybody may read it who comes to the web server's folder.
+const AS_PAGE: How = How {
+    mode: 0o644,
+    links: Links::Refuse,
 };
 
 impl Daemon {
@@ -176,7 +184,8 @@ fn with_guests(mut page: StatusPage, observer: Option<&Observer>) -> StatusPage 
 }
 
 fn write(file: &Path, html: &str) {
-    if let Err(error) = page_file::write(file, html) {
+    let written = replace_file(file, html.as_bytes(), AS_PAGE);
+    if let Err(error) = written.context("can't be written; is its directory there?") {
         tracing::warn!("web_stats {}: {error:#}", file.display());
     }
 }

@@ -1,6 +1,6 @@
 //! The configuration read again, and another one put in place of the one in force.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use pen_common::{
     config::Config,
@@ -103,6 +103,7 @@ impl Daemon {
             purpose,
             made,
         } = draft;
+        let edited = matches!(made, Ok(Made::Edit(_)));
         let config = made.and_then(|made| match made {
             Made::Whole(checked) => {
                 let (config, notes) = checked.into_parts();
@@ -119,7 +120,7 @@ impl Daemon {
                 self.plan(&config).map(|plan| Value::Plan(Box::new(plan)))
             }
             (Ok(config), Purpose::Diff) => Ok(Value::Text(self.differs_from(&config))),
-            (Ok(config), Purpose::Replace) => match self.replace(config) {
+            (Ok(config), Purpose::Replace) => match self.replace(config, edited) {
                 Ok(()) => return self.change.waiting.push(waiting),
                 Err(why) => Err(why),
             },
@@ -128,25 +129,31 @@ impl Daemon {
     }
 
     /// Puts a configuration in place of the one in force; it is published by and by.
-    fn replace(&mut self, config: Config) -> Result<(), String> {
+    fn replace(&mut self, config: Config, edited: bool) -> Result<(), String> {
         if self.ending.is_some() {
             return Err("Pen is stopping".to_owned());
         }
-        let new = self.reachable(&config)?;
-        let replaced = self.change.state.apply(Command::Replace(Box::new(config)));
+        self.reachable(&config)?;
+        let command = match edited {
+            true => Command::Edit(Box::new(config)),
+            false => Command::Replace(Box::new(config)),
+        };
+        let replaced = self.change.state.apply(command);
         replaced.map_err(|refusal| refusal.to_string())?;
         if let Some(dsr) = &mut self.dsr {
-            dsr.watch_back_ends(&self.change.state);
+            dsr.watch_back_ends(&self.change);
+            let published = backends(self.change.last().config());
+            let new = &backends(self.change.state.config()) - &published;
             self.change.seeks(new, Instant::now());
         }
         Ok(())
     }
 
-    /// Looks at what no configuration knows by itself; the back ends in DSR that are new.
-    pub(super) fn reachable(&self, config: &Config) -> Result<BTreeSet<IpAddr>, String> {
+    /// Looks at what no configuration knows by itself.
+    pub(super) fn reachable(&self, config: &Config) -> Result<(), String> {
         let Some(dsr) = &self.dsr else {
             return match config.dsr_services().next() {
-                None => Ok(BTreeSet::new()),
+                None => Ok(()),
                 Some(service) => Err(format!(
                     "service {:?} is the first in DSR, which begins with a start: restart Pen",
                     service.name
@@ -160,11 +167,10 @@ impl Daemon {
             tracing::warn!("{note}");
         }
         let unreachable = dsr.keeper.unreachable(&segments);
-        if !unreachable.is_empty() {
-            return Err(unreachable.join("\n"));
+        match unreachable.is_empty() {
+            true => Ok(()),
+            false => Err(unreachable.join("\n")),
         }
-        let before = backends(self.change.state.config());
-        Ok(&backends(config) - &before)
     }
 
     /// What is to follow a configuration that is in force now.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_local;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::doors::{Entrance, Turn};
 use super::gate::{Gate, Pass};
@@ -19,9 +19,9 @@ use super::stream::Stream;
 /// Before the next try where the process or the system has no descriptors left.
 pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long after the last one who had knocked a closed door is listened at: the kernel may have told
-/// of him and the event loop not yet.
-const LAST_KNOCK: Duration = Duration::from_millis(1);
+/// How long a closed door is listened at: for those who knocked before, of whom the kernel may have
+/// told and the event loop not yet.
+const LAST_KNOCKS: Duration = Duration::from_millis(10);
 
 /// Idle clients that are closed then.
 const ROOM: usize = 16;
@@ -65,40 +65,39 @@ impl Listening {
 /// taken last waits while the service has as many as it may have, or too many of them wait for a
 /// server, or descriptors are used up; those behind it wait in the kernel.
 pub(super) async fn accept(mut entrance: Entrance, listening: &Listening, everyone: Arc<Gate>) {
-    let (mut exhausted, mut closed) = (false, false);
+    let mut exhausted = false;
+    let mut last: Option<Instant> = None;
     loop {
-        let accepted = if closed {
-            match timeout(LAST_KNOCK, listening.accept()).await {
+        let accepted = match last {
+            Some(last) => match timeout_at(last, listening.accept()).await {
                 Ok(accepted) => accepted,
                 Err(_) => return,
-            }
-        } else {
-            tokio::select! {
+            },
+            None => tokio::select! {
                 turn = entrance.turned() => {
-                    closed = matches!(turn, Turn::Closed);
+                    last = ends(&turn);
                     continue;
                 }
                 accepted = listening.accept() => accepted,
-            }
+            },
         };
-        let service = &entrance.service;
         match accepted {
             Ok((stream, address, port)) => {
                 entrance.listener.came();
+                let name = &entrance.service.name;
                 if everyone.is_full() {
-                    told(&mut exhausted, &service.name, "open files are used up");
+                    told(&mut exhausted, name, "open files are used up");
                 } else if exhausted && everyone.has_ample_room() {
                     exhausted = false;
-                    tracing::info!("service {}: clients are served at once again", service.name);
+                    tracing::info!("service {name}: clients are served at once again");
                 }
                 let visitor = Visitor {
                     address,
                     port,
                     listener: Arc::clone(&entrance.listener),
                 };
-                let in_service = service.connections.enter().await;
-                // The client takes a place there itself, when it is known who it is.
-                drop(service.pending.enter().await);
+                let in_service = place(&mut entrance, &mut last).await;
+                let service = &entrance.service;
                 // What all services share is taken last: nobody waits here with it in hand.
                 let places = Places {
                     _service: in_service,
@@ -110,7 +109,7 @@ pub(super) async fn accept(mut entrance: Entrance, listening: &Listening, everyo
                 connection.served_by(task.abort_handle());
             }
             Err(error) if is_exhaustion(&error) => {
-                told(&mut exhausted, &service.name, &error.to_string());
+                told(&mut exhausted, &entrance.service.name, &error.to_string());
                 // Nobody notices the end of those to servers.
                 if !http::close_all() {
                     http::close_oldest(ROOM);
@@ -120,10 +119,39 @@ pub(super) async fn accept(mut entrance: Entrance, listening: &Listening, everyo
             // The client's own trouble: it left before it was taken.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::debug!("service {}: accept: {error}", service.name);
+                tracing::debug!("service {}: accept: {error}", entrance.service.name);
                 sleep(EXHAUSTED_PAUSE).await;
             }
         }
+    }
+}
+
+/// A place among the service's clients, in whatever service the door is when there is one; once few
+/// enough of them wait for a server.
+async fn place(entrance: &mut Entrance, last: &mut Option<Instant>) -> Pass {
+    loop {
+        let service = Arc::clone(&entrance.service);
+        let entered = async {
+            let pass = service.connections.enter().await;
+            // The client takes a place there itself, when it is known who it is.
+            drop(service.pending.enter().await);
+            pass
+        };
+        if last.is_some() {
+            return entered.await;
+        }
+        tokio::select! {
+            pass = entered => return pass,
+            turn = entrance.turned() => *last = ends(&turn),
+        }
+    }
+}
+
+/// Until when a door is listened at, if it is closed.
+fn ends(turn: &Turn) -> Option<Instant> {
+    match turn {
+        Turn::Anothers => None,
+        Turn::Closed => Some(Instant::now() + LAST_KNOCKS),
     }
 }
 

@@ -4,6 +4,7 @@
 //! A door is known by its place. One that a change leaves where it is keeps its sockets, whoever
 //! serves there from then on: nobody who knocks meanwhile is turned away.
 
+use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -19,7 +20,10 @@ use super::service::Service;
 #[derive(Debug)]
 struct Door {
     at: At,
+    backlog: u32,
     first: First,
+    /// Those that the threads have, to be told of another backlog.
+    sockets: Vec<Socket>,
     listener: Arc<Listener>,
     whose: watch::Sender<Arc<Service>>,
 }
@@ -51,7 +55,7 @@ pub(super) struct Plan(Vec<Vec<Planned>>);
 #[derive(Debug)]
 enum Planned {
     /// One that is there.
-    Kept(At),
+    Kept(At, u32),
     /// One that is new, with a socket for each thread.
     New(Door, Vec<Socket>),
 }
@@ -73,18 +77,39 @@ impl Entrance {
 impl Door {
     fn new(at: At, first: First, listen: &str, service: &Arc<Service>) -> Self {
         Self {
-            first,
             at,
+            backlog: 0,
+            first,
+            sockets: Vec::new(),
             listener: Listener::new(listen),
             whose: watch::Sender::new(Arc::clone(service)),
         }
     }
 
-    /// Whether it serves as what is wanted there. Of an inherited one there is no second, whatever its
-    /// backlog.
-    fn stays_at(&self, at: &At) -> bool {
-        let inherited = matches!(self.first, First::Inherited(_));
-        self.at == *at || inherited && self.at.is_where(at)
+    /// Opens a socket for each of so many threads.
+    ///
+    /// # Errors
+    /// The kernel has no more of them.
+    fn divide(&mut self, threads: usize, backlog: u32) -> Result<Vec<Socket>> {
+        let sockets = self.first.for_threads(threads, backlog)?;
+        let copies: io::Result<Vec<_>> = sockets.iter().map(Socket::try_clone).collect();
+        self.sockets = copies.with_context(|| format!("no sockets for {}", self.at))?;
+        self.backlog = backlog;
+        Ok(sockets)
+    }
+
+    /// So many clients may wait in the kernel from now on.
+    fn waits(&mut self, backlog: u32) {
+        if self.backlog != backlog {
+            self.backlog = backlog;
+            for error in self
+                .sockets
+                .iter()
+                .filter_map(|one| one.listen(backlog).err())
+            {
+                tracing::warn!("{}: backlog = {backlog}: {error}", self.at);
+            }
+        }
     }
 
     fn entrance(&self) -> Entrance {
@@ -119,16 +144,19 @@ impl Doors {
         services: &[Arc<Service>],
         inherited: &mut Inherited,
     ) -> Result<Self> {
-        let mut open = |at: At, listen: &str, service: &Arc<Service>| {
-            let found = First::inherit(&at, inherited);
+        let mut open = |(at, listen): (At, &str), backlog, service: &Arc<Service>| {
+            let found = First::inherit(&at, backlog, inherited);
             let first = match found.with_context(|| format!("service {:?}", service.name))? {
                 Some(first) => first,
-                None => First::open(&at, &service.name, true)?,
+                None => First::open(&at, service, backlog, true)?,
             };
-            Ok(Door::new(at, first, listen, service))
+            let mut door = Door::new(at, first, listen, service);
+            door.backlog = backlog;
+            Ok(door)
         };
         let all = routes.iter().zip(services).map(|(route, service)| {
-            let doors = places(route).map(|(at, listen)| open(at, listen, service));
+            let backlog = route.options.backlog;
+            let doors = places(route).map(|place| open(place, backlog, service));
             doors.collect()
         });
         all.collect::<Result<_>>().map(Self)
@@ -144,20 +172,21 @@ impl Doors {
         services: &[Arc<Service>],
         threads: usize,
     ) -> Result<Plan> {
-        let here: Vec<&Door> = self.0.iter().flatten().collect();
-        let plan = |at: At, listen: &str, service: &Arc<Service>| {
-            if let Some(door) = here.iter().find(|door| door.stays_at(&at)) {
-                return Ok(Planned::Kept(door.at.clone()));
+        let here: Vec<&At> = self.0.iter().flatten().map(|door| &door.at).collect();
+        let plan = |(at, listen): (At, &str), backlog, service: &Arc<Service>| {
+            if here.contains(&&at) {
+                return Ok(Planned::Kept(at, backlog));
             }
-            // A place that is ours already, with another backlog, is free for us alone.
-            let ours = here.iter().any(|door| door.at.is_where(&at));
-            let first = First::open(&at, &service.name, !ours)?;
-            let door = Door::new(at, first, listen, service);
-            let sockets = door.first.for_threads(&door.at, threads)?;
+            // What a listener of ours is in the way of is free for us alone.
+            let ours = here.iter().any(|door| door.overlaps(&at));
+            let first = First::open(&at, service, backlog, !ours)?;
+            let mut door = Door::new(at, first, listen, service);
+            let sockets = door.divide(threads, backlog)?;
             Ok(Planned::New(door, sockets))
         };
         let all = routes.iter().zip(services).map(|(route, service)| {
-            let doors = places(route).map(|(at, listen)| plan(at, listen, service));
+            let backlog = route.options.backlog;
+            let doors = places(route).map(|place| plan(place, backlog, service));
             doors.collect()
         });
         all.collect::<Result<_>>().map(Plan)
@@ -176,9 +205,11 @@ impl Doors {
             let mut doors = Vec::new();
             for planned in planned {
                 match planned {
-                    Planned::Kept(at) => {
+                    Planned::Kept(at, backlog) => {
                         let here = before.iter().position(|door| door.at == at);
-                        doors.extend(here.map(|here| before.swap_remove(here)));
+                        let mut kept = here.map(|here| before.swap_remove(here));
+                        kept.iter_mut().for_each(|door| door.waits(backlog));
+                        doors.extend(kept);
                     }
                     Planned::New(door, sockets) => {
                         new.push((door.entrance(), sockets));
@@ -197,10 +228,10 @@ impl Doors {
     ///
     /// # Errors
     /// The kernel has no more of them.
-    pub(super) fn entrances(&self, threads: usize) -> Result<Vec<(Entrance, Vec<Socket>)>> {
-        let all = self.0.iter().flatten();
+    pub(super) fn entrances(&mut self, threads: usize) -> Result<Vec<(Entrance, Vec<Socket>)>> {
+        let all = self.0.iter_mut().flatten();
         let all = all.map(|door| {
-            let sockets = door.first.for_threads(&door.at, threads)?;
+            let sockets = door.divide(threads, door.backlog)?;
             Ok((door.entrance(), sockets))
         });
         all.collect()

@@ -12,18 +12,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use pen_common::config::Mode;
-use socket2::{Domain, Protocol, SockAddr, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 use super::inherited::Inherited;
 use super::routes::Route;
+use super::service::Service;
 use super::udp;
 
-/// Where a door is, and what its sockets are like: another backlog makes another door.
+/// Where a door is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum At {
-    Tcp { address: SocketAddr, backlog: u32 },
+    Tcp(SocketAddr),
     Udp(SocketAddr),
-    Unix { path: PathBuf, backlog: u32 },
+    Unix(PathBuf),
 }
 
 /// The first socket of a door. Clients wait in the kernel until somebody takes them.
@@ -46,7 +47,24 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    fn try_clone(&self) -> io::Result<Self> {
+    /// So many clients may wait from now on (listen(2) may be said again).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn listen(&self, backlog: u32) -> io::Result<()> {
+        let socket = match self {
+            Self::Tcp(socket) => SockRef::from(socket),
+            Self::Unix(socket) => SockRef::from(socket),
+            Self::Udp(_) => return Ok(()),
+        };
+        socket.listen(backlog_of(backlog))
+    }
+
+    /// The same socket once more.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
             Self::Udp(socket) => socket.try_clone().map(Self::Udp),
@@ -56,31 +74,28 @@ impl Socket {
 }
 
 impl At {
-    /// Whether both can't be held by two.
-    pub(super) fn is_where(&self, other: &Self) -> bool {
+    /// Whether both can be held by one process at once alone, as it says so of each (SO_REUSEPORT).
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Tcp { address, .. }, Self::Tcp { address: there, .. })
-            | (Self::Udp(address), Self::Udp(there)) => address == there,
-            (Self::Unix { path, .. }, Self::Unix { path: there, .. }) => path == there,
-            (Self::Tcp { .. } | Self::Udp(_) | Self::Unix { .. }, _) => false,
+            (Self::Tcp(one), Self::Tcp(other)) | (Self::Udp(one), Self::Udp(other)) => {
+                let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+                one.port() == other.port() && (all || one.ip() == other.ip())
+            }
+            (Self::Tcp(_) | Self::Udp(_) | Self::Unix(_), _) => false,
         }
     }
 }
 
 /// Where a route listens, each place with what people call it.
 pub(super) fn places(route: &Route) -> impl Iterator<Item = (At, &str)> {
-    let backlog = route.options.backlog;
     let addresses = route.listeners.iter().map(move |listener| {
         let address = SocketAddr::new(listener.address, listener.port);
         match route.mode {
             Mode::Udp => At::Udp(address),
-            Mode::Tcp | Mode::Http | Mode::Dsr => At::Tcp { address, backlog },
+            Mode::Tcp | Mode::Http | Mode::Dsr => At::Tcp(address),
         }
     });
-    let paths = route.options.paths.iter().map(move |path| At::Unix {
-        path: path.clone(),
-        backlog,
-    });
+    let paths = route.options.paths.iter().cloned().map(At::Unix);
     let texts = route.listen.iter().map(String::as_str);
     addresses.chain(paths).zip(texts)
 }
@@ -90,10 +105,10 @@ impl First {
     ///
     /// # Errors
     /// It can't be had; what mends it.
-    pub(super) fn open(at: &At, service: &str, is_alone: bool) -> Result<Self> {
+    pub(super) fn open(at: &At, service: &Service, backlog: u32, is_alone: bool) -> Result<Self> {
         let opened = match at {
-            At::Tcp { address, backlog } => {
-                let open = |address, shared| tcp(address, *backlog, shared);
+            At::Tcp(address) => {
+                let open = |address, shared| tcp(address, backlog, shared);
                 let opened = alone(*address, is_alone, open);
                 opened.map(|(address, socket)| Self::Tcp(address, socket))
             }
@@ -101,32 +116,36 @@ impl First {
                 let opened = alone(*address, is_alone, udp::listen::open);
                 opened.map(|(address, socket)| Self::Udp(address, socket, true))
             }
-            At::Unix { path, backlog } => {
-                let file = SocketFile::bind(path, *backlog, is_alone);
+            At::Unix(path) => {
+                let file = SocketFile::bind(path, backlog);
                 return file
                     .map(Self::Unix)
-                    .with_context(|| format!("service {service:?}"));
+                    .with_context(|| format!("service {:?}", service.name));
             }
         };
-        opened.map_err(|error| refused(at, service, error))
+        opened.map_err(|error| refused(at, &service.name, error))
     }
 
     /// The one that a service manager handed over for it, if it did.
     ///
     /// # Errors
     /// It can't be used as it is.
-    pub(super) fn inherit(at: &At, inherited: &mut Inherited) -> Result<Option<Self>> {
+    pub(super) fn inherit(
+        at: &At,
+        backlog: u32,
+        inherited: &mut Inherited,
+    ) -> Result<Option<Self>> {
         Ok(match at {
-            At::Tcp { address, backlog } => {
-                let found = inherited.tcp(*address, backlog_of(*backlog))?;
+            At::Tcp(address) => {
+                let found = inherited.tcp(*address, backlog_of(backlog))?;
                 found.map(|socket| Self::Inherited(Socket::Tcp(socket)))
             }
             At::Udp(address) => {
                 let found = inherited.udp(*address)?;
                 found.map(|(socket, divisible)| Self::Udp(*address, socket, divisible))
             }
-            At::Unix { path, backlog } => {
-                let found = inherited.unix(path, backlog_of(*backlog))?;
+            At::Unix(path) => {
+                let found = inherited.unix(path, backlog_of(backlog))?;
                 found.map(|socket| Self::Inherited(Socket::Unix(socket)))
             }
         })
@@ -136,25 +155,24 @@ impl First {
     ///
     /// # Errors
     /// The kernel has no more of them.
-    pub(super) fn for_threads(&self, at: &At, threads: usize) -> Result<Vec<Socket>> {
+    pub(super) fn for_threads(&self, threads: usize, backlog: u32) -> Result<Vec<Socket>> {
         let threads = match self {
             Self::Udp(_, _, false) => 1,
             Self::Udp(_, _, true) | Self::Tcp(..) | Self::Unix(_) | Self::Inherited(_) => threads,
         };
-        let sockets: io::Result<Vec<_>> = (0..threads).map(|nth| self.socket(at, nth)).collect();
+        let sockets: io::Result<Vec<_>> =
+            (0..threads).map(|nth| self.socket(nth, backlog)).collect();
         sockets.with_context(|| format!("no listening sockets for {threads} proxy threads"))
     }
 
-    fn socket(&self, at: &At, thread: usize) -> io::Result<Socket> {
-        match (self, at) {
-            (Self::Tcp(address, _), At::Tcp { backlog, .. }) if thread > 0 => {
-                tcp(*address, *backlog, true).map(Socket::Tcp)
-            }
-            (Self::Tcp(_, first), _) => first.try_clone().map(Socket::Tcp),
-            (Self::Udp(_, first, _), _) if thread == 0 => first.try_clone().map(Socket::Udp),
-            (Self::Udp(address, ..), _) => udp::listen::open(*address, true).map(Socket::Udp),
-            (Self::Unix(file), _) => file.listener.try_clone().map(Socket::Unix),
-            (Self::Inherited(socket), _) => socket.try_clone(),
+    fn socket(&self, thread: usize, backlog: u32) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(address, _) if thread > 0 => tcp(*address, backlog, true).map(Socket::Tcp),
+            Self::Tcp(_, first) => first.try_clone().map(Socket::Tcp),
+            Self::Udp(_, first, _) if thread == 0 => first.try_clone().map(Socket::Udp),
+            Self::Udp(address, ..) => udp::listen::open(*address, true).map(Socket::Udp),
+            Self::Unix(file) => file.listener.try_clone().map(Socket::Unix),
+            Self::Inherited(socket) => socket.try_clone(),
         }
     }
 }
@@ -219,7 +237,7 @@ fn refused(at: &At, service: &str, error: io::Error) -> anyhow::Error {
             libc::EADDRINUSE,
             match at {
                 At::Udp(_) => "; `ss -lunp` shows who listens there",
-                At::Tcp { .. } | At::Unix { .. } => "; `ss -ltnp` shows who listens there",
+                At::Tcp(_) | At::Unix(_) => "; `ss -ltnp` shows who listens there",
             },
         ),
         (
@@ -244,15 +262,14 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// A socket that a dead process left at `path` is removed first, or one of ours whose place this
-    /// one takes.
-    fn bind(path: &Path, backlog: u32, is_alone: bool) -> Result<Self> {
+    /// A socket that a dead process left at `path` is removed first.
+    fn bind(path: &Path, backlog: u32) -> Result<Self> {
         let name = path.display();
         if let Ok(metadata) = fs::symlink_metadata(path) {
             if !metadata.file_type().is_socket() {
                 bail!("can't listen on {name}: something else has that name; remove it");
             }
-            if is_alone && UnixStream::connect(path).is_ok() {
+            if UnixStream::connect(path).is_ok() {
                 bail!("can't listen on {name}: somebody listens there already");
             }
             fs::remove_file(path)
@@ -295,8 +312,8 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { address, .. } | Self::Udp(address) => address.fmt(f),
-            Self::Unix { path, .. } => path.display().fmt(f),
+            Self::Tcp(address) | Self::Udp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
         }
     }
 }

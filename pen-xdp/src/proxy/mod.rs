@@ -124,7 +124,7 @@ impl Bound {
             services,
             connections,
             agreed,
-            doors,
+            mut doors,
             mut logs,
         } = self;
         let (clients_max, warning) = clients_max(&routes);

@@ -129,10 +129,6 @@ fn flags_for_what_is_not_there_are_refused_by_name() {
 fn flags_that_restrict_the_process_are_refused_not_ignored() {
     for (words, expected) in [
         (
-            ["-u", "nobody"],
-            "error: -u (switch user) isn't in this version yet\n",
-        ),
-        (
             ["-j", "/var/empty"],
             "error: -j (chroot) isn't in this version yet\n",
         ),

@@ -176,7 +176,7 @@ fn changes_are_in_the_log_with_who_and_what_and_shows_are_not() {
 
 /// Pen with a control port, and without a path.
 fn at_port(lab: &Lab, at: &str, words: &[&str]) -> lab::Process {
-    let all = [&["-f", "-C", at], words].concat();
+    let all = [&["-f", "-u", "root", "-C", at], words].concat();
     let process = lab
         .balancer()
         .spawn(env!("CARGO_BIN_EXE_pen"), all)

@@ -165,11 +165,17 @@ fn make_free(path: &Path) -> Result<()> {
             path.display()
         );
     }
-    if BlockingStream::connect(path).is_ok() {
-        bail!(
+    match BlockingStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Ok(_) => bail!(
             "control socket {}: a running daemon answers there; stop it, or name another",
             path.display()
-        );
+        ),
+        // Another user's may be alive, and one for datagrams is another program's.
+        Err(error) => bail!(
+            "control socket {}: something that may be alive has that name ({error}); name another",
+            path.display()
+        ),
     }
     fs::remove_file(path)
         .with_context(|| format!("control socket {}: can't replace it", path.display()))

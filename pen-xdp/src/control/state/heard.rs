@@ -26,10 +26,6 @@ impl State {
             let moved = self.moved_since(&pools);
             self.blacklisted_until_ms
                 .retain(|id, _| known.contains(id) && !moved.contains(id));
-            // Nobody asks for the others any more, so nobody would notice that they moved.
-            let asked = names::addresses(&self.config);
-            self.neighbors.retain(|address, _| asked.contains(address));
-            self.lost.retain(|address, _| asked.contains(address));
         }
         changed || self.config.services != services
     }

@@ -273,7 +273,7 @@ fn say(state: &mut State, line: &str) -> bool {
             let found = LookedUp::ask(edit, &World);
             let config = before.config();
             match config.edited(request.service.as_deref(), edit, &found) {
-                Ok(config) => state.apply(Command::Replace(Box::new(config))),
+                Ok(config) => state.apply(Command::Edit(Box::new(config))),
                 Err(_) => return false,
             }
         }
