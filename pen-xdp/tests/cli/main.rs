@@ -470,7 +470,10 @@ fn help_and_version_are_shown() {
     ] {
         assert!(help.contains(part), "{part} is missing in\n{help}");
     }
-    assert!(help.contains("-u, --user") && !help.contains("-S"), "{help}");
+    assert!(
+        help.contains("-u, --user") && !help.contains("-S"),
+        "{help}"
+    );
     let Err(Stop::Shown(version)) = parse(["pen", "--version"]) else {
         panic!("--version")
     };

@@ -297,9 +297,13 @@ fn a_mac_address_is_forgotten_with_its_back_end() {
     let mut state = State::new(config(Mode::Dsr), 0);
     reachable(&mut state);
     state.apply(heard("beta", &[12])).unwrap();
+    // What is published still needs it.
+    assert!(state.mac_of(address(11)).is_some());
+    state.forget_unasked();
     assert_eq!(state.mac_of(address(11)), None);
     // One that is gone has its flows still.
     state.apply(heard("alpha", &[1])).unwrap();
+    state.forget_unasked();
     assert!(state.mac_of(address(2)).is_some());
 }
 
