@@ -3,11 +3,11 @@
 
 use std::{
     collections::HashMap,
+    io::ErrorKind,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use anyhow::Context;
 use pen_common::{
     config::Service,
     control::{
@@ -184,8 +184,12 @@ fn with_guests(mut page: StatusPage, observer: Option<&Observer>) -> StatusPage 
 }
 
 fn write(file: &Path, html: &str) {
-    let written = replace_file(file, html.as_bytes(), AS_PAGE);
-    if let Err(error) = written.context("can't be written; is its directory there?") {
-        tracing::warn!("web_stats {}: {error:#}", file.display());
+    if let Err(error) = replace_file(file, html.as_bytes(), AS_PAGE) {
+        let mend = if error.kind() == ErrorKind::NotFound {
+            "; is its directory there?"
+        } else {
+            ""
+        };
+        tracing::warn!("web_stats {}: {error}{mend}", file.display());
     }
 }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
@@ -46,7 +47,14 @@ pub(super) enum Turn {
 
 /// All doors, service by service in the order of the routes.
 #[derive(Debug, Default)]
-pub(super) struct Doors(Vec<Vec<Door>>);
+pub(super) struct Doors {
+    all: Vec<Vec<Door>>,
+    /// Those that were closed, and until when somebody may still listen there.
+    closing: Vec<(At, Instant)>,
+}
+
+/// How long that may take, on a busy machine.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// Doors for other routes: what is missing is open already, and nobody comes in by it yet.
 #[derive(Debug)]
@@ -159,7 +167,10 @@ impl Doors {
             let doors = places(route).map(|place| open(place, backlog, service));
             doors.collect()
         });
-        all.collect::<Result<_>>().map(Self)
+        Ok(Self {
+            all: all.collect::<Result<_>>()?,
+            closing: Vec::new(),
+        })
     }
 
     /// Opens what `routes` ask for and is not there, for so many threads.
@@ -172,13 +183,16 @@ impl Doors {
         services: &[Arc<Service>],
         threads: usize,
     ) -> Result<Plan> {
-        let here: Vec<&At> = self.0.iter().flatten().map(|door| &door.at).collect();
+        let here: Vec<&At> = self.all.iter().flatten().map(|door| &door.at).collect();
         let plan = |(at, listen): (At, &str), backlog, service: &Arc<Service>| {
             if here.contains(&&at) {
                 return Ok(Planned::Kept(at, backlog));
             }
             // What a listener of ours is in the way of is free for us alone.
-            let ours = here.iter().any(|door| door.overlaps(&at));
+            let now = Instant::now();
+            let closing = self.closing.iter().filter(|(_, until)| *until > now);
+            let mut ours = here.iter().copied().chain(closing.map(|(door, _)| door));
+            let ours = ours.any(|door| door.overlaps(&at));
             let first = First::open(&at, service, backlog, !ours)?;
             let mut door = Door::new(at, first, listen, service);
             let sockets = door.divide(threads, backlog)?;
@@ -199,7 +213,10 @@ impl Doors {
         plan: Plan,
         services: &[Arc<Service>],
     ) -> Vec<(Entrance, Vec<Socket>)> {
-        let mut before: Vec<Door> = std::mem::take(&mut self.0).into_iter().flatten().collect();
+        let mut before: Vec<Door> = std::mem::take(&mut self.all)
+            .into_iter()
+            .flatten()
+            .collect();
         let mut new = Vec::new();
         for (planned, service) in plan.0.into_iter().zip(services) {
             let mut doors = Vec::new();
@@ -219,8 +236,12 @@ impl Doors {
             }
             doors.iter().for_each(|door| door.belongs_to(service));
             service.listens(doors.iter().map(|door| Arc::clone(&door.listener)));
-            self.0.push(doors);
+            self.all.push(doors);
         }
+        let now = Instant::now();
+        self.closing.retain(|(_, until)| *until > now);
+        let closed = before.into_iter().map(|door| (door.at, now + CLOSING));
+        self.closing.extend(closed);
         new
     }
 
@@ -229,7 +250,7 @@ impl Doors {
     /// # Errors
     /// The kernel has no more of them.
     pub(super) fn entrances(&mut self, threads: usize) -> Result<Vec<(Entrance, Vec<Socket>)>> {
-        let all = self.0.iter_mut().flatten();
+        let all = self.all.iter_mut().flatten();
         let all = all.map(|door| {
             let sockets = door.divide(threads, door.backlog)?;
             Ok((door.entrance(), sockets))
@@ -239,13 +260,13 @@ impl Doors {
 
     /// What is shown of each service's.
     pub(super) fn shown_by(&self, services: &[Arc<Service>]) {
-        for (doors, service) in self.0.iter().zip(services) {
+        for (doors, service) in self.all.iter().zip(services) {
             service.listens(doors.iter().map(|door| Arc::clone(&door.listener)));
         }
     }
 
     /// Closes all of them: who has knocked is let in, and nobody else.
     pub(super) fn close(&mut self) {
-        self.0.clear();
+        self.all.clear();
     }
 }

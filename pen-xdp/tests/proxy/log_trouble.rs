@@ -60,10 +60,7 @@ fn a_log_that_was_renamed_goes_on_under_its_old_name() {
     lines(&old, 3);
     pen.process.signal(Signal::Hup).unwrap();
     pen.process
-        .wait_for_line(
-            "1 access logs are to be opened again",
-            Duration::from_secs(5),
-        )
+        .wait_for_line("1 access logs are opened again", Duration::from_secs(5))
         .unwrap();
     wait_for("the new file", || log.exists());
     answerers(&lab, addresses()[0], 1);

@@ -212,7 +212,7 @@ fn names_lead_to_servers_whose_own_certificates_clients_see() {
     for name in ["one.test", "x.apps.test"] {
         assert!(all.contains(&format!("\"sni\":\"{name}\"")), "{all}");
     }
-    let shown = pen.say("status");
+    let shown = pen.say("json status");
     assert!(shown.contains("unknown-name"), "{shown}");
     pen.stop();
 }

@@ -221,7 +221,7 @@ fn a_broken_renewal_keeps_what_was_served_and_is_shown() {
             .ends_with("what was read before is still served")
     );
     assert!(
-        pen.say("status")
+        pen.say("json status")
             .contains("is not that of the first certificate")
     );
     put(&authority, "a2", &folder, &[("key", "a.test.key")]);

@@ -150,7 +150,7 @@ fn a_certificate_that_must_be_stapled_is_not_served_without() {
     assert!(!is_stapled(&lab, &authority, "default.test"));
     let trouble = pen.service().certificates.unwrap().shown.remove(0).trouble;
     assert!(trouble.unwrap().contains("default.ocsp"));
-    let page = pen.say("status");
+    let page = pen.say("json status");
     assert!(page.contains("default.ocsp"), "{page}");
     let [v4, _] = addresses();
     let url = format!("https://{v4}:80/");

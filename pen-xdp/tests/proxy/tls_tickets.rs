@@ -303,7 +303,7 @@ fn broken_keys_are_told_and_the_old_ones_count() {
     }
     let shown = pen.service().certificates.unwrap();
     assert_eq!((shown.served, shown.in_trouble), (1, 1), "{shown:?}");
-    assert!(pen.say("status").contains("holds no key"));
+    assert!(pen.say("json status").contains("holds no key"));
     assert!(pen.process.output().contains("holds no key"));
     fs::remove_file(&file).unwrap();
     wait_for_file("the file to be missed", || {
