@@ -21,7 +21,7 @@ if [ "${1:-}" != inside ]; then
     trap 'rm -rf --one-file-system "$work"' EXIT
     if [ ! -e "$base" ]; then
         echo "a Debian 12, for the first time"
-        debootstrap --variant=minbase --include=libelf1,zlib1g,libssl3,libgeoip1 \
+        debootstrap --variant=minbase --include=libelf1,zlib1g,libssl3,libgeoip1,procps \
             bookworm "$work/base" "$mirror" >"$work/step.log" 2>&1 || { tail "$work/step.log"; exit 1; }
         chroot "$work/base" sh -c 'apt-get update -q && cd /var/cache/apt/archives &&
             apt-get download pen' >"$work/step.log" 2>&1 || { tail "$work/step.log"; exit 1; }
