@@ -347,6 +347,32 @@ fn a_file_and_the_flags_that_override_it() {
 }
 
 #[test]
+fn a_file_is_saved_to_if_the_line_says_nothing_besides() {
+    let file = |words: &[&str]| {
+        let start = start(words);
+        start.file().map(|(path, form)| (path.to_owned(), form))
+    };
+    let (cfg, toml) = (PathBuf::from("pen.cfg"), PathBuf::from("pen.toml"));
+    let commands = Some((cfg, ConfigForm::Commands));
+    assert_eq!(file(&["-F", "pen.cfg"]), commands);
+    assert_eq!(file(&["-df", "-C", "/ctl", "-F", "pen.cfg"]), commands);
+    let whole = Some((toml, ConfigForm::Toml));
+    assert_eq!(file(&["-f", "--config", "pen.toml"]), whole);
+    // What the line says would be said to the next start as well.
+    let more: [&[&str]; 5] = [
+        &["80", "web1"],
+        &["-r"],
+        &["-U"],
+        &["-t", "4"],
+        &["-O", "hash"],
+    ];
+    for more in more {
+        assert_eq!(file(&[&["-F", "pen.cfg"], more].concat()), None, "{more:?}");
+    }
+    assert_eq!(file(&["80", "web1"]), None);
+}
+
+#[test]
 fn check_and_detach() {
     let words = ["pen", "--check"].iter().chain(&SERVED);
     let Ok(Action::Check(start)) = parse(words) else {

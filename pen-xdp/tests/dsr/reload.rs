@@ -48,6 +48,22 @@ fn loads(lab: &Lab) -> Vec<(Load, Process)> {
     running
 }
 
+/// All are answered, by so many back ends.
+fn new_flows_go_to(lab: &Lab, backends: usize) {
+    for vip in lab.vips() {
+        let load = Load {
+            to: SocketAddr::new(vip, PORT),
+            flows: 64,
+            count: 64,
+            rate: 800,
+            tcp: false,
+        };
+        let tally = load.run(lab.client()).unwrap();
+        let came = (tally.answered, tally.by_backend.len());
+        assert_eq!(came, (64, backends), "{tally:?}");
+    }
+}
+
 fn in_force(pen: &Pen, nth: usize) {
     pen.process.signal(Signal::Hup).unwrap();
     let end = std::time::Instant::now() + LIMIT;
@@ -86,21 +102,7 @@ fn flows_of_what_stays_do_not_move_when_the_file_is_read_again() {
         assert_eq!(tally.by_backend.len(), 3, "{tally:?}");
     }
     // New flows go to all four.
-    for vip in lab.vips() {
-        let load = Load {
-            to: SocketAddr::new(vip, PORT),
-            flows: 64,
-            count: 64,
-            rate: 800,
-            tcp: false,
-        };
-        let tally = load.run(lab.client()).unwrap();
-        assert_eq!(
-            (tally.answered, tally.by_backend.len()),
-            (64, 4),
-            "{tally:?}"
-        );
-    }
+    new_flows_go_to(&lab, 4);
     // What it would cost to go back is told, and nothing done.
     let text = fs::read_to_string(file(&lab)).unwrap();
     let less =
@@ -124,21 +126,7 @@ fn flows_of_what_stays_do_not_move_when_the_file_is_read_again() {
     // It is gone with the reply.
     write(&lab, &service(&lab, &["5353/udp"], 3));
     in_force(&pen, 2);
-    for vip in lab.vips() {
-        let load = Load {
-            to: SocketAddr::new(vip, PORT),
-            flows: 64,
-            count: 64,
-            rate: 800,
-            tcp: false,
-        };
-        let tally = load.run(lab.client()).unwrap();
-        assert_eq!(
-            (tally.answered, tally.by_backend.len()),
-            (64, 3),
-            "{tally:?}"
-        );
-    }
+    new_flows_go_to(&lab, 3);
     pen.stop(&lab, lab.balancer());
 }
 

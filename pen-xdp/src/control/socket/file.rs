@@ -210,6 +210,12 @@ mod tests {
         assert!(refused.to_string().contains("something else"), "{refused}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         fs::remove_file(&path).unwrap();
+        // Another program's, which takes no connections: it lives all the same.
+        let _datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let refused = reserve(&path).err().unwrap();
+        assert!(refused.to_string().contains("may be alive"), "{refused}");
+        assert!(path.exists());
+        fs::remove_file(&path).unwrap();
     }
 
     #[tokio::test]
