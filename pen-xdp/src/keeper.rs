@@ -1,6 +1,17 @@
 //! Everything that needs privileges: programs and maps, sockets of the data plane, neighbour
 //! entries, settings of the interface, announcements. Nothing else in the daemon does any of it,
 //! so that this can become a process of its own.
+//!
+//! For what a proxy needs it is one, where Pen goes on as another user (`-u`): [`process`] keeps
+//! root, and does for [`child`], which has no rights at all, what the configuration names.
+
+mod answers;
+pub mod child;
+mod identity;
+pub mod process;
+pub mod request;
+mod rights;
+mod trusted;
 
 use std::{collections::BTreeSet, io, net::IpAddr, os::fd::BorrowedFd, path::PathBuf, sync::Arc};
 

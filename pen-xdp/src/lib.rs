@@ -2,9 +2,11 @@
 
 pub mod announce;
 pub mod cli;
+pub mod confinement;
 pub mod control;
 pub mod daemon;
 pub mod ebpf;
+pub mod files;
 pub mod keeper;
 pub mod lock;
 pub mod mapped;

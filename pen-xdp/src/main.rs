@@ -6,9 +6,11 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
+use anyhow::Context;
+use nix::unistd::{User, dup2_stderr, dup2_stdout, setsid};
 use pen::{
     cli::{self, Action, Detach, EXIT_WRONG, Start, Stop, System, WithoutNames},
+    confinement::confine,
     daemon::{
         Daemon,
         check::check,
@@ -17,9 +19,10 @@ use pen::{
         pid_file::PidFile,
     },
     ebpf::{self, Detached},
+    keeper::{child, process},
     lock::InterfaceLock,
     nic::restore_left_over,
-    privileges::give_up_root,
+    privileges,
 };
 use pen_common::config::{Config, ConfigForm, Outside};
 
@@ -70,29 +73,93 @@ fn read(start: &Start, outside: &dyn Outside) -> Option<Config> {
 
 fn run(start: &Start) -> ExitCode {
     let background = std::env::var_os(BACKGROUND).is_some();
+    match child::join() {
+        Ok(Some(user)) => return run_kept(start, &user, background),
+        Ok(None) => {}
+        Err(error) => return wrong(&error),
+    }
+    // Out of the caller's session: its terminal's end is not ours.
+    if background && let Err(error) = setsid() {
+        eprintln!("pen: can't go to the background: {error}; try -f");
+        return ExitCode::FAILURE;
+    }
+    // What is said of it is said by who serves: a keeper asks no name server.
+    let known = start.read(&WithoutNames::default()).ok();
+    let known = known.map(|checked| checked.into_parts().0);
+    if let Some(config) = known.filter(|config| config.foreground || background) {
+        match privileges::user(&config) {
+            Ok(Some(user)) => return keep(start, &config, &user, background),
+            Ok(None) => {}
+            Err(error) => return wrong(&error),
+        }
+    }
     let Some(config) = read(start, &System) else {
         return ExitCode::from(EXIT_WRONG);
     };
+    if let Err(error) = privileges::user(&config) {
+        return wrong(&error);
+    }
     if !config.foreground && !background {
         return to_background();
     }
+    match log(&config, background) {
+        Ok(()) => run_loop(start, config, background),
+        Err(code) => code,
+    }
+}
+
+fn wrong(error: &anyhow::Error) -> ExitCode {
+    eprintln!("pen: {error:#}");
+    ExitCode::from(EXIT_WRONG)
+}
+
+/// Logs to where it is read; the exit code if it can't be.
+fn log(config: &Config, background: bool) -> Result<(), ExitCode> {
     let logging = if background {
-        // Out of the caller's session: its terminal's end is not ours.
-        setsid()
-            .map_err(io::Error::from)
-            .and_then(|_| log_to_syslog(config.debug))
+        log_to_syslog(config.debug)
     } else {
         log_to_stderr(config.debug);
         Ok(())
     };
-    if let Err(error) = logging {
+    logging.map_err(|error| {
         eprintln!("pen: can't go to the background: {error}; try -f");
-        return ExitCode::FAILURE;
+        ExitCode::FAILURE
+    })
+}
+
+/// Stays root, and has another process serve that does not.
+fn keep(start: &Start, config: &Config, user: &User, background: bool) -> ExitCode {
+    if let Err(code) = log(config, background) {
+        return code;
     }
-    if let Err(error) = give_up_root(&config) {
-        eprintln!("pen: {error:#}");
+    let ready = || match background {
+        true => let_go(),
+        false => Ok(()),
+    };
+    match process::keep(config, start, user, ready) {
+        Ok(code) => code,
+        Err(error) => wrong(&error),
+    }
+}
+
+/// Serves without any right, for what a keeper gives.
+fn run_kept(start: &Start, user: &str, background: bool) -> ExitCode {
+    if let Err(error) = privileges::give_up_root(user).and_then(|()| child::die_with_keeper()) {
+        return wrong(&error);
+    }
+    let Some(config) = read(start, &System) else {
         return ExitCode::from(EXIT_WRONG);
+    };
+    if let Err(code) = log(&config, background) {
+        return code;
     }
+    match confine(&config) {
+        Ok(()) => run_loop(start, config, background),
+        Err(error) => wrong(&error),
+    }
+}
+
+fn run_loop(start: &Start, config: Config, background: bool) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -111,7 +178,8 @@ fn run(start: &Start) -> ExitCode {
 }
 
 async fn serve(config: Config, start: Start, background: bool) -> ExitCode {
-    let pid_file = config.pid_file.clone();
+    // A keeper writes it itself.
+    let pid_file = config.pid_file.clone().filter(|_| !child::is_kept());
     // Before a living daemon is disturbed.
     if let Err(error) = pid_file.as_deref().map_or(Ok(()), PidFile::check) {
         eprintln!("pen: {error:#}");
@@ -136,9 +204,8 @@ async fn serve(config: Config, start: Start, background: bool) -> ExitCode {
         }
     };
     tracing::info!("{}", daemon.in_one_line());
-    notify::ready(&daemon.in_one_line());
-    if background && let Err(error) = let_go() {
-        tracing::error!("whoever started this daemon did not wait for it: {error}");
+    if let Err(error) = serving(&daemon.in_one_line(), background) {
+        tracing::error!("{error:#}");
         daemon.close();
         return ExitCode::FAILURE;
     }
@@ -157,10 +224,27 @@ async fn serve(config: Config, start: Start, background: bool) -> ExitCode {
     }
 }
 
+/// Tells all who wait for it that Pen serves.
+fn serving(line: &str, background: bool) -> anyhow::Result<()> {
+    let told = child::serving(line)?;
+    if !told {
+        notify::ready(line);
+    }
+    if background {
+        let let_go = if told { give_up_streams() } else { let_go() };
+        let_go.context("whoever started this daemon did not wait for it")?;
+    }
+    Ok(())
+}
+
 /// Tells whoever started us that we serve, and gives up the streams that we share with him: a
 /// script that reads our output to its end must see the end.
 fn let_go() -> io::Result<()> {
     writeln!(io::stdout(), "{READY}")?;
+    give_up_streams()
+}
+
+fn give_up_streams() -> io::Result<()> {
     let null = File::options().write(true).open("/dev/null")?;
     dup2_stdout(&null)?;
     dup2_stderr(&null)?;
@@ -182,22 +266,22 @@ fn to_background() -> ExitCode {
             .stdout(Stdio::piped())
             .spawn()
     });
-    let mut child = match started {
-        Ok(child) => child,
+    let mut started = match started {
+        Ok(started) => started,
         Err(error) => {
             eprintln!("pen: can't start in the background: {error}; try -f");
             return ExitCode::FAILURE;
         }
     };
     let mut line = String::new();
-    let said = child
+    let said = started
         .stdout
         .take()
         .map(|stdout| BufReader::new(stdout).read_line(&mut line));
     if matches!(said, Some(Ok(_))) && line.trim() == READY {
         return ExitCode::SUCCESS;
     }
-    match child
+    match started
         .wait()
         .ok()
         .and_then(|status| status.code())

@@ -1,8 +1,7 @@
-//! Giving up root (`-u`): Pen goes on as another user, with its groups, and keeps of root's
-//! capabilities those alone that a proxy needs while it runs (capabilities(7)).
+//! Giving up root (`-u`): who Pen goes on as, and that nothing of root is left to it.
 
 use anyhow::{Context, Result, anyhow, bail};
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::{CapSet, Capability};
 use nix::{
     sys::prctl,
     unistd::{Uid, User, initgroups, setgid, setuid},
@@ -12,13 +11,21 @@ use std::ffi::CString;
 
 /// Who has all privileges.
 const ROOT: &str = "root";
+/// What a keeper needs to become the user and root again, to start one that goes on as the user, and
+/// to tell it to end.
+const KEEPERS: [Capability; 4] = [
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_KILL,
+];
 
-/// Whether Pen can go on as the user that `config` names, and who that is; `None` if it stays who it
-/// is.
+/// The user that Pen is to go on as; `None` if it stays who it is.
 ///
 /// # Errors
-/// There is no such user, or it could not do what is asked for.
-fn meant(config: &Config) -> Result<Option<User>> {
+/// There is no such user, it could not be become, or it could not do what is asked for.
+pub fn user(config: &Config) -> Result<Option<User>> {
+    check_port(config)?;
     let Some(name) = config.user.as_deref().filter(|name| *name != ROOT) else {
         return Ok(None);
     };
@@ -28,9 +35,7 @@ fn meant(config: &Config) -> Result<Option<User>> {
             service.name
         );
     }
-    let found = User::from_name(name).context("users can't be looked up")?;
-    let found =
-        found.ok_or_else(|| anyhow!("user = {name:?}: there is no such user on this host"))?;
+    let found = find(name)?;
     if found.uid == Uid::effective() {
         return Ok(None);
     }
@@ -39,7 +44,21 @@ fn meant(config: &Config) -> Result<Option<User>> {
             "user = {name:?}: only root can become another user; start Pen as root, or as {name}"
         );
     }
+    for capability in KEEPERS {
+        let has = caps::has_cap(None, CapSet::Effective, capability);
+        if !has.context("capabilities can't be read")? {
+            bail!(
+                "user = {name:?}: this root has no {capability}, which it takes to go on as another \
+                 user: give it that, or leave the user out"
+            );
+        }
+    }
     Ok(Some(found))
+}
+
+fn find(name: &str) -> Result<User> {
+    let found = User::from_name(name).context("users can't be looked up")?;
+    found.ok_or_else(|| anyhow!("user = {name:?}: there is no such user on this host"))
 }
 
 /// Who speaks to a port is not known, so that everybody on this host would be root by its commands,
@@ -54,60 +73,32 @@ fn check_port(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Says before anything is started whether [`give_up_root`] could do it.
-///
-/// # Errors
-/// Why not, and what mends it.
-pub fn check(config: &Config) -> Result<()> {
-    check_port(config)?;
-    meant(config).map(drop)
-}
-
-/// Goes on as the user that `config` names. To be called while this process has one thread: the
-/// others would keep what they have.
+/// Goes on as this user, with its groups and without any capability (capabilities(7)). To be called
+/// while this process has one thread: the others would keep what they have.
 ///
 /// # Errors
 /// Why it can't be; nobody must go on then, as half of it may be done.
-pub fn give_up_root(config: &Config) -> Result<()> {
-    check_port(config)?;
-    let Some(user) = meant(config)? else {
-        return Ok(());
-    };
-    let had = caps::read(None, CapSet::Permitted).context("capabilities can't be read")?;
-    let kept: CapsHashSet = wanted(config).intersection(&had).copied().collect();
+pub fn give_up_root(name: &str) -> Result<()> {
+    let user = find(name)?;
     // Nothing that is executed from now on gets any back.
     for capability in caps::all() {
-        let is_there = caps::has_cap(None, CapSet::Bounding, capability).unwrap_or_default();
-        if is_there && !kept.contains(&capability) {
+        if caps::has_cap(None, CapSet::Bounding, capability).unwrap_or_default() {
             caps::drop(None, CapSet::Bounding, capability)
                 .with_context(|| format!("{capability} can't be given up"))?;
         }
     }
-    caps::securebits::set_keepcaps(true).context("no capability can be kept")?;
-    let name = CString::new(user.name.as_str())?;
-    initgroups(&name, user.gid).with_context(|| format!("groups of {} can't be had", user.name))?;
-    setgid(user.gid).with_context(|| format!("the group of {} can't be had", user.name))?;
-    setuid(user.uid).with_context(|| format!("{} can't be become", user.name))?;
-    for set in [CapSet::Permitted, CapSet::Effective] {
-        caps::set(None, set, &kept).context("capabilities can't be given up")?;
+    let c_name = CString::new(name)?;
+    initgroups(&c_name, user.gid).with_context(|| format!("groups of {name} can't be had"))?;
+    setgid(user.gid).with_context(|| format!("the group of {name} can't be had"))?;
+    setuid(user.uid).with_context(|| format!("{name} can't be become"))?;
+    for set in [
+        CapSet::Ambient,
+        CapSet::Inheritable,
+        CapSet::Effective,
+        CapSet::Permitted,
+    ] {
+        caps::clear(None, set).context("capabilities can't be given up")?;
     }
-    caps::clear(None, CapSet::Inheritable).context("capabilities can't be given up")?;
-    caps::securebits::set_keepcaps(false).context("capabilities stay kept")?;
     prctl::set_no_new_privs().context("privileges could come back")?;
     Ok(())
-}
-
-/// What is needed after the start: listeners and certificates come while Pen runs.
-fn wanted(config: &Config) -> CapsHashSet {
-    let mut wanted = CapsHashSet::from([
-        // Ports below 1024.
-        Capability::CAP_NET_BIND_SERVICE,
-        // Keys that root alone may read, when they are renewed.
-        Capability::CAP_DAC_READ_SEARCH,
-    ]);
-    if config.proxy_services().any(|one| one.proxy.transparent) {
-        // Addresses that are clients' (IP_TRANSPARENT).
-        wanted.insert(Capability::CAP_NET_RAW);
-    }
-    wanted
 }

@@ -8,8 +8,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 /// What becomes of a name that is a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Links {
     /// It stays one, and what it leads to is replaced: for names that are the administrator's.
     Follow,
@@ -18,7 +20,7 @@ pub enum Links {
 }
 
 /// How a file is replaced.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct How {
     /// Mode of one that is new; one that is there keeps its own, and its owner.
     pub mode: u32,

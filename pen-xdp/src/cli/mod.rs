@@ -7,10 +7,8 @@ mod flags;
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
@@ -19,6 +17,7 @@ use pen_common::config::{
     check_interface,
 };
 
+use crate::files;
 pub use flags::command;
 use flags::{IDLE_FLAGS, PROXY_FLAGS, REFUSED_FLAGS, STAY};
 
@@ -95,10 +94,7 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// A file of a size that can be one; what is none may never end, or never begin.
 fn read(path: &Path) -> io::Result<String> {
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
+    let file = files::open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no file"));
     }

@@ -43,7 +43,7 @@ pub fn check(config: &Config) -> Result<Vec<String>> {
     if let Some(owner) = &config.control_owner {
         check_owner(owner)?;
     }
-    privileges::check(config)?;
+    privileges::user(config)?;
     // With all addresses that names stand for now.
     let mut whole = config.clone();
     names::follow(&mut whole, &names::at_load(config), &config.pools);

@@ -23,8 +23,9 @@ use crate::{
         socket::ReplyTo,
         state::{Command, State},
     },
+    files,
     keeper::backends,
-    replace_file::{How, Links, replace_file},
+    replace_file::{How, Links},
 };
 
 /// How long a diff may be made as short as it can be.
@@ -151,7 +152,7 @@ fn write(path: &Path, text: &str, own: bool) -> Result<()> {
         mode: MODE,
         links: if own { Links::Follow } else { Links::Refuse },
     };
-    replace_file(path, text.as_bytes(), how)
+    files::replace(path, text, how)
         .with_context(|| format!("{} can't be written", path.display()))?;
     tracing::info!("the configuration was written to {}", path.display());
     Ok(())

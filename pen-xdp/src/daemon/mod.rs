@@ -53,7 +53,7 @@ use crate::{
         socket::{Asked, ControlSocket, ReplyTo},
         state::Command,
     },
-    keeper,
+    keeper::{self, child::main_pid},
     names::Names,
     plane::{Workers, coarse_ns},
     proxy::{Inherited, Proxy},
@@ -324,7 +324,7 @@ impl Daemon {
                     false => Err("which service's mode? Say -s NAME first".to_owned()),
                 }
             }
-            Action::Pid => Ok(Value::Number(u64::from(std::process::id()))),
+            Action::Pid => Ok(Value::Number(u64::from(main_pid()))),
             Action::Control => {
                 let at = config.control.as_ref().map(ToString::to_string);
                 Ok(Value::Text(at.unwrap_or_default()))

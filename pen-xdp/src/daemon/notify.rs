@@ -16,6 +16,10 @@ use std::{
     time::Duration,
 };
 
+use crate::keeper::{
+    child::{keeper, main_pid},
+    request::Request,
+};
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -90,7 +94,7 @@ impl Watchdog {
     /// As the manager told this process. Two signs fit into its limit, so that one may be late.
     pub(super) fn start() -> Self {
         let asked = || {
-            let own = std::process::id().to_string();
+            let own = main_pid().to_string();
             if env::var(WATCHDOG_PID).is_ok_and(|pid| pid != own) {
                 return None;
             }
@@ -128,7 +132,29 @@ fn may_hear(message: &str) {
     }
 }
 
+/// What the process that serves has to say: it is not the one that the manager started and hears.
+pub(crate) fn pass_on(message: &str) {
+    let known = [
+        "READY=",
+        "STATUS=",
+        "STOPPING=",
+        "RELOADING=",
+        "MONOTONIC_USEC=",
+        "WATCHDOG=",
+    ];
+    let mut lines = message.lines();
+    if lines.all(|line| known.iter().any(|known| line.starts_with(known))) {
+        may_hear(message);
+    }
+}
+
 fn tell(message: &str) -> io::Result<()> {
+    if let Some(keeper) = keeper() {
+        return match env::var_os(SOCKET) {
+            Some(_) => keeper.ask(&Request::Tell(message.to_owned())).map(drop),
+            None => Ok(()),
+        };
+    }
     let Some(name) = env::var_os(SOCKET) else {
         return Ok(());
     };

@@ -18,7 +18,8 @@ use pen_common::{
 use tokio::task::spawn_blocking;
 
 use super::Daemon;
-use crate::replace_file::{How, Links, replace_file};
+use crate::files;
+use crate::replace_file::{How, Links};
 use crate::{
     control::{
         report::{self, Went},
@@ -184,7 +185,7 @@ fn with_guests(mut page: StatusPage, observer: Option<&Observer>) -> StatusPage 
 }
 
 fn write(file: &Path, html: &str) {
-    if let Err(error) = replace_file(file, html.as_bytes(), AS_PAGE) {
+    if let Err(error) = files::replace(file, html, AS_PAGE) {
         let mend = if error.kind() == ErrorKind::NotFound {
             "; is its directory there?"
         } else {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cli::{Start, System},
     control::{names::names, state::Command},
-    keeper::backends,
+    keeper::{backends, child::read_configuration},
     names::Names,
     proxy::Proxy,
 };
@@ -75,6 +75,7 @@ impl Daemon {
     pub(super) fn read_again(&mut self, waiting: Waiting, purpose: Purpose) {
         let start = Arc::clone(&self.reload.start);
         self.draft(waiting, purpose, move || {
+            read_configuration();
             start
                 .read(&System)
                 .map(Made::whole)

@@ -15,6 +15,7 @@ use crate::{
         report::{self, Went},
         state::State,
     },
+    keeper::child::main_pid,
     plane::{Losses, QueueReport, WorkerReport, coarse_ns},
     proxy::Proxy,
 };
@@ -32,7 +33,7 @@ impl Daemon {
         };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
+            pid: main_pid(),
             uptime_s: self.started.elapsed().as_secs(),
             generation: self.generation(),
             config: self.reload.status(),

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::pin::pin;
 use std::task::Poll;
@@ -16,6 +16,8 @@ use tokio::time::{sleep, timeout};
 
 use super::routes::Place;
 use super::stream::Stream;
+use crate::keeper::child::keeper;
+use crate::keeper::request::Request;
 
 /// Between two tries at a Unix socket whose server has too many clients waiting.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -83,27 +85,47 @@ async fn tcp(mut address: SocketAddr, how: How) -> io::Result<Stream> {
     if address.port() == 0 {
         address.set_port(how.port);
     }
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    match how.from {
-        From::Own(from) if from.is_ipv4() == address.is_ipv4() => bind(&socket, from)?,
-        From::Client(from) if from.is_ipv4() == address.is_ipv4() => {
-            let options = SockRef::from(&socket);
-            match address {
-                SocketAddr::V4(_) => options.set_ip_transparent_v4(true),
-                SocketAddr::V6(_) => options.set_ip_transparent_v6(true),
-            }?;
+    let socket = match how.from {
+        From::Own(from) if from.is_ipv4() == address.is_ipv4() => {
+            let socket = plain(address)?;
             bind(&socket, from)?;
+            socket
         }
-        From::Any | From::Own(_) | From::Client(_) => {}
-    }
+        From::Client(from) if from.is_ipv4() == address.is_ipv4() => {
+            let socket = transparent(address)?;
+            bind(&socket, from)?;
+            socket
+        }
+        From::Any | From::Own(_) | From::Client(_) => plain(address)?,
+    };
     socket.set_nodelay(true)?;
     if how.keepalive {
         socket.set_keepalive(true)?;
     }
     socket.connect(address).await.map(Stream::Tcp)
+}
+
+fn plain(to: SocketAddr) -> io::Result<TcpSocket> {
+    match to {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }
+}
+
+/// A socket that may have an address that is not this host's, which is root's to allow.
+fn transparent(to: SocketAddr) -> io::Result<TcpSocket> {
+    if let Some(keeper) = keeper() {
+        let request = Request::Transparent { v6: to.is_ipv6() };
+        let socket = TcpStream::from(keeper.descriptor(&request)?);
+        return Ok(TcpSocket::from_std_stream(socket));
+    }
+    let socket = plain(to)?;
+    let options = SockRef::from(&socket);
+    match to {
+        SocketAddr::V4(_) => options.set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => options.set_ip_transparent_v6(true),
+    }?;
+    Ok(socket)
 }
 
 /// The port is chosen when it is known whom it goes to: else there would be but one connection for

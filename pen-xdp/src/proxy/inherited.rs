@@ -15,6 +15,7 @@ use listenfd::ListenFd;
 use socket2::{Domain, Socket};
 
 use super::udp;
+use crate::keeper::child::keeper;
 
 /// What was handed over and is not taken yet.
 #[derive(Debug, Default)]
@@ -43,8 +44,7 @@ impl Inherited {
     /// Names a descriptor that is nothing that clients come to.
     pub fn take() -> Result<Self> {
         // Whoever forgot to remove the variables handed nothing to this process.
-        let own = std::process::id().to_string();
-        if env::var("LISTEN_PID").is_ok_and(|pid| pid == own) {
+        if env::var_os("LISTEN_FDS").is_some() && is_meant() {
             let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
             let mut names = names.split(':');
             let mut descriptors = ListenFd::from_env();
@@ -121,6 +121,15 @@ impl Inherited {
     fn find(&mut self, at: &At) -> Option<Passed> {
         let place = self.0.iter().position(|passed| passed.at == *at)?;
         Some(self.0.remove(place))
+    }
+}
+
+/// Whether they were handed to this process. A keeper, to whom they were, hands them on without the
+/// variable that would name itself.
+fn is_meant() -> bool {
+    match env::var("LISTEN_PID") {
+        Ok(pid) => pid == std::process::id().to_string(),
+        Err(_) => keeper().is_some(),
     }
 }
 

@@ -2,22 +2,19 @@
 //! over threads (SO_REUSEPORT); a Unix socket is shared, and so is one that was inherited.
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use pen_common::config::Mode;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+use socket2::SockRef;
 
 use super::inherited::Inherited;
+use super::listening::{self, SocketFile, backlog_of};
 use super::routes::Route;
 use super::service::Service;
-use super::udp;
 
 /// Where a door is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,12 +105,11 @@ impl First {
     pub(super) fn open(at: &At, service: &Service, backlog: u32, is_alone: bool) -> Result<Self> {
         let opened = match at {
             At::Tcp(address) => {
-                let open = |address, shared| tcp(address, backlog, shared);
-                let opened = alone(*address, is_alone, open);
+                let opened = listening::tcp(*address, backlog, is_alone);
                 opened.map(|(address, socket)| Self::Tcp(address, socket))
             }
             At::Udp(address) => {
-                let opened = alone(*address, is_alone, udp::listen::open);
+                let opened = listening::udp(*address, is_alone);
                 opened.map(|(address, socket)| Self::Udp(address, socket, true))
             }
             At::Unix(path) => {
@@ -167,64 +163,20 @@ impl First {
 
     fn socket(&self, thread: usize, backlog: u32) -> io::Result<Socket> {
         match self {
-            Self::Tcp(address, _) if thread > 0 => tcp(*address, backlog, true).map(Socket::Tcp),
+            Self::Tcp(address, _) if thread > 0 => {
+                let further = listening::tcp(*address, backlog, false);
+                further.map(|(_, socket)| Socket::Tcp(socket))
+            }
             Self::Tcp(_, first) => first.try_clone().map(Socket::Tcp),
             Self::Udp(_, first, _) if thread == 0 => first.try_clone().map(Socket::Udp),
-            Self::Udp(address, ..) => udp::listen::open(*address, true).map(Socket::Udp),
+            Self::Udp(address, ..) => {
+                let further = listening::udp(*address, false);
+                further.map(|(_, socket)| Socket::Udp(socket))
+            }
             Self::Unix(file) => file.listener.try_clone().map(Socket::Unix),
             Self::Inherited(socket) => socket.try_clone(),
         }
     }
-}
-
-/// The first socket of a listener, after making sure that nobody else has the place: sockets that
-/// share it would take clients away from each other in silence; unless it is known to be ours. `open`
-/// opens one that may be shared or not.
-fn alone<S>(
-    address: SocketAddr,
-    is_alone: bool,
-    open: impl Fn(SocketAddr, bool) -> io::Result<S>,
-) -> io::Result<(SocketAddr, S)> {
-    let (address, probe) = match open(address, !is_alone) {
-        // A host without IPv6: all its addresses are IPv4.
-        Err(error)
-            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-                && matches!(
-                    error.raw_os_error(),
-                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
-                ) =>
-        {
-            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            (address, open(address, !is_alone)?)
-        }
-        probe => (address, probe?),
-    };
-    if !is_alone {
-        return Ok((address, probe));
-    }
-    drop(probe);
-    Ok((address, open(address, true)?))
-}
-
-/// `::` takes clients of both families.
-fn tcp(address: SocketAddr, backlog: u32, shared: bool) -> io::Result<TcpListener> {
-    let domain = Domain::for_address(address);
-    let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    if domain == Domain::IPV6 {
-        socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.bind(&address.into())?;
-    // Clients inherit it: a proxy that holds back small pieces adds a round trip to each.
-    socket.set_tcp_nodelay(true)?;
-    socket.listen(backlog_of(backlog))?;
-    Ok(socket.into())
-}
-
-/// As listen(2) takes it, which cuts what is too much by itself.
-fn backlog_of(backlog: u32) -> i32 {
-    i32::try_from(backlog).unwrap_or(i32::MAX)
 }
 
 fn refused(at: &At, service: &str, error: io::Error) -> anyhow::Error {
@@ -250,63 +202,6 @@ fn refused(at: &At, service: &str, error: io::Error) -> anyhow::Error {
         .find(|(code, _)| error.raw_os_error() == Some(*code));
     let mend = mend.map_or("", |(_, mend)| mend);
     anyhow!("service {service:?}: can't listen on {at}: {error}{mend}")
-}
-
-/// A Unix socket that clients find by its file; the file is removed with it.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode of the file that was made.
-    identity: (u64, u64),
-}
-
-impl SocketFile {
-    /// A socket that a dead process left at `path` is removed first.
-    fn bind(path: &Path, backlog: u32) -> Result<Self> {
-        let name = path.display();
-        if let Ok(metadata) = fs::symlink_metadata(path) {
-            if !metadata.file_type().is_socket() {
-                bail!("can't listen on {name}: something else has that name; remove it");
-            }
-            if UnixStream::connect(path).is_ok() {
-                bail!("can't listen on {name}: somebody listens there already");
-            }
-            fs::remove_file(path)
-                .with_context(|| format!("can't listen on {name}: the old socket stays"))?;
-        }
-        let bound = unix(path, backlog).and_then(|listener| Ok((listener, identity(path)?)));
-        let (listener, identity) =
-            bound.with_context(|| format!("can't listen on {name}; is its directory there?"))?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-            identity,
-        })
-    }
-}
-
-fn unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {
-    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    socket.listen(backlog_of(backlog))?;
-    Ok(OwnedFd::from(socket).into())
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Somebody else may have the name by now.
-        if identity(&self.path).is_ok_and(|found| found == self.identity)
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            tracing::warn!("socket {}: {error}", self.path.display());
-        }
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
 }
 
 impl fmt::Display for At {

@@ -20,6 +20,7 @@ mod http;
 mod inherited;
 mod listen;
 mod listeners;
+pub(crate) mod listening;
 mod log;
 mod observer;
 pub mod pipes;

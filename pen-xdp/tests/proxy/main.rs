@@ -23,6 +23,7 @@ mod crowd;
 mod failover;
 mod http;
 mod http_ends;
+mod kept;
 mod live;
 mod log;
 mod log_trouble;

@@ -1,10 +1,9 @@
 //! One file or address that lines go to. Only the writer writes.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use pen_common::config::LogTarget;
 
 use super::format::{for_penlogd, write};
 use super::{Entry, LineCounts};
+use crate::files;
 
 /// Bytes that are written in one call.
 const BATCH: usize = 64 << 10;
@@ -149,7 +149,7 @@ impl Out {
 
     fn open(target: &LogTarget) -> io::Result<Self> {
         match target {
-            LogTarget::File(path) => open_file(path).map(Self::File),
+            LogTarget::File(path) => files::append(path, MODE).map(Self::File),
             LogTarget::Datagrams(to) => {
                 let any = match to.ip() {
                     IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
@@ -168,21 +168,6 @@ impl Out {
 fn identity(file: &File) -> Option<(u64, u64)> {
     let metadata = file.metadata().ok()?;
     Some((metadata.dev(), metadata.ino()))
-}
-
-/// A FIFO that nobody reads yet can be opened only by who could read it, too (fifo(7)); when it is
-/// full it takes no more, and nobody waits for it.
-fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options
-        .append(true)
-        .create(true)
-        .mode(MODE)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    match options.open(path) {
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path),
-        result => result,
-    }
 }
 
 impl State {
@@ -284,8 +269,10 @@ impl State {
 #[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 mod tests {
     use std::fs;
+    use std::fs::OpenOptions;
     use std::io::Read;
-    use std::path::PathBuf;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::path::{Path, PathBuf};
 
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;

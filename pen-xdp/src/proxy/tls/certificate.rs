@@ -1,9 +1,8 @@
 //! Reads a certificate with its chain and its key.
 
+use std::io;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::{fs::File, io};
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
@@ -14,6 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::facts::public_key;
 use super::private_key::{self, NoKey};
+use crate::files;
 
 /// Longest file that is read, in bytes: some hundred certificates.
 const FILE_MAX: u64 = 1 << 20;
@@ -225,10 +225,8 @@ pub(super) fn read_within(path: &Path, max: u64) -> Result<Zeroizing<Vec<u8>>, C
         path: path.to_owned(),
         error,
     };
+    let file = files::open(path).map_err(unreadable)?;
     // Of a FIFO or a device nobody knows when it has an end.
-    let mut options = File::options();
-    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = options.open(path).map_err(unreadable)?;
     if !file.metadata().map_err(unreadable)?.is_file() {
         return Err(CertificateError::NoFile(path.to_owned()));
     }

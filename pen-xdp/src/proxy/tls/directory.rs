@@ -16,6 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::certificate::Files;
+use crate::files::{self, Entry, Kind};
 
 /// The certificate in a folder of its own.
 const NESTED: &str = "fullchain.pem";
@@ -47,18 +48,16 @@ pub(super) struct Scan {
 pub(super) fn scan(folder: &Path) -> io::Result<Scan> {
     let mut listed = BTreeSet::new();
     let mut folders = BTreeSet::new();
-    for entry in folder.read_dir()? {
-        let entry = entry?;
-        // Names that are no text are nobody's name.
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
+    for Entry { name, kind } in files::list(folder)? {
         if name.starts_with('.') {
             continue;
         }
-        // Its own kind only, without a call of the kernel for each; a link may be to either.
-        let kind = entry.file_type()?;
-        if kind.is_dir() || (kind.is_symlink() && entry.path().is_dir()) {
+        let is_folder = match kind {
+            Kind::Folder => true,
+            Kind::Link => files::stat(&folder.join(&name)).is_ok_and(|found| found.is_folder),
+            Kind::File => false,
+        };
+        if is_folder {
             folders.insert(name);
         } else {
             listed.insert(name);
@@ -132,7 +131,7 @@ fn without_kind(stem: &str) -> &str {
 
 /// The certificate in a folder of its own, if there is one.
 fn nested_in(folder: &Path, listed: &BTreeSet<String>, name: &str) -> Option<Found> {
-    let there = |file: &str| Some(folder.join(file)).filter(|path| path.exists());
+    let there = |file: &str| Some(folder.join(file)).filter(|path| files::stat(path).is_ok());
     let beside = format!("{name}.ocsp");
     let outer = folder.parent().filter(|_| listed.contains(&beside));
     Some(Found {

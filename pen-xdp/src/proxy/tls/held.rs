@@ -1,9 +1,7 @@
 //! One certificate that is held, and read again when its files change.
 
 use std::collections::hash_map::DefaultHasher;
-use std::fs;
 use std::hash::{Hash, Hasher};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use super::certificate::{CertificateError, Files, load, read};
 use super::facts::Facts;
 use super::ocsp::Staple;
+use crate::files;
 
 /// A certificate that can be served, with what is stapled to it.
 #[derive(Debug)]
@@ -259,19 +258,14 @@ impl Held {
 pub(super) fn stamp<'a>(files: impl IntoIterator<Item = &'a Path>) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
-        let data = fs::metadata(file).ok();
-        let data = data.map(|data| {
-            let written = (data.mtime(), data.mtime_nsec());
-            let changed = (data.ctime(), data.ctime_nsec());
-            (data.dev(), data.ino(), data.size(), written, changed)
-        });
-        data.hash(&mut hasher);
+        files::stat(file).ok().hash(&mut hasher);
     }
     hasher.finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::PathBuf;
 
     use aws_lc_rs::rand::SystemRandom;

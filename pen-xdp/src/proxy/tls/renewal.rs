@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,12 +15,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::store::Look;
+use crate::files;
 
 /// How often all files are looked at though nothing was told of them.
 const ROUND: Duration = Duration::from_secs(60);
@@ -33,15 +33,6 @@ const SHARE: u32 = 5;
 const END_MAX: Duration = Duration::from_secs(2);
 /// Longest wait after a change, whatever looking takes.
 const SETTLE_MAX: Duration = Duration::from_millis(500);
-
-/// What can have become of a file, other than that it is being written.
-const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
-    .union(AddWatchFlags::IN_CREATE)
-    .union(AddWatchFlags::IN_ATTRIB)
-    .union(AddWatchFlags::IN_MOVE)
-    .union(AddWatchFlags::IN_DELETE)
-    .union(AddWatchFlags::IN_DELETE_SELF)
-    .union(AddWatchFlags::IN_MOVE_SELF);
 
 /// What is made of files that may change.
 pub(in crate::proxy) trait Watched: fmt::Debug + Send + Sync {
@@ -195,8 +186,8 @@ fn run(orders: &Orders) {
             round = round.min(SETTLE);
         }
         let settle = (begun.elapsed() * SHARE).clamp(SETTLE, SETTLE_MAX);
-        let inotify = watched.as_ref().ok().map(|(inotify, _)| inotify);
-        if wait(orders, inotify, round) == Woken::Files {
+        let told = watched.as_ref().ok().map(|(told, _)| told);
+        if wait(orders, told, round) == Woken::Files {
             wait(orders, None, settle);
         }
     }
@@ -206,27 +197,17 @@ fn run(orders: &Orders) {
 ///
 /// # Errors
 /// There are more than the kernel's limit.
-fn watch(all: &[Arc<dyn Watched>]) -> Result<(Inotify, Reach), Errno> {
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+fn watch(all: &[Arc<dyn Watched>]) -> io::Result<(OwnedFd, Reach)> {
     let folders: BTreeSet<PathBuf> = all.iter().flat_map(|one| one.folders()).collect();
-    let mut reach = Reach::All;
-    for folder in folders {
-        match inotify.add_watch(&folder, CHANGES) {
-            Ok(_) => {}
-            // Nobody tells when it is there again.
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => {
-                reach = Reach::Some;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok((inotify, reach))
+    let (told, all) = files::watch(folders)?;
+    let reach = if all { Reach::All } else { Reach::Some };
+    Ok((told, reach))
 }
 
 /// Waits for one of them, `longest` at most.
-fn wait(orders: &Orders, inotify: Option<&Inotify>, longest: Duration) -> Woken {
+fn wait(orders: &Orders, told: Option<&OwnedFd>, longest: Duration) -> Woken {
     let mut sources = vec![PollFd::new(orders.wake.as_fd(), PollFlags::POLLIN)];
-    sources.extend(inotify.map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
+    sources.extend(told.map(|told| PollFd::new(told.as_fd(), PollFlags::POLLIN)));
     let timeout = PollTimeout::try_from(longest).unwrap_or(PollTimeout::MAX);
     // Woken by a signal it is a look too early, no more.
     let _ = poll(&mut sources, timeout);

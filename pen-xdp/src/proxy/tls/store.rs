@@ -5,7 +5,6 @@
 //! waits for a disk, and connections that are open keep what they began with.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +21,7 @@ use super::certificate::{CertificateError, Files};
 use super::directory::{Found, scan};
 use super::held::{Certificate, Held, Renewed};
 use super::names::Names;
+use crate::files;
 
 /// How long files may be away before their certificate is dropped: who renews by putting another
 /// link or folder in the place of one removes that first.
@@ -198,7 +198,7 @@ impl Store {
         places.extend(self.sources.folder.clone());
         for file in read.all().flat_map(|held| held.files.iter()) {
             // What leads to a folder is looked at once for all files in it.
-            match fs::read_link(file) {
+            match files::link(file) {
                 Ok(_) => folders.extend(around(file)),
                 Err(_) => places.extend(file.parent().map(in_full)),
             }
@@ -469,7 +469,7 @@ fn lead_to(path: &Path, folders: &mut BTreeSet<PathBuf>, links: u32) {
     folders.extend(own.as_deref().and_then(Path::parent).map(in_full));
     folders.extend(own);
     for part in path.ancestors() {
-        let Ok(target) = fs::read_link(part) else {
+        let Ok(target) = files::link(part) else {
             continue;
         };
         let folder = part.parent().map(in_full).unwrap_or_default();

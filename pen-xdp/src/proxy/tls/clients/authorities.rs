@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::{ClientsError, Sources};
+use crate::files::{self, Entry};
 use crate::proxy::tls::certificate::{CertificateError, certificates};
 
 /// Reads all, in DER, in the order of their bytes and each once: the same on every machine that has
@@ -58,14 +59,13 @@ pub(super) fn read(sources: &Sources) -> Result<BTreeSet<Vec<u8>>, ClientsError>
 /// # Errors
 /// It can't be listed.
 pub(in crate::proxy::tls) fn listed(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    let mut files = BTreeSet::new();
-    for entry in folder.read_dir()? {
-        let name = entry?.file_name();
-        if name.to_str().is_some_and(is_authoritys) {
-            files.insert(folder.join(name));
+    let mut found = BTreeSet::new();
+    for Entry { name, .. } in files::list(folder)? {
+        if is_authoritys(&name) {
+            found.insert(folder.join(name));
         }
     }
-    Ok(files)
+    Ok(found)
 }
 
 /// What is in a folder beside authorities is nobody's business.
@@ -91,7 +91,7 @@ pub(in crate::proxy::tls) fn of_file(
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     // Not by opening it, as who opens a pipe waits.
-    if path.metadata().is_ok_and(|data| !data.is_file()) {
+    if files::stat(path).is_ok_and(|found| !found.is_file) {
         return Ok(Vec::new());
     }
     match certificates(path) {

@@ -7,6 +7,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
 use super::DemandsError;
+use crate::files;
 use crate::proxy::tls::certificate::{CertificateError, certificates};
 use crate::proxy::tls::clients::authorities::{listed, nature, of_file};
 
@@ -47,11 +48,15 @@ impl Source {
     /// All files; of a folder itself, too, which may be another one.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path().to_owned()];
-        if self.path().is_dir() {
+        if is_folder(self.path()) {
             files.extend(listed(self.path()).into_iter().flatten());
         }
         files
     }
+}
+
+fn is_folder(path: &Path) -> bool {
+    files::stat(path).is_ok_and(|found| found.is_folder)
 }
 
 impl Authorities {
@@ -61,9 +66,9 @@ impl Authorities {
         let path = source.path();
         let mut found = Self::default();
         match source {
-            Source::System if !path.exists() => return Err(DemandsError::NoSystem),
+            Source::System if files::stat(path).is_err() => return Err(DemandsError::NoSystem),
             Source::System => found.take_usable(certificates(path)?),
-            Source::Named(_) if path.is_dir() => {
+            Source::Named(_) if is_folder(path) => {
                 let unreadable = |error| CertificateError::Unreadable {
                     path: path.to_owned(),
                     error,

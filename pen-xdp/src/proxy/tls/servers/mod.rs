@@ -34,6 +34,7 @@ pub use error::DemandsError;
 pub(in crate::proxy) use peer::Peer;
 pub(in crate::proxy) use spoken::Spoken;
 
+use crate::files::stat;
 use crate::proxy::routes::Route;
 
 /// See the module.
@@ -194,7 +195,11 @@ impl Watched for Demands {
     fn folders(&self) -> BTreeSet<PathBuf> {
         let files = files(&self.options);
         let mut folders: BTreeSet<_> = files.iter().flat_map(|file| around(file)).collect();
-        folders.extend(files.into_iter().filter(|file| file.is_dir()));
+        folders.extend(
+            files
+                .into_iter()
+                .filter(|file| stat(file).is_ok_and(|found| found.is_folder)),
+        );
         folders
     }
 }

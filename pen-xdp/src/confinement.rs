@@ -1,0 +1,76 @@
+//! What a process without rights can't do besides: have files (Landlock, landlock(7)) and call what
+//! no proxy calls (seccomp(2)). What it is not needed for can't be misused by who takes it over.
+
+mod syscalls;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus, Scope, path_beneath_rules,
+};
+use pen_common::config::{Config, ControlAt};
+
+/// The newest rules that are asked for; an older kernel takes those that it knows.
+const NEWEST: ABI = ABI::V6;
+/// What is read by the C library and the resolver as they please: names of hosts and users, what the
+/// kernel tells of processes and processors.
+const READ: [&str; 8] = [
+    "/etc",
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/proc",
+    "/sys",
+    "/run/systemd/resolve",
+    "/dev/urandom",
+];
+/// Where nothing comes from and nothing stays.
+const NULL: &str = "/dev/null";
+
+/// Confines this thread and all that it starts. To be called while it is the only one.
+///
+/// # Errors
+/// The kernel takes no filter of calls: nobody must go on unconfined who believes to be confined.
+pub fn confine(config: &Config) -> Result<()> {
+    let files = without_files(config).context("no confinement by Landlock")?;
+    if files == RulesetStatus::NotEnforced {
+        tracing::warn!(
+            "this kernel has no Landlock: what the user may read and write, Pen may; mend: boot \
+             with lsm=landlock,..."
+        );
+    }
+    syscalls::confine().context("no filter of system calls")
+}
+
+/// Files come from the keeper; the control socket is this process's own.
+fn without_files(config: &Config) -> Result<RulesetStatus> {
+    let own: Vec<PathBuf> = match &config.control {
+        Some(ControlAt::Path(path)) => vec![folder_of(path)],
+        Some(ControlAt::Port(_)) | None => Vec::new(),
+    };
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let made = read | AccessFs::WriteFile | AccessFs::MakeSock | AccessFs::RemoveFile;
+    let there = READ.iter().filter(|path| Path::new(path).exists());
+    let rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        // Nobody outside is sent signals.
+        .scope(Scope::Signal)?
+        .create()?
+        .add_rules(path_beneath_rules(there, read))?
+        .add_rules(path_beneath_rules(
+            [NULL],
+            AccessFs::ReadFile | AccessFs::WriteFile,
+        ))?
+        .add_rules(path_beneath_rules(own, made))?;
+    Ok(rules.restrict_self()?.ruleset)
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}

@@ -1,0 +1,184 @@
+//! What a keeper does for the process that serves.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use anyhow::Result;
+use nix::unistd::User;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::identity::Identity;
+use super::request::{Answer, Listen, Request};
+use super::rights::Rights;
+use super::trusted::is_roots_word;
+use crate::cli::Start;
+use crate::daemon::notify;
+use crate::files::by_keeper as files;
+use crate::proxy::listening;
+use crate::replace_file::replace_file;
+
+/// Where the kernel shows processes.
+const PROCESSES: &str = "/proc";
+
+/// An answer, and the descriptor beside it.
+type Given = (Answer, Option<OwnedFd>);
+
+/// Answers requests.
+pub(super) struct Answers {
+    identity: Identity,
+    user: String,
+    rights: Rights,
+    start: Start,
+}
+
+impl Answers {
+    /// For a process that goes on as this user.
+    ///
+    /// # Errors
+    /// The user is not known in full.
+    pub(super) fn new(start: &Start, user: &User) -> Result<Self> {
+        let mut rights = Rights::default();
+        rights.read(start);
+        Ok(Self {
+            identity: Identity::of(user)?,
+            user: user.name.clone(),
+            rights,
+            start: start.clone(),
+        })
+    }
+
+    /// What comes of a request.
+    pub(super) fn answer(&mut self, request: Request) -> Given {
+        let given = match request {
+            Request::Read(path) => self
+                .as_named(&path, || files::open(&path))
+                .map(|file| (Answer::Done, Some(file.into()))),
+            Request::Append { path, mode } => self
+                .as_user(&path, || files::append(&path, mode))
+                .map(|file| (Answer::Done, Some(file.into()))),
+            Request::List(path) => self
+                .as_named(&path, || files::list(&path))
+                .map(|found| (Answer::Listed(found), None)),
+            Request::Stat(path) => self
+                .on_the_way(&path, || files::stat(&path))
+                .map(|found| (Answer::Stat(found), None)),
+            Request::Link(path) => self.link(&path),
+            Request::Watch(folders) => {
+                // One that is not on the way to anything that is named is the user's business.
+                let all = folders.iter().all(|folder| self.rights.leads(folder));
+                let watched = match all {
+                    true => files::watch(&folders),
+                    false => self.identity.as_user(|| files::watch(&folders)),
+                };
+                watched.map(|(told, all)| (Answer::Watching(all), Some(told)))
+            }
+            Request::Replace {
+                path,
+                contents,
+                how,
+            } => self
+                .as_user(&path, || replace_file(&path, contents.as_bytes(), how))
+                .map(|()| (Answer::Done, None)),
+            Request::Listen(at) => self.listen(&at),
+            Request::Remove(path, identity) => self
+                .identity
+                .as_user(|| listening::remove(&path, identity))
+                .map(|()| (Answer::Done, None)),
+            Request::Transparent { v6 } => self.transparent(v6),
+            Request::Configuration => {
+                self.rights.read(&self.start);
+                Ok((Answer::Done, None))
+            }
+            Request::Tell(what) => {
+                notify::pass_on(&what);
+                Ok((Answer::Done, None))
+            }
+            Request::Serving(line) => {
+                notify::ready(&line);
+                Ok((Answer::Done, None))
+            }
+        };
+        given.unwrap_or_else(|error| (Answer::refused(&error), None))
+    }
+
+    /// As the user, who has no business with what the kernel shows of this very process.
+    fn as_user<R>(&self, path: &Path, work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        self.identity.as_user(|| {
+            let folder = path.parent().map(Path::canonicalize);
+            let found = path.canonicalize().ok().or_else(|| folder?.ok());
+            if path.starts_with(PROCESSES) || found.is_some_and(|it| it.starts_with(PROCESSES)) {
+                return Err(io::Error::from_raw_os_error(libc::EACCES));
+            }
+            work()
+        })
+    }
+
+    /// The contents of what is named are had as root, if root alone says what that is.
+    fn as_named<R>(&self, path: &Path, work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        let named = self.rights.names(path);
+        let root = named && is_roots_word(path)?;
+        let had = match root {
+            true => work(),
+            false => self.as_user(path, work),
+        };
+        match had {
+            Err(error) if named && !root && error.raw_os_error() == Some(libc::EACCES) => {
+                Err(io::Error::other(format!(
+                    "{error}; others than root may write in a folder on the way, so that it is \
+                     read as {}: give that user the file, or root the folders",
+                    self.user
+                )))
+            }
+            had => had,
+        }
+    }
+
+    /// What files there are on the way is had as root.
+    fn on_the_way<R>(&self, path: &Path, work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        match self.rights.leads(path) {
+            true => work(),
+            false => self.as_user(path, work),
+        }
+    }
+
+    fn link(&mut self, path: &Path) -> io::Result<Given> {
+        let target = self.on_the_way(path, || files::link(path))?;
+        if self.rights.leads(path) && is_roots_word(path).unwrap_or_default() {
+            self.rights.led(path, &target);
+        }
+        Ok((Answer::Link(target), None))
+    }
+
+    /// Below port 1024 there are the listeners of the configuration alone.
+    fn listen(&self, at: &Listen) -> io::Result<Given> {
+        let named = self.rights.listens(at);
+        let opened = match named {
+            true => listening::open(at),
+            false => self.identity.as_user(|| listening::open(at)),
+        };
+        match opened {
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) && !named => {
+                Err(io::Error::other(format!(
+                    "{error}: as {} Pen listens below port 1024 only where the file or the line \
+                     says so that it was started with; write it there, and reload",
+                    self.user
+                )))
+            }
+            opened => opened,
+        }
+    }
+
+    fn transparent(&self, v6: bool) -> io::Result<Given> {
+        if !self.rights.transparent {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+        let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        match v6 {
+            true => socket.set_ip_transparent_v6(true),
+            false => socket.set_ip_transparent_v4(true),
+        }?;
+        Ok((Answer::Done, Some(socket.into())))
+    }
+}

@@ -1,0 +1,142 @@
+//! The side of the process that serves: it has no rights of its own, and asks its keeper.
+
+use std::env;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use anyhow::{Context, Result};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{dup2_stdin, getppid};
+
+use super::request::{Answer, Request, receive, send};
+
+/// Names to a process the user that it is to become; its standard input leads to its keeper then.
+pub(super) const KEPT_AS: &str = "PEN_KEPT_AS";
+
+static KEEPER: OnceLock<Keeper> = OnceLock::new();
+
+/// The way to this process's keeper.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    stream: Mutex<UnixStream>,
+    pid: u32,
+}
+
+/// The user that this process is to become, if it was started by a keeper.
+///
+/// # Errors
+/// The way to it can't be had.
+pub fn join() -> Result<Option<String>> {
+    let Some(user) = env::var_os(KEPT_AS) else {
+        return Ok(None);
+    };
+    let user = user.into_string();
+    let user = user.map_err(|user| anyhow::anyhow!("{KEPT_AS}={user:?} is no user"))?;
+    // The keeper has them held back, for itself.
+    let signals = SigSet::all().thread_unblock();
+    signals.context("signals stay held back")?;
+    let way = io::stdin().as_fd().try_clone_to_owned();
+    let way = way.context("no way to the keeper")?;
+    let null = File::open("/dev/null").context("/dev/null")?;
+    dup2_stdin(&null).context("the standard input can't be given up")?;
+    let pid = getppid().as_raw().cast_unsigned();
+    let stream = Mutex::new(UnixStream::from(way));
+    // Only the first start of a process gets here.
+    let _ = KEEPER.set(Keeper { stream, pid });
+    Ok(Some(user))
+}
+
+/// Has the kernel end this process with its keeper, without whom nothing can be renewed. To be called
+/// when it is who it stays: the kernel forgets it otherwise (prctl(2)).
+///
+/// # Errors
+/// The kernel refuses, or the keeper is gone already.
+pub fn die_with_keeper() -> Result<()> {
+    let Some(keeper) = keeper() else {
+        return Ok(());
+    };
+    set_pdeathsig(Signal::SIGKILL).context("no end with the keeper")?;
+    if getppid().as_raw().cast_unsigned() != keeper.pid {
+        anyhow::bail!("the keeper is gone");
+    }
+    Ok(())
+}
+
+/// This process's keeper; without one it does everything itself.
+pub(crate) fn keeper() -> Option<&'static Keeper> {
+    KEEPER.get()
+}
+
+/// Whether this process has a keeper.
+pub fn is_kept() -> bool {
+    keeper().is_some()
+}
+
+/// The process that people and the service manager know as Pen.
+pub(crate) fn main_pid() -> u32 {
+    keeper().map_or_else(std::process::id, |keeper| keeper.pid)
+}
+
+/// Has the keeper read the configuration before this process does, if there is one: it gives what
+/// that names.
+pub(crate) fn read_configuration() {
+    if let Some(keeper) = keeper()
+        && let Err(error) = keeper.ask(&Request::Configuration)
+    {
+        tracing::warn!("the keeper does not read the configuration: {error}");
+    }
+}
+
+/// Whether there is a keeper, which tells whoever waits for it that Pen serves.
+///
+/// # Errors
+/// It can't: as where the pid file can't be written.
+pub fn serving(line: &str) -> Result<bool> {
+    match keeper() {
+        Some(keeper) => keeper
+            .ask(&Request::Serving(line.to_owned()))
+            .map(|_| true)
+            .map_err(anyhow::Error::from),
+        None => Ok(false),
+    }
+}
+
+impl Keeper {
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// What the keeper, or the kernel, says against it.
+    pub(crate) fn ask(&self, request: &Request) -> io::Result<(Answer, Option<OwnedFd>)> {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&stream, request, None)?;
+        let answer = receive(&stream)?;
+        drop(stream);
+        match answer.ok_or_else(|| io::Error::other("the keeper is gone"))? {
+            (Answer::Refused { code, why }, _) => Err(match code {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::other(why),
+            }),
+            answer => Ok(answer),
+        }
+    }
+
+    /// The same for what is answered by a descriptor.
+    ///
+    /// # Errors
+    /// As [`Keeper::ask`].
+    pub(crate) fn descriptor(&self, request: &Request) -> io::Result<OwnedFd> {
+        match self.ask(request)? {
+            (_, Some(descriptor)) => Ok(descriptor),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+/// An answer to another question, which no keeper of this program gives.
+pub(crate) fn unexpected(answer: (Answer, Option<OwnedFd>)) -> io::Error {
+    io::Error::other(format!("the keeper answers {:?}", answer.0))
+}

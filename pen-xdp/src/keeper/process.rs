@@ -1,0 +1,208 @@
+//! The keeper as a process: it stays root, starts the one that serves, and does for it what that one
+//! asks and the configuration names. It hears nobody else: no network, no control socket.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Pid, User};
+use pen_common::config::Config;
+
+use super::answers::Answers;
+use super::child::KEPT_AS;
+use super::request::{Answer, Request, receive, send};
+use crate::cli::Start;
+use crate::daemon::pid_file::PidFile;
+
+/// What people and the service manager send to the process that they know; the one that serves is to
+/// hear it.
+const PASSED_ON: [Signal; 4] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+];
+/// How long half a message may take: the rest of it is on its way.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Keeps a process that serves as `user`, until that ends. `ready` is called as soon as it serves.
+///
+/// # Errors
+/// There can be none.
+pub fn keep(
+    config: &Config,
+    start: &Start,
+    user: &User,
+    ready: impl FnOnce() -> io::Result<()>,
+) -> Result<ExitCode> {
+    let pid_file = config.pid_file.as_deref();
+    pid_file.map_or(Ok(()), PidFile::check)?;
+    let heard = hear()?;
+    let (own, theirs) = UnixStream::pair().context("no way to the process that serves")?;
+    own.set_read_timeout(Some(PATIENCE))?;
+    own.set_write_timeout(Some(PATIENCE))?;
+    let mut keeping = Keeping {
+        answers: Answers::new(start, user)?,
+        child: spawn(&user.name, theirs)?,
+        way: own,
+        ready: Some(ready),
+    };
+    let mut written = None;
+    let kept = keeping.keep(&heard, || {
+        written = pid_file.map(PidFile::write).transpose()?;
+        Ok(())
+    });
+    if kept.is_err() {
+        // It must not serve without one.
+        let _ = keeping.child.kill();
+        let _ = keeping.child.wait();
+    }
+    drop(written);
+    Ok(code_of(kept?))
+}
+
+struct Keeping<R> {
+    answers: Answers,
+    child: Child,
+    way: UnixStream,
+    ready: Option<R>,
+}
+
+impl<R: FnOnce() -> io::Result<()>> Keeping<R> {
+    /// `serves` is called before anybody hears that Pen serves.
+    fn keep(
+        &mut self,
+        heard: &SignalFd,
+        mut serves: impl FnMut() -> Result<()>,
+    ) -> Result<ExitStatus> {
+        loop {
+            let (signal, request) = self.wait(heard)?;
+            if signal {
+                while let Some(signal) = heard.read_signal().context("no signals are heard")? {
+                    self.pass_on(signal.ssi_signo);
+                }
+                if let Some(status) = self.child.try_wait().context("nobody can be waited for")? {
+                    return Ok(status);
+                }
+            }
+            if request {
+                match receive(&self.way)
+                    .context("what the process that serves asks is no request")?
+                {
+                    Some((request, _)) => self.answer(request, &mut serves)?,
+                    None => return self.child.wait().context("nobody can be waited for"),
+                }
+            }
+        }
+    }
+
+    /// Whether there are signals, and a request.
+    fn wait(&self, heard: &SignalFd) -> Result<(bool, bool)> {
+        let mut sources = [
+            PollFd::new(heard.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.way.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut sources, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => bail!("nothing can be waited for: {error}"),
+        }
+        let [signals, requests] = sources.map(|source| source.any() == Some(true));
+        Ok((signals, requests))
+    }
+
+    fn answer(&mut self, request: Request, serves: &mut impl FnMut() -> Result<()>) -> Result<()> {
+        let is_ready = matches!(request, Request::Serving(_));
+        let (answer, descriptor) = match is_ready.then(&mut *serves) {
+            Some(Err(error)) => {
+                let why = format!("{error:#}");
+                (Answer::Refused { code: None, why }, None)
+            }
+            Some(Ok(())) | None => self.answers.answer(request),
+        };
+        if is_ready
+            && answer == Answer::Done
+            && let Some(ready) = self.ready.take()
+        {
+            ready().context("whoever started this daemon did not wait for it")?;
+        }
+        let descriptor = descriptor.as_ref().map(AsFd::as_fd);
+        match send(&self.way, &answer, descriptor) {
+            // Its end is heard of next.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.context("the process that serves does not take its answer"),
+        }
+    }
+
+    fn pass_on(&self, number: u32) {
+        let number = i32::try_from(number).unwrap_or_default();
+        let known = Signal::try_from(number).ok();
+        if let Some(signal) = known.filter(|signal| PASSED_ON.contains(signal)) {
+            let pid = Pid::from_raw(self.child.id().cast_signed());
+            if let Err(error) = kill(pid, signal) {
+                tracing::error!("{signal} can't be passed on: {error}");
+            }
+        }
+    }
+}
+
+/// Signals as something to wait for. Who is started inherits that they are held back.
+fn hear() -> Result<SignalFd> {
+    let mut signals = SigSet::from_iter(PASSED_ON);
+    signals.add(Signal::SIGCHLD);
+    signals
+        .thread_block()
+        .context("signals can't be held back")?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("signals can't be heard")
+}
+
+/// Starts this program once more, to become the user and to serve.
+fn spawn(user: &str, way: UnixStream) -> Result<Child> {
+    let program = std::env::current_exe().context("this program can't be found")?;
+    let mut command = Command::new(program);
+    command
+        .args(std::env::args_os().skip(1))
+        .env(KEPT_AS, user)
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(way)))
+        // What a terminal sends to all is passed on to it, and would come twice.
+        .process_group(0);
+    hand_on(&mut command);
+    command
+        .spawn()
+        .context("the process that serves can't be started")
+}
+
+/// What the service manager means for this process is for that one, which has another number.
+fn hand_on(command: &mut Command) {
+    let own = std::process::id().to_string();
+    for (variable, about, unnamed) in [
+        ("LISTEN_PID", "LISTEN_FDS", false),
+        ("WATCHDOG_PID", "WATCHDOG_USEC", true),
+    ] {
+        if std::env::var(variable).map_or(unnamed, |pid| pid == own) {
+            command.env_remove(variable);
+        } else {
+            command.env_remove(about);
+        }
+    }
+}
+
+fn code_of(status: ExitStatus) -> ExitCode {
+    match (status.code().map(u8::try_from), status.signal()) {
+        (Some(Ok(code)), _) => ExitCode::from(code),
+        (_, signal) => {
+            let signal = signal.and_then(|number| Signal::try_from(number).ok());
+            let by = signal.map_or("itself", Signal::as_str);
+            tracing::error!("the process that serves was ended by {by}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The keeper and the process that serves as another user: what each gets of the other, and what
+//! becomes of one without the other.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{Read, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{MetadataExt, PermissionsExt, symlink},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use lab::{Nginx, Signal};
+use pen::keeper::request::{Answer, Listen, Request, receive, send};
+use pen::replace_file::{How, Links};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use crate::{
+    authority::{Authority, Wish},
+    rig::{Pen, addresses, answerers, lab, server, wait_for},
+    user::{configuration, folder},
+};
+
+/// The process that serves for this one.
+pub(crate) fn serving(pen: &Pen) -> u32 {
+    let keeper = pen.process.id();
+    let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+    children.trim().parse().unwrap()
+}
+
+/// The way to the keeper, as the process that serves has it.
+fn stolen(pen: &Pen) -> UnixStream {
+    let serving = serving(pen);
+    let pid = Pid::from_raw(serving.cast_signed()).unwrap();
+    let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    for entry in fs::read_dir(format!("/proc/{serving}/fd")).unwrap() {
+        let entry = entry.unwrap();
+        let target = fs::read_link(entry.path()).unwrap();
+        if !target.to_str().unwrap().starts_with("socket:") {
+            continue;
+        }
+        let number: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
+        let descriptor = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).unwrap();
+        let of = socket_peercred(&descriptor);
+        if of.is_ok_and(|of| of.pid.as_raw_pid() == pen.process.id().cast_signed()) {
+            return UnixStream::from(descriptor);
+        }
+    }
+    panic!("no way to the keeper");
+}
+
+fn ask(way: &UnixStream, request: &Request) -> (Answer, Option<OwnedFd>) {
+    send(way, request, None).unwrap();
+    receive(way).unwrap().unwrap()
+}
+
+/// Why a request is refused.
+fn refused(way: &UnixStream, request: Request) -> String {
+    match ask(way, &request) {
+        (Answer::Refused { why, .. }, None) => why,
+        other => panic!("{request:?}: {other:?}"),
+    }
+}
+
+fn tcp(address: &str) -> Request {
+    Request::Listen(Listen::Tcp {
+        address: address.parse().unwrap(),
+        backlog: 1,
+        alone: false,
+    })
+}
+
+/// Whoever takes over the process that serves has the way to its keeper, and no more than what the
+/// configuration names and what the user may have anyway.
+#[test]
+fn a_keeper_gives_what_is_configured_and_nothing_else() {
+    if !lab::ready("a_keeper_gives_what_is_configured_and_nothing_else") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let authority = Authority::new(&lab);
+    authority.issue(Wish::of("a.test", "a.test"));
+    let key = PathBuf::from(authority.file("a.test", "pem"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    // One folder of names is root's, in the other the user may put what he likes.
+    let theirs = folder(&lab);
+    let names = lab.folder().join("names");
+    fs::create_dir(&names).unwrap();
+    fs::copy(&key, names.join("b.test.pem")).unwrap();
+    let more = format!(
+        "certificate = {key:?}\nssl_sni_path = {names:?}\nclient_ca = \"{}/ca.pem\"",
+        theirs.display()
+    );
+    symlink("/etc/shadow", theirs.join("ca.pem")).unwrap();
+    symlink("/proc/thread-self/maps", theirs.join("maps")).unwrap();
+    let (config, control) = configuration(&lab, "\"80\"", &more);
+    let pen = Pen::start_file(&lab, &config, &control);
+    let way = stolen(&pen);
+
+    for file in [&key, &names.join("b.test.pem"), &config] {
+        let (answer, file) = ask(&way, &Request::Read(file.clone()));
+        assert_eq!(answer, Answer::Done);
+        let mut text = Vec::new();
+        File::from(file.unwrap()).read_to_end(&mut text).unwrap();
+        assert!(!text.is_empty());
+    }
+    let denied = "Permission denied";
+    let in_names = |rest: &str| names.join(rest);
+    for path in [
+        "/etc/shadow".into(),
+        in_names("../../../../../../../../etc/shadow"),
+        lab.folder().join("authority/ca.key"),
+        "/root/.bashrc".into(),
+    ] {
+        fs::set_permissions(
+            lab.folder().join("authority/ca.key"),
+            fs::Permissions::from_mode(0o600),
+        )
+        .unwrap();
+        let why = refused(&way, Request::Read(path.clone()));
+        assert!(why.contains(denied), "{}: {why}", path.display());
+    }
+    let why = refused(&way, Request::Read(theirs.join("ca.pem")));
+    assert!(
+        why.contains("others than root may write in a folder on the way"),
+        "{why}"
+    );
+    for request in [
+        Request::List("/root".into()),
+        // What is the keeper's own, though the user may ask for what is his.
+        Request::Read("/proc/self/maps".into()),
+        Request::Link(format!("/proc/{}/exe", pen.process.id()).into()),
+        Request::Read(theirs.join("maps")),
+        Request::Append {
+            path: "/proc/self/mem".into(),
+            mode: 0o644,
+        },
+        Request::Append {
+            path: key,
+            mode: 0o644,
+        },
+        Request::Append {
+            path: "/etc/pen-was-here".into(),
+            mode: 0o644,
+        },
+        Request::Replace {
+            path: config,
+            contents: String::new(),
+            how: How {
+                mode: 0o644,
+                links: Links::Follow,
+            },
+        },
+        Request::Listen(Listen::Unix {
+            path: "/etc/pen-was-here".into(),
+            backlog: 1,
+        }),
+        tcp("0.0.0.0:81"),
+        tcp("127.0.0.1:80"),
+    ] {
+        let why = refused(&way, request.clone());
+        assert!(why.contains(denied), "{request:?}: {why}");
+    }
+    assert!(!Path::new("/etc/pen-was-here").exists());
+    let watched = ask(&way, &Request::Watch(BTreeSet::from(["/root".into()])));
+    assert_eq!(watched.0, Answer::Watching(false));
+    let why = refused(&way, Request::Transparent { v6: false });
+    assert!(why.contains("not permitted"), "{why}");
+    // A socket's file of root's.
+    let roots = lab.folder().join("roots.sock");
+    let _listener = UnixListener::bind(&roots).unwrap();
+    let found = fs::metadata(&roots).unwrap();
+    let why = refused(
+        &way,
+        Request::Remove(roots.clone(), (found.dev(), found.ino())),
+    );
+    assert!(why.contains(denied), "{why}");
+    assert!(roots.exists());
+    // What the user may have anyway.
+    let (answer, socket) = ask(&way, &tcp("127.0.0.1:8080"));
+    assert!(
+        matches!(answer, Answer::Bound(_)) && socket.is_some(),
+        "{answer:?}"
+    );
+    // It was nothing to those who serve.
+    drop(socket);
+    let url = format!("https://{}:80/", addresses()[0]);
+    let page = lab.client().run_ok("curl", ["-sSkm", "9", &url]).unwrap();
+    assert!(page.stdout.starts_with("be0"), "{}", page.text());
+    pen.stop();
+}
+
+/// Neither goes on without the other, and what the service manager knows of them is true.
+#[test]
+fn a_keeper_and_the_one_that_serves_end_together() {
+    if !lab::ready("a_keeper_and_the_one_that_serves_end_together") {
+        return;
+    }
+    let lab = lab(1);
+    folder(&lab);
+    let words = ["-u", "nobody", "80", &server(0)];
+    let gone = |pid: u32| {
+        // What nobody waits for stays as a name.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    };
+    for killed in [true, false] {
+        let mut pen = Pen::start(&lab, &words);
+        let serving = serving(&pen);
+        lab.balancer()
+            .run_ok("kill", ["-KILL", &serving.to_string()])
+            .unwrap();
+        let status = pen.process.wait(Duration::from_secs(10)).unwrap();
+        assert_eq!(status.code(), Some(1), "{}", pen.process.output());
+        let said = pen.process.output();
+        assert!(
+            said.contains("the process that serves was ended by SIGKILL"),
+            "{said}"
+        );
+        assert!(!pen.control.with_file_name("pid").exists());
+
+        // TERM to the one that serves is as good as to the other.
+        let pen = Pen::start(&lab, &words);
+        let serving = self::serving(&pen);
+        if killed {
+            pen.process.signal(Signal::Kill).unwrap();
+            wait_for("the end of the one that serves", || gone(serving));
+        } else {
+            lab.balancer()
+                .run_ok("kill", [&serving.to_string()])
+                .unwrap();
+            pen.stopped();
+        }
+    }
+    // What is no request ends both.
+    let mut pen = Pen::start(&lab, &words);
+    let serving = serving(&pen);
+    stolen(&pen).write_all(b"\x04\0\0\0nope").unwrap();
+    let status = pen.process.wait(Duration::from_secs(10)).unwrap();
+    assert_eq!(status.code(), Some(2), "{}", pen.process.output());
+    assert!(gone(serving));
+    assert!(
+        pen.process.output().contains("is no request"),
+        "{}",
+        pen.process.output()
+    );
+}
+
+/// In the background it is the keeper who is known, to its pid file and to who waits for it.
+#[test]
+fn in_the_background_the_keeper_is_the_daemon() {
+    if !lab::ready("in_the_background_the_keeper_is_the_daemon") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let control = folder(&lab).join("control").display().to_string();
+    let pid_file = lab.folder().join("pid");
+    let pen = env!("CARGO_BIN_EXE_pen");
+    let pid_word = pid_file.display().to_string();
+    let words = [
+        "-u",
+        "nobody",
+        "-C",
+        &control,
+        "-p",
+        &pid_word,
+        "80",
+        &server(0),
+    ];
+    let output = lab.balancer().run(pen, words).unwrap();
+    assert_eq!((output.status.code(), &*output.text()), (Some(0), ""));
+    assert_eq!(answerers(&lab, addresses()[0], 1), ["be0"]);
+    let pid = fs::read_to_string(&pid_file).unwrap();
+    let uid = fs::metadata(format!("/proc/{pid}")).unwrap().uid();
+    assert_eq!(uid, 0);
+    // A second one is refused before it begins.
+    let output = lab.balancer().run(pen, words).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", output.text());
+    assert!(
+        output.text().contains(&format!("that of process {pid}")),
+        "{}",
+        output.text()
+    );
+    lab.balancer().run_ok("kill", [&pid]).unwrap();
+    wait_for("the daemon's end", || !pid_file.exists());
+    wait_for("its socket's end", || !Path::new(&control).exists());
+}
