@@ -3,14 +3,13 @@
 
 mod syscalls;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus, Scope, path_beneath_rules,
 };
-use pen_common::config::{Config, ControlAt};
 
 /// The newest rules that are asked for; an older kernel takes those that it knows.
 const NEWEST: ABI = ABI::V6;
@@ -33,8 +32,8 @@ const NULL: &str = "/dev/null";
 ///
 /// # Errors
 /// The kernel takes no filter of calls: nobody must go on unconfined who believes to be confined.
-pub fn confine(config: &Config) -> Result<()> {
-    let files = without_files(config).context("no confinement by Landlock")?;
+pub fn confine() -> Result<()> {
+    let files = without_files().context("no confinement by Landlock")?;
     if files == RulesetStatus::NotEnforced {
         tracing::warn!(
             "this kernel has no Landlock: what the user may read and write, Pen may; mend: boot \
@@ -44,14 +43,9 @@ pub fn confine(config: &Config) -> Result<()> {
     syscalls::confine().context("no filter of system calls")
 }
 
-/// Files come from the keeper; the control socket is this process's own.
-fn without_files(config: &Config) -> Result<RulesetStatus> {
-    let own: Vec<PathBuf> = match &config.control {
-        Some(ControlAt::Path(path)) => vec![folder_of(path)],
-        Some(ControlAt::Port(_)) | None => Vec::new(),
-    };
+/// All others come from the keeper.
+fn without_files() -> Result<RulesetStatus> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let made = read | AccessFs::WriteFile | AccessFs::MakeSock | AccessFs::RemoveFile;
     let there = READ.iter().filter(|path| Path::new(path).exists());
     let rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -63,14 +57,6 @@ fn without_files(config: &Config) -> Result<RulesetStatus> {
         .add_rules(path_beneath_rules(
             [NULL],
             AccessFs::ReadFile | AccessFs::WriteFile,
-        ))?
-        .add_rules(path_beneath_rules(own, made))?;
+        ))?;
     Ok(rules.restrict_self()?.ruleset)
-}
-
-fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    }
 }

@@ -7,6 +7,7 @@
 
 mod answers;
 pub mod child;
+mod control;
 mod identity;
 pub mod process;
 pub mod request;

@@ -153,7 +153,7 @@ fn run_kept(start: &Start, user: &str, background: bool) -> ExitCode {
     if let Err(code) = log(&config, background) {
         return code;
     }
-    match confine(&config) {
+    match confine() {
         Ok(()) => run_loop(start, config, background),
         Err(error) => wrong(&error),
     }

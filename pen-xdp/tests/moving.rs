@@ -66,6 +66,7 @@ fn started(words: &[&str]) -> Result<Start, String> {
 /// What a flag needs beside it to mean anything.
 fn company(flag: &str) -> &'static [&'static str] {
     match flag {
+        "-j" => &["-u", "nobody"],
         "-K" | "-G" => &["-E", "cert.pem"],
         "-R" => &["-E", "cert.pem", "-A", "/etc/pen/clients"],
         "-A" => &["-E", "cert.pem", "-R"],

@@ -219,7 +219,6 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
         "in Pen's usage text",
         "isn't a flag of Pen's either, which refused it: leave it out",
     ),
-    ("-j", true, "chroot", LATER),
     (
         "-L",
         true,
@@ -234,7 +233,8 @@ pub(super) const REFUSED_FLAGS: &[(&str, bool, &str, &str)] = &[
     ),
 ];
 
-const LATER: &str = "isn't in this version yet";
+/// Confines nobody who stays root, so that it is refused without `-u`.
+pub(super) const CHROOT: &str = "-j";
 
 /// Value of `-u` that asks for nothing: it was needed for a control port as root.
 pub(super) const STAY: (&str, &str) = ("user", "root");
@@ -243,6 +243,11 @@ pub(super) const STAY: (&str, &str) = ("user", "root");
 /// follows, why.
 pub(super) const IDLE_FLAGS: &[(&str, bool, &str)] = &[
     ("-a", false, "there are no dumps"),
+    (
+        CHROOT,
+        true,
+        "the process that serves as another user has no files at all",
+    ),
     ("-m", true, "batches are of a fixed size"),
     ("-D", false, OBSOLETE),
     ("-n", false, OBSOLETE),

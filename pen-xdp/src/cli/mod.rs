@@ -19,7 +19,7 @@ use pen_common::config::{
 
 use crate::files;
 pub use flags::command;
-use flags::{IDLE_FLAGS, PROXY_FLAGS, REFUSED_FLAGS, STAY};
+use flags::{CHROOT, IDLE_FLAGS, PROXY_FLAGS, REFUSED_FLAGS, STAY};
 
 /// Exit code for wrong use and bad configuration.
 pub const EXIT_WRONG: u8 = 2;
@@ -297,6 +297,13 @@ fn action(matches: &ArgMatches) -> Result<Action, String> {
 }
 
 fn refused_flag(matches: &ArgMatches) -> Option<String> {
+    let stays_root = text(matches, STAY.0).is_none_or(|user| user == STAY.1);
+    if is_given(matches, CHROOT, true) && stays_root {
+        return Some(format!(
+            "{CHROOT} (chroot) confines nobody who is root: name a user to go on as (-u), who has no \
+             files at all then"
+        ));
+    }
     let given = REFUSED_FLAGS
         .iter()
         .find(|(flag, takes_value, ..)| is_given(matches, flag, *takes_value));

@@ -20,23 +20,25 @@ use pen_common::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpSocket},
+    net::{TcpListener, TcpSocket, UnixListener},
     sync::{mpsc, oneshot},
     time::{Instant, timeout},
 };
 
 use clients::{Clients, Turn, Turns};
-use file::{Access, SocketFile};
+pub(crate) use file::SocketFile;
 use owner::Owner;
 pub use who::ReplyTo;
 use who::Who;
+
+use crate::keeper::{child::keeper, request};
 
 /// How long a client may take to say its line, and to take its answer.
 const CLIENT: Duration = Duration::from_secs(5);
 /// How long it may take to say a configuration.
 const BODY: Duration = Duration::from_secs(20);
 /// Clients that the kernel lets wait, as the standard library has it.
-const BACKLOG: u32 = 128;
+const BACKLOG: i32 = 128;
 /// Between two lines of the log about clients that may not ask.
 const DENIED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -52,7 +54,8 @@ pub struct Asked {
 pub struct ControlSocket(Door);
 
 enum Door {
-    File(SocketFile),
+    /// Its file is the keeper's, if there is one.
+    File(UnixListener, Option<SocketFile>),
     /// Bound, and then listening.
     Port(SocketAddr, Option<TcpSocket>, Option<TcpListener>),
 }
@@ -78,16 +81,21 @@ impl ControlSocket {
     pub fn reserve(config: &Config) -> Result<Option<Self>> {
         let door = match &config.control {
             None => return Ok(None),
-            Some(ControlAt::Path(path)) => {
-                let owner = config.control_owner.as_ref();
-                let found = owner.map(|owner| {
-                    Owner::find(owner).with_context(|| format!("control_owner = \"{owner}\""))
-                });
-                let access = Access {
-                    mode: config.control_mode,
-                    owner: found.transpose()?.unwrap_or_default(),
+            Some(ControlAt::Path(_)) => {
+                let (listener, file) = match keeper() {
+                    Some(keeper) => {
+                        let listener = keeper.descriptor(&request::Request::Control)?;
+                        (Some(listener.into()), None)
+                    }
+                    None => {
+                        let mut file = SocketFile::of(config, None)?;
+                        (file.as_mut().and_then(SocketFile::take_listener), file)
+                    }
                 };
-                Door::File(SocketFile::reserve(path, access)?)
+                let Some(listener) = listener else {
+                    return Ok(None);
+                };
+                Door::File(UnixListener::from_std(listener)?, file)
             }
             Some(ControlAt::Port(at)) => {
                 let bound = bind(*at).with_context(|| {
@@ -105,10 +113,14 @@ impl ControlSocket {
     /// When another daemon has taken its place meanwhile.
     pub fn appear(&mut self) -> Result<()> {
         match &mut self.0 {
-            Door::File(file) => file.appear(),
+            Door::File(_, Some(file)) => file.appear(),
+            Door::File(_, None) => match keeper() {
+                Some(keeper) => Ok(keeper.ask(&request::Request::ControlAppears).map(drop)?),
+                None => Ok(()),
+            },
             Door::Port(at, bound, listener) => {
                 if let Some(bound) = bound.take() {
-                    let listening = bound.listen(BACKLOG);
+                    let listening = bound.listen(BACKLOG.cast_unsigned());
                     *listener = Some(listening.with_context(|| format!("control port {at}"))?);
                 }
                 Ok(())
@@ -164,8 +176,8 @@ impl ControlSocket {
 impl Door {
     async fn accept(&self) -> io::Result<(Box<dyn Stream>, Who)> {
         match self {
-            Self::File(file) => {
-                let (stream, _) = file.listener.accept().await?;
+            Self::File(listener, _) => {
+                let (stream, _) = listener.accept().await?;
                 let who = stream.peer_cred().map_or(Who::Unknown, Who::from);
                 Ok((Box::new(stream), who))
             }

@@ -6,8 +6,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use nix::unistd::User;
+use pen_common::config::Config;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::control::Control;
 use super::identity::Identity;
 use super::request::{Answer, Listen, Request};
 use super::rights::Rights;
@@ -22,7 +24,7 @@ use crate::replace_file::replace_file;
 const PROCESSES: &str = "/proc";
 
 /// An answer, and the descriptor beside it.
-type Given = (Answer, Option<OwnedFd>);
+pub(super) type Given = (Answer, Option<OwnedFd>);
 
 /// Answers requests.
 pub(super) struct Answers {
@@ -30,6 +32,7 @@ pub(super) struct Answers {
     user: String,
     rights: Rights,
     start: Start,
+    control: Control,
 }
 
 impl Answers {
@@ -37,7 +40,7 @@ impl Answers {
     ///
     /// # Errors
     /// The user is not known in full.
-    pub(super) fn new(start: &Start, user: &User) -> Result<Self> {
+    pub(super) fn new(config: &Config, start: &Start, user: &User) -> Result<Self> {
         let mut rights = Rights::default();
         rights.read(start);
         Ok(Self {
@@ -45,6 +48,7 @@ impl Answers {
             user: user.name.clone(),
             rights,
             start: start.clone(),
+            control: Control::new(config),
         })
     }
 
@@ -85,6 +89,8 @@ impl Answers {
                 .identity
                 .as_user(|| listening::remove(&path, identity))
                 .map(|()| (Answer::Done, None)),
+            Request::Control => self.control.open(&self.identity),
+            Request::ControlAppears => self.control.appear(&self.identity),
             Request::Transparent { v6 } => self.transparent(v6),
             Request::Configuration => {
                 self.rights.read(&self.start);
@@ -153,12 +159,13 @@ impl Answers {
     /// Below port 1024 there are the listeners of the configuration alone.
     fn listen(&self, at: &Listen) -> io::Result<Given> {
         let named = self.rights.listens(at);
+        let is_path = matches!(at, Listen::Unix { .. });
         let opened = match named {
             true => listening::open(at),
             false => self.identity.as_user(|| listening::open(at)),
         };
         match opened {
-            Err(error) if error.raw_os_error() == Some(libc::EACCES) && !named => {
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) && !named && !is_path => {
                 Err(io::Error::other(format!(
                     "{error}: as {} Pen listens below port 1024 only where the file or the line \
                      says so that it was started with; write it there, and reload",
@@ -167,6 +174,11 @@ impl Answers {
             }
             opened => opened,
         }
+    }
+
+    /// What there is of it goes with the daemon.
+    pub(super) fn close(self) {
+        self.control.close(&self.identity);
     }
 
     fn transparent(&self, v6: bool) -> io::Result<Given> {

@@ -32,6 +32,11 @@ impl Identity {
         })
     }
 
+    /// The user's number.
+    pub(super) fn user(&self) -> u32 {
+        self.user.0.as_raw()
+    }
+
     /// Does it with that user's rights. This process must have one thread.
     ///
     /// # Errors

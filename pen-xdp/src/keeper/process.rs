@@ -50,7 +50,7 @@ pub fn keep(
     own.set_read_timeout(Some(PATIENCE))?;
     own.set_write_timeout(Some(PATIENCE))?;
     let mut keeping = Keeping {
-        answers: Answers::new(start, user)?,
+        answers: Answers::new(config, start, user)?,
         child: spawn(&user.name, theirs)?,
         way: own,
         ready: Some(ready),
@@ -66,6 +66,7 @@ pub fn keep(
         let _ = keeping.child.wait();
     }
     drop(written);
+    keeping.answers.close();
     Ok(code_of(kept?))
 }
 

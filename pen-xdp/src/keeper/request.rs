@@ -56,6 +56,10 @@ pub enum Request {
     Listen(Listen),
     /// The file of a listening Unix socket gone, if it is still the one of this device and inode.
     Remove(PathBuf, (u64, u64)),
+    /// The control socket, under the name that it has while Pen starts.
+    Control,
+    /// The control socket under its own name.
+    ControlAppears,
     /// A socket that may come from addresses that are clients' (IP_TRANSPARENT, ip(7)).
     Transparent {
         /// To servers of IPv6.

@@ -130,7 +130,8 @@ fn flags_that_restrict_the_process_are_refused_not_ignored() {
     for (words, expected) in [
         (
             ["-j", "/var/empty"],
-            "error: -j (chroot) isn't in this version yet\n",
+            "error: -j (chroot) confines nobody who is root: name a user to go on as (-u), who has no \
+             files at all then\n",
         ),
         (
             ["-L", "tls1"],

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::{
             fs::{MetadataExt, PermissionsExt, symlink},
             net::{UnixListener, UnixStream},
@@ -16,7 +16,8 @@ use std::{
     time::Duration,
 };
 
-use lab::{Nginx, Signal};
+use lab::{Lab, Nginx, Signal};
+use nix::poll::{PollFd, PollFlags, poll};
 use pen::keeper::request::{Answer, Listen, Request, receive, send};
 use pen::replace_file::{How, Links};
 use rustix::net::sockopt::socket_peercred;
@@ -24,6 +25,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 use crate::{
     authority::{Authority, Wish},
+    python,
     rig::{Pen, addresses, answerers, lab, server, wait_for},
     user::{configuration, folder},
 };
@@ -54,6 +56,24 @@ fn stolen(pen: &Pen) -> UnixStream {
         }
     }
     panic!("no way to the keeper");
+}
+
+/// Stops the process that serves while it waits for no answer: the answers that come are ours then.
+fn hold(lab: &Lab, pen: &Pen, way: &UnixStream) {
+    let serving = serving(pen).to_string();
+    let signal = |name: &str| {
+        let words = [name, serving.as_str()];
+        lab.balancer().run_ok("kill", words).unwrap()
+    };
+    loop {
+        signal("-STOP");
+        let mut wait = [PollFd::new(way.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut wait, 300u16).unwrap() == 0 {
+            return;
+        }
+        signal("-CONT");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn ask(way: &UnixStream, request: &Request) -> (Answer, Option<OwnedFd>) {
@@ -104,6 +124,7 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
     let (config, control) = configuration(&lab, "\"80\"", &more);
     let pen = Pen::start_file(&lab, &config, &control);
     let way = stolen(&pen);
+    hold(&lab, &pen, &way);
 
     for file in [&key, &names.join("b.test.pem"), &config] {
         let (answer, file) = ask(&way, &Request::Read(file.clone()));
@@ -172,6 +193,8 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
     assert!(!Path::new("/etc/pen-was-here").exists());
     let watched = ask(&way, &Request::Watch(BTreeSet::from(["/root".into()])));
     assert_eq!(watched.0, Answer::Watching(false));
+    let why = refused(&way, Request::Control);
+    assert!(why.contains("busy"), "{why}");
     let why = refused(&way, Request::Transparent { v6: false });
     assert!(why.contains("not permitted"), "{why}");
     // A socket's file of root's.
@@ -192,6 +215,9 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
     );
     // It was nothing to those who serve.
     drop(socket);
+    lab.balancer()
+        .run_ok("kill", ["-CONT", &serving(&pen).to_string()])
+        .unwrap();
     let url = format!("https://{}:80/", addresses()[0]);
     let page = lab.client().run_ok("curl", ["-sSkm", "9", &url]).unwrap();
     assert!(page.stdout.starts_with("be0"), "{}", page.text());
@@ -293,4 +319,98 @@ fn in_the_background_the_keeper_is_the_daemon() {
     lab.balancer().run_ok("kill", [&pid]).unwrap();
     wait_for("the daemon's end", || !pid_file.exists());
     wait_for("its socket's end", || !Path::new(&control).exists());
+}
+
+/// The manager hears none but the process that it started, and hands its sockets to that one.
+#[test]
+fn the_service_manager_knows_the_keeper() {
+    if !lab::ready("the_service_manager_knows_the_keeper") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    folder(&lab);
+    let path = lab.folder().join("notify").display().to_string();
+    let script = format!(
+        "import socket as s, struct\n\
+         l = s.socket(s.AF_UNIX, s.SOCK_DGRAM); l.setsockopt(s.SOL_SOCKET, s.SO_PASSCRED, 1)\n\
+         l.bind('{path}'); print('ready', flush=True)\n\
+         while True:\n\
+         \x20b, more, _, _ = l.recvmsg(65536, 4096)\n\
+         \x20print(struct.unpack('3i', more[0][2])[0], '|'.join(b.decode().splitlines()), flush=True)\n"
+    );
+    let manager = python::start(lab.balancer(), &script);
+    let by = [
+        "python3",
+        "-c",
+        "import socket as s, os, sys\n\
+         l = s.socket(s.AF_INET6); l.setsockopt(s.IPPROTO_IPV6, s.IPV6_V6ONLY, 0)\n\
+         l.bind(('::', 80)); l.listen(9)\n\
+         os.dup2(os.dup2(l.fileno(), 100), 3)\n\
+         pid = str(os.getpid())\n\
+         os.environ.update(LISTEN_FDS='1', LISTEN_PID=pid, LISTEN_FDNAMES='web', NOTIFY_SOCKET=sys.argv[1],\n\
+         \x20WATCHDOG_USEC='600000', WATCHDOG_PID=pid)\n\
+         os.execvp(sys.argv[2], sys.argv[2:])\n",
+        &path,
+    ];
+    let pen = Pen::start_by(&lab, &by, &["-u", "nobody", "80", &server(0)]);
+    let keeper = pen.process.id();
+    let limit = Duration::from_secs(15);
+    manager.wait_for_line("WATCHDOG=1", limit).unwrap();
+    // It was there before Pen, which listens nowhere else.
+    let listening = lab
+        .balancer()
+        .run_ok("ss", ["-ltnHe", "sport = :80"])
+        .unwrap();
+    assert_eq!(listening.stdout.lines().count(), 1, "{}", listening.stdout);
+    for address in addresses() {
+        assert_eq!(answerers(&lab, address, 1), ["be0"]);
+    }
+    pen.process.signal(Signal::Hup).unwrap();
+    manager.wait_for_line("RELOADING=1", limit).unwrap();
+    pen.stop();
+    manager.wait_for_line("STOPPING=1", limit).unwrap();
+    let heard = manager.output();
+    let from = |line: &&str| !line.starts_with(&format!("{keeper} ")) && *line != "ready";
+    assert_eq!(heard.lines().find(from), None, "{heard}");
+    assert!(
+        heard.contains(&format!("{keeper} READY=1|STATUS=serving ")),
+        "{heard}"
+    );
+}
+
+/// Files that Pen writes, and the socket that it listens at, are the user's.
+#[test]
+fn logs_and_sockets_are_the_users() {
+    if !lab::ready("logs_and_sockets_are_the_users") {
+        return;
+    }
+    let lab = lab(1);
+    let _web = Nginx::start_all(&lab, &[80]).unwrap();
+    let own = folder(&lab);
+    let at = |name: &str| own.join(name).display().to_string();
+    let (log, page, socket) = (at("access"), at("page.html"), at("front"));
+    let back = format!("{}:80", server(0));
+    let words = ["-u", "nobody", "-H", "-l", &log, "-w", &page, "80", &back];
+    let pen = Pen::start(&lab, &words);
+    assert_eq!(answerers(&lab, addresses()[0], 1), ["be0"]);
+    let lines = || fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+    wait_for("a line", || lines() == 1);
+    fs::rename(&log, at("old")).unwrap();
+    pen.process.signal(Signal::Hup).unwrap();
+    wait_for("the new log", || Path::new(&log).exists());
+    assert_eq!(answerers(&lab, addresses()[0], 1), ["be0"]);
+    wait_for("a line in it", || lines() == 1);
+    pen.process.signal(Signal::Usr1).unwrap();
+    wait_for("the page", || Path::new(&page).exists());
+    pen.change(&format!("listen {socket}"));
+    let words = ["-sSm", "9", "--unix-socket", &socket, "http://front/"];
+    let answer = lab.balancer().run_ok("curl", words).unwrap().stdout;
+    assert!(answer.starts_with("be0"), "{answer}");
+    let owner = fs::metadata(&own).unwrap().uid();
+    for file in [&log, &page, &socket] {
+        assert_eq!(fs::symlink_metadata(file).unwrap().uid(), owner, "{file}");
+    }
+    pen.stop();
+    assert!(!Path::new(&socket).exists());
 }

@@ -2,17 +2,18 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     os::unix::{
-        fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown},
-        net::UnixStream as BlockingStream,
+        fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
+        net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
-use pen_common::config::CONTROL_MODE_DEFAULT;
-use tokio::net::{UnixListener, UnixSocket};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use pen_common::config::{CONTROL_MODE_DEFAULT, Config, ControlAt};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{BACKLOG, owner::Owner};
 
@@ -32,8 +33,9 @@ pub(super) struct Access {
 ///
 /// While the daemon starts, the file has another name: a client that finds the socket under its
 /// own name is answered at once, and one that comes too early hears so at once.
-pub(super) struct SocketFile {
-    pub(super) listener: UnixListener,
+pub(crate) struct SocketFile {
+    /// Until somebody serves it.
+    listener: Option<UnixListener>,
     path: PathBuf,
     /// Device and inode of the file that was made.
     identity: (u64, u64),
@@ -42,13 +44,37 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
+    /// Binds the one that the configuration names; `None` if it names none. Unless it says whose it
+    /// is to be, it is this `user`'s, or whose process it is that binds it.
+    ///
+    /// # Errors
+    /// As [`SocketFile::reserve`]; or there is no such owner here.
+    pub(crate) fn of(config: &Config, user: Option<u32>) -> Result<Option<Self>> {
+        let Some(ControlAt::Path(path)) = &config.control else {
+            return Ok(None);
+        };
+        let owner = config.control_owner.as_ref();
+        let found = owner.map(|owner| {
+            Owner::find(owner).with_context(|| format!("control_owner = \"{owner}\""))
+        });
+        let mut owner = found.transpose()?.unwrap_or_default();
+        owner.user = owner.user.or(user);
+        let mode = config.control_mode;
+        Self::reserve(path, Access { mode, owner }).map(Some)
+    }
+
+    /// The socket itself, for whoever serves it.
+    pub(crate) fn take_listener(&mut self) -> Option<UnixListener> {
+        self.listener.take()
+    }
+
     /// Binds a socket for `path`, for those alone whom `access` names. A file that a dead daemon
     /// left there is removed.
     ///
     /// # Errors
     /// When another daemon answers there, when something that is no socket stands there, when the
     /// directory can't be written, or when the file can't be given away.
-    pub(super) fn reserve(path: &Path, access: Access) -> Result<Self> {
+    fn reserve(path: &Path, access: Access) -> Result<Self> {
         make_free(path)?;
         let mut starting = path.as_os_str().to_owned();
         starting.push(STARTING);
@@ -64,7 +90,7 @@ impl SocketFile {
         })?;
         // What follows may fail, and then removes the file.
         let socket = Self {
-            listener,
+            listener: Some(listener),
             path: path.to_owned(),
             identity,
             starting: Some(starting),
@@ -78,19 +104,16 @@ impl SocketFile {
         Ok(socket)
     }
 
-    /// Gives the file away, then opens it: it is nobody's for a moment whose it is not to be, and
-    /// has its true name only after this.
+    /// Opens the file to its group before others, and gives it away: it is nobody's for a moment whose
+    /// it is not to be, and has its true name only after this.
     fn let_in(&self, access: Access) -> Result<()> {
         let path = self.starting.as_ref().unwrap_or(&self.path);
         let Owner { user, group } = access.owner;
-        if user.is_some() || group.is_some() {
-            lchown(path, user, group)?;
-        }
-        if access.mode == CONTROL_MODE_DEFAULT {
+        let given = user.is_some() || group.is_some();
+        if access.mode == CONTROL_MODE_DEFAULT && !given {
             return Ok(());
         }
-        // chmod(2) follows links, and the directory may be another one's: of what was opened it is
-        // known that it is the socket.
+        // The directory may be another one's: of what was opened it is known that it is the socket.
         let mut opening = fs::OpenOptions::new();
         let flags = libc::O_PATH | libc::O_NOFOLLOW;
         let file = opening.read(true).custom_flags(flags).open(path)?;
@@ -99,7 +122,16 @@ impl SocketFile {
             bail!("something else has its name now");
         }
         let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
-        fs::set_permissions(opened, fs::Permissions::from_mode(access.mode))?;
+        if group.is_some() {
+            chown(&opened, None, group)?;
+        }
+        if access.mode != CONTROL_MODE_DEFAULT {
+            fs::set_permissions(&opened, fs::Permissions::from_mode(access.mode))?;
+        }
+        // Last, as who gave a file away may not change it any more without a capability for that.
+        if user.is_some() {
+            chown(&opened, user, None)?;
+        }
         Ok(())
     }
 
@@ -107,17 +139,14 @@ impl SocketFile {
     ///
     /// # Errors
     /// When another daemon has taken the name meanwhile.
-    pub(super) fn appear(&mut self) -> Result<()> {
+    pub(crate) fn appear(&mut self) -> Result<()> {
         if let Some(starting) = &self.starting {
-            // A second name in place of another one: a rename would overwrite somebody else's.
-            fs::hard_link(starting, &self.path).with_context(|| {
+            // Never over somebody else's.
+            let flags = RenameFlags::RENAME_NOREPLACE;
+            renameat2(AT_FDCWD, starting, AT_FDCWD, &self.path, flags).with_context(|| {
                 format!("control socket {}: can't be made", self.path.display())
             })?;
-        }
-        if let Some(starting) = self.starting.take()
-            && let Err(error) = fs::remove_file(&starting)
-        {
-            tracing::warn!("control socket {}: {error}", starting.display());
+            self.starting = None;
         }
         Ok(())
     }
@@ -142,11 +171,12 @@ impl Drop for SocketFile {
 /// the mode of the socket itself, which can be set before there is a file (`unix_bind_bsd`). Setting
 /// the file's mode afterwards would leave a moment for anyone to connect.
 fn bind_private(path: &Path) -> io::Result<UnixListener> {
-    let socket = UnixSocket::new_stream()?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     let descriptor = fs::File::from(socket.as_fd().try_clone_to_owned()?);
     descriptor.set_permissions(fs::Permissions::from_mode(0o600))?;
-    socket.bind(path)?;
-    socket.listen(BACKLOG)
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    Ok(OwnedFd::from(socket).into())
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -165,7 +195,7 @@ fn make_free(path: &Path) -> Result<()> {
             path.display()
         );
     }
-    match BlockingStream::connect(path) {
+    match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Ok(_) => bail!(
             "control socket {}: a running daemon answers there; stop it, or name another",
@@ -184,7 +214,6 @@ fn make_free(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener as BlockingListener;
 
     /// For whoever runs this alone.
     fn reserve(path: &Path) -> Result<SocketFile> {
@@ -193,11 +222,11 @@ mod tests {
         SocketFile::reserve(path, Access { mode, owner })
     }
 
-    #[tokio::test]
-    async fn only_a_dead_daemons_socket_is_replaced() {
+    #[test]
+    fn only_a_dead_daemons_socket_is_replaced() {
         let directory = std::env::temp_dir();
         let path = directory.join(format!("pen-bind-{}", std::process::id()));
-        let living = BlockingListener::bind(&path).unwrap();
+        let living = UnixListener::bind(&path).unwrap();
         let refused = reserve(&path).err().unwrap();
         assert!(
             refused.to_string().contains("a running daemon answers"),
@@ -218,8 +247,8 @@ mod tests {
         fs::remove_file(&path).unwrap();
     }
 
-    #[tokio::test]
-    async fn the_file_is_private_from_the_first_moment() {
+    #[test]
+    fn the_file_is_private_from_the_first_moment() {
         let path = std::env::temp_dir().join(format!("pen-private-{}", std::process::id()));
         // Nothing sets the file's mode after this call.
         let _listener = bind_private(&path).unwrap();
@@ -228,8 +257,8 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
     }
 
-    #[tokio::test]
-    async fn mode_and_owner_are_those_of_the_file_before_it_is_found() {
+    #[test]
+    fn mode_and_owner_are_those_of_the_file_before_it_is_found() {
         let path = std::env::temp_dir().join(format!("pen-owner-{}", std::process::id()));
         let owner = Owner {
             user: Some(1),
@@ -254,8 +283,8 @@ mod tests {
         socket
     }
 
-    #[tokio::test]
-    async fn another_daemons_socket_outlives_this_one() {
+    #[test]
+    fn another_daemons_socket_outlives_this_one() {
         let path = std::env::temp_dir().join(format!("pen-successor-{}", std::process::id()));
         let first = shown(&path);
         fs::remove_file(&path).unwrap();
@@ -266,16 +295,16 @@ mod tests {
         assert!(!path.exists());
     }
 
-    #[tokio::test]
-    async fn a_socket_is_found_when_it_is_answered() {
+    #[test]
+    fn a_socket_is_found_when_it_is_answered() {
         let path = std::env::temp_dir().join(format!("pen-appear-{}", std::process::id()));
         let mut socket = reserve(&path).unwrap();
-        let early = BlockingStream::connect(&path).unwrap_err();
+        let early = UnixStream::connect(&path).unwrap_err();
         assert_eq!(early.kind(), io::ErrorKind::NotFound);
         let second = reserve(&path).err().unwrap();
         assert!(second.to_string().contains("a running daemon"), "{second}");
         socket.appear().unwrap();
-        BlockingStream::connect(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
         let starting = PathBuf::from(format!("{}{STARTING}", path.display()));
         assert!(!starting.exists());
         let mode = fs::metadata(&path).unwrap().permissions().mode();
@@ -283,7 +312,7 @@ mod tests {
         drop(socket);
         // One that was never shown leaves nothing either; a name that was taken stays taken.
         let mut late = reserve(&path).unwrap();
-        let other = BlockingListener::bind(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
         assert!(late.appear().is_err());
         drop(late);
         assert!(path.exists() && !starting.exists());
