@@ -22,6 +22,7 @@ pub mod maglev;
 pub mod packet;
 #[cfg(feature = "std")]
 pub mod proxy_protocol;
+pub mod ranges;
 pub mod rewrite;
 pub mod steer;
 pub mod tables;

@@ -4,6 +4,8 @@
 //! back end is chosen and its MAC addresses rewritten. The XDP program may hand such a frame to a
 //! worker instead ([`steer_or`]), which then calls [`steer`] on it.
 
+mod neighbors;
+
 use crate::{
     checksum,
     flow::{Address, Flow},
@@ -98,7 +100,7 @@ pub fn steer_or<F: Frame, M: Memory>(
         return Some(Verdict::Pass(Reason::NotOurMac));
     }
     match link.ethertype {
-        ETHERTYPE_ARP => Some(arp(frame, &link, tables)),
+        ETHERTYPE_ARP => Some(neighbors::arp(frame, &link, tables)),
         ETHERTYPE_IPV4 if ours => {
             let class = ip4(frame, &link, tables);
             settle(frame, tables, &class, other)
@@ -147,7 +149,7 @@ fn ip6<F: Frame, M: Memory>(
     };
     if packet.flow.protocol == ICMPV6
         && usize::from(packet.l4) == link.l3 + 40
-        && let Some(verdict) = neighbor(frame, link, &packet, tables)
+        && let Some(verdict) = neighbors::neighbor(frame, link, &packet, tables)
     {
         return Class::Done(verdict);
     }
@@ -281,7 +283,13 @@ enum Owner {
 
 #[inline(always)]
 fn owner<M: Memory>(address: Address, link: &Link, tables: &Tables<'_, M>) -> Owner {
-    match tables.vip(&VipKey::owner(address)) {
+    owner_by(tables.vip(&VipKey::owner(address)), link)
+}
+
+/// The same by the address's entry.
+#[inline(always)]
+const fn owner_by(entry: Option<VipEntry>, link: &Link) -> Owner {
+    match entry {
         Some(entry) if !in_vlan(&entry, link) => Owner::OtherVlan,
         Some(VipEntry { vip: Vip::Own, .. }) => Owner::Own,
         Some(_) => Owner::Kernel,
@@ -315,16 +323,26 @@ fn unusable<M: Memory>(link: &Link, skip: Skip, tables: &Tables<'_, M>) -> Class
     }
 }
 
-/// TCP and UDP with their ports at hand. An exact port beats port 0.
+/// TCP and UDP with their ports at hand. An exact port beats port 0. The access list is asked of
+/// every packet, so that a change of it reaches flows that run.
 #[inline(always)]
 fn transport<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M>) -> Class {
     match service(link, &packet.flow, tables) {
-        Some(Vip::Service(service)) => Class::Deliver(Delivery {
-            packet: *packet,
-            flow: packet.flow,
-            source: link.source,
-            to: To::Service(service),
-        }),
+        Some(VipEntry {
+            vip: Vip::Service(service),
+            acl,
+            ..
+        }) => {
+            if !tables.admits(acl, packet.flow.source) {
+                return drop(Reason::AclDenied);
+            }
+            Class::Deliver(Delivery {
+                packet: *packet,
+                flow: packet.flow,
+                source: link.source,
+                to: To::Service(service),
+            })
+        }
         Some(_) => {
             if let Some(key) = packet.fragment_key() {
                 tables.remember(&key, FragmentOwner::Kernel);
@@ -337,7 +355,7 @@ fn transport<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M>) ->
 
 /// The service, or the kernel's port, that takes this flow.
 #[inline(always)]
-fn service<M: Memory>(link: &Link, flow: &Flow, tables: &Tables<'_, M>) -> Option<Vip> {
+fn service<M: Memory>(link: &Link, flow: &Flow, tables: &Tables<'_, M>) -> Option<VipEntry> {
     let exact = VipKey {
         address: flow.destination,
         port: flow.destination_port,
@@ -346,20 +364,27 @@ fn service<M: Memory>(link: &Link, flow: &Flow, tables: &Tables<'_, M>) -> Optio
     if let Some(entry) = tables.vip(&exact)
         && in_vlan(&entry, link)
     {
-        return Some(entry.vip);
+        return Some(entry);
     }
     let entry = tables.vip(&VipKey { port: 0, ..exact })?;
-    in_vlan(&entry, link).then_some(entry.vip)
+    in_vlan(&entry, link).then_some(entry)
 }
 
-/// A fragment without ports goes where its first one went.
+/// A fragment without ports goes where its first one went, which was let pass. Its own client is
+/// asked for where all services of the VIP have the same access list: no port says of which it is.
 #[inline(always)]
 fn later_fragment<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M>) -> Class {
-    let owner = owner(packet.flow.destination, link, tables);
+    let entry = tables.vip(&VipKey::owner(packet.flow.destination));
+    let owner = owner_by(entry, link);
     match owner {
         Owner::Nobody => return pass(Reason::NotVip),
         Owner::OtherVlan => return pass(Reason::OtherVlan),
         Owner::Own | Owner::Kernel => {}
+    }
+    if let Some(VipEntry { acl, .. }) = entry
+        && !tables.admits(acl, packet.flow.source)
+    {
+        return drop(Reason::AclDenied);
     }
     let first = packet.fragment_key().and_then(|key| tables.fragment(&key));
     match first {
@@ -402,12 +427,25 @@ fn icmp<F: Frame, M: Memory>(
             .quoted(frame)
             .and_then(|flow| Some((service(link, &flow, tables)?, flow)));
         return match found {
-            Some((Vip::Service(service), flow)) => Class::Deliver(Delivery {
-                packet: *packet,
+            Some((
+                VipEntry {
+                    vip: Vip::Service(service),
+                    acl,
+                    ..
+                },
                 flow,
-                source: link.source,
-                to: To::Service(service),
-            }),
+            )) => {
+                // The client's, who need not be the router that tells of the error.
+                if !tables.admits(acl, flow.source) {
+                    return drop(Reason::AclDenied);
+                }
+                Class::Deliver(Delivery {
+                    packet: *packet,
+                    flow,
+                    source: link.source,
+                    to: To::Service(service),
+                })
+            }
             _ => no_service(link, vip, Reason::IcmpUnmatched, tables),
         };
     }
@@ -450,132 +488,4 @@ const fn can_be_answered(source: Address) -> bool {
     } else {
         source.high >> 56 != 0xff && !(source.high == 0 && source.low <= 1)
     }
-}
-
-/// ARP for a VIP that nobody on this host owns (RFC 826, RFC 5227).
-#[inline(always)]
-fn arp<F: Frame, M: Memory>(frame: &mut F, link: &Link, tables: &Tables<'_, M>) -> Verdict {
-    let Some(packet) = frame.get::<28>(link.l3) else {
-        return Verdict::Pass(Reason::TooShort);
-    };
-    let [
-        h0,
-        h1,
-        p0,
-        p1,
-        hlen,
-        plen,
-        o0,
-        o1,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        rest @ ..,
-    ] = packet;
-    let [s0, s1, s2, s3, _, _, _, _, _, _, t0, t1, t2, t3] = rest;
-    if [h0, h1, p0, p1, hlen, plen] != [0, 1, 8, 0, 6, 4] {
-        return Verdict::Pass(Reason::NotIp);
-    }
-    let sender = Address::v4(u32::from_be_bytes([s0, s1, s2, s3]));
-    let target = Address::v4(u32::from_be_bytes([t0, t1, t2, t3]));
-    if link.source != tables.head.mac && owner(sender, link, tables) == Owner::Own {
-        return Verdict::Pass(Reason::VipClaimed);
-    }
-    match owner(target, link, tables) {
-        Owner::Kernel => return Verdict::Pass(Reason::KernelOwned),
-        Owner::Nobody => return Verdict::Pass(Reason::NotVip),
-        Owner::OtherVlan => return Verdict::Pass(Reason::OtherVlan),
-        Owner::Own => {}
-    }
-    if [o0, o1] != [0, 1] || link.source == tables.head.mac {
-        return Verdict::Pass(Reason::NotVip);
-    }
-    match rewrite::arp_reply(frame, link, tables.head.mac) {
-        Some(()) => Verdict::Reply(Reason::ArpAnswered),
-        None => Verdict::Drop(Reason::NoRoom),
-    }
-}
-
-const NEIGHBOR_SOLICITATION: u8 = 135;
-const NEIGHBOR_ADVERTISEMENT: u8 = 136;
-/// Length of a solicitation without options, bytes.
-const SOLICITATION_LEN: usize = 24;
-/// Options that are looked through; secured discovery (RFC 3971) has five.
-const NEIGHBOR_OPTIONS_MAX: u32 = 8;
-const SOURCE_LINK_ADDRESS: u8 = 1;
-
-/// Neighbour discovery for a VIP that nobody on this host owns (RFC 4861, RFC 4862);
-/// `None` if the packet is no such message.
-#[inline(always)]
-fn neighbor<F: Frame, M: Memory>(
-    frame: &mut F,
-    link: &Link,
-    packet: &Packet,
-    tables: &Tables<'_, M>,
-) -> Option<Verdict> {
-    let l4 = usize::from(packet.l4);
-    let [kind, code] = frame.get::<2>(l4)?;
-    if !matches!(kind, NEIGHBOR_SOLICITATION | NEIGHBOR_ADVERTISEMENT)
-        || usize::from(packet.l4_len) < SOLICITATION_LEN
-    {
-        return None;
-    }
-    let target = Address::v6(frame.get::<16>(l4 + 8)?);
-    match owner(target, link, tables) {
-        Owner::Kernel => return Some(Verdict::Pass(Reason::KernelOwned)),
-        Owner::Nobody => return Some(Verdict::Pass(Reason::NotVip)),
-        Owner::OtherVlan => return Some(Verdict::Pass(Reason::OtherVlan)),
-        Owner::Own => {}
-    }
-    if link.source == tables.head.mac {
-        return Some(Verdict::Pass(Reason::NotVip));
-    }
-    if kind == NEIGHBOR_ADVERTISEMENT {
-        return Some(Verdict::Pass(Reason::VipClaimed));
-    }
-    let sum = frame.sum(l4, usize::from(packet.l4_len))?;
-    let whole = checksum::fold(u64::from(sum) + u64::from(packet.pseudo_sum()));
-    if code != 0 || whole != 0xffff || !may_ask(frame, link, packet) {
-        return Some(Verdict::Drop(Reason::NeighborRefused));
-    }
-    let asker = packet.flow.source;
-    Some(
-        match rewrite::neighbor_advertisement(frame, link, asker, target, tables.head.mac) {
-            Some(()) => Verdict::Reply(Reason::NeighborAnswered),
-            None => Verdict::Drop(Reason::NoRoom),
-        },
-    )
-}
-
-/// Whether a solicitation is one that RFC 4861, section 7.1.1 lets be answered: its addresses and
-/// options.
-#[inline(always)]
-fn may_ask<F: Frame>(frame: &F, link: &Link, packet: &Packet) -> bool {
-    let asker = packet.flow.source;
-    // A host without an address yet probes for duplicates, always by the target's group.
-    let probe = asker == Address::default();
-    let Address { high, low } = packet.flow.destination;
-    let solicited_node = high == 0xff02 << 48 && low >> 24 == 0x1ff;
-    // Hop limit 255 shows that no router forwarded it.
-    if frame.get(link.l3 + 7) != Some([255]) || !(can_be_answered(asker) || probe && solicited_node)
-    {
-        return false;
-    }
-    let mut at = usize::from(packet.l4) + SOLICITATION_LEN;
-    let end = usize::from(packet.l4) + usize::from(packet.l4_len);
-    let mut count = 0;
-    while at < end && count < NEIGHBOR_OPTIONS_MAX {
-        let Some([kind, len]) = frame.get::<2>(at) else {
-            return false;
-        };
-        if len == 0 || probe && kind == SOURCE_LINK_ADDRESS {
-            return false;
-        }
-        at += usize::from(len) * 8;
-        count += 1;
-    }
-    at == end
 }

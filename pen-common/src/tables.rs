@@ -5,18 +5,19 @@
 //! above it is written once. All words are in the machine's own byte order.
 //!
 //! One root word selects one of two banks of the small arrays (heads, VIP index, pools, back
-//! ends). A frame reads it once, in [`Tables::read`], so no frame sees half a change.
+//! ends, access lists). A frame reads it once, in [`Tables::read`], so no frame sees half a change.
 
 use crate::{
     flow::{Address, Flow},
     flow_table::{self, FlowFrame},
     hash::{HashKey, KEY_WORDS, KEY_WORDS_V4},
+    ranges::{self, PLACES, RANGES_MAX},
     verdict::Reason,
 };
 
 /// Raised when the meaning of a word below changes without its place changing: a new daemon
 /// adopts the memory of the one before only if both mean the same by it.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Number of a back end: 0 is nobody; stable as long as the back end keeps its name.
 pub type BackendId = u16;
@@ -67,6 +68,8 @@ pub trait Memory {
     fn slots(&self, index: u32) -> Option<u64>;
     /// Back end; both banks in a row, and behind them what `steer` does not read.
     fn backend(&self, index: u32) -> Option<u64>;
+    /// Element of the access lists; both banks in a row.
+    fn range(&self, index: u32) -> Option<[u64; 2]>;
     /// Element of the fragment table.
     fn fragment(&self, index: u32) -> Option<u64>;
     /// Writes an element of the fragment table.
@@ -93,6 +96,15 @@ pub trait Memory {
         Self: Sized,
     {
         search.run(self)
+    }
+
+    /// [`ranges::admits`]; likewise.
+    #[inline(always)]
+    fn admits(&self, address: Address, place: u32) -> bool
+    where
+        Self: Sized,
+    {
+        ranges::admits(self, address, place)
     }
 
     /// [`flow_table::recall`]; a host may keep it in a function of its own.
@@ -312,6 +324,9 @@ pub struct VipEntry {
     pub key: VipKey,
     /// VLAN that frames must be in; 0 for any.
     pub vlan: u16,
+    /// Number of the access list that clients must pass, from 1; 0 for none. Where the address
+    /// itself is ours, the one that all its services have.
+    pub acl: u8,
     /// Meaning.
     pub vip: Vip,
 }
@@ -323,7 +338,8 @@ const KIND_OWN: u8 = 3;
 const KIND_KERNEL: u8 = 4;
 
 impl VipEntry {
-    /// As words: address, address, then port, protocol, kind and VLAN, then the service.
+    /// As words: address, address, then port, protocol, kind and VLAN, then the service and its
+    /// access list.
     pub const fn to_words(&self) -> [u64; 4] {
         let (kind, service) = match self.vip {
             Vip::Service(service) => (KIND_SERVICE, service),
@@ -350,10 +366,15 @@ impl VipEntry {
             ),
         };
         let tail = tail_word(&self.key) | ((kind as u64) << 16) | self.vlan as u64;
-        let service = service.pool as u64 | ((service.by_source as u64) << 16);
+        let acl = (self.acl as u64 & ACL_MASK) << ACL_AT;
+        let service = service.pool as u64 | ((service.by_source as u64) << 16) | acl;
         [self.key.address.high, self.key.address.low, tail, service]
     }
 }
+
+/// Where the number of the access list stands in the word of the service.
+const ACL_AT: u64 = 17;
+const ACL_MASK: u64 = PLACES as u64 - 1;
 
 #[inline(always)]
 const fn tail_word(key: &VipKey) -> u64 {
@@ -439,8 +460,18 @@ impl<'a, M: Memory> Tables<'a, M> {
         Some(VipEntry {
             key: *key,
             vlan: found as u16,
+            acl: (found >> (32 + ACL_AT) & ACL_MASK) as u8,
             vip,
         })
+    }
+
+    /// Whether access list `acl` lets a client pass; 0 lets everyone.
+    #[inline(always)]
+    pub fn admits(&self, acl: u8, client: Address) -> bool {
+        acl == 0
+            || self
+                .memory
+                .admits(client, self.bank * RANGES_MAX + u32::from(acl))
     }
 
     /// [`Flow::hash`] with the bank's key, of which no more is read than needed.

@@ -86,6 +86,7 @@ reasons! {
     KernelOwned Pass "kernel-owned" "the kernel owns the address and no DSR service takes it",
     VipClaimed Pass "vip-claimed" "another host says that it owns a VIP of ours",
     Loop Drop "loop" "came back from ourselves or from the back end it was sent to",
+    AclDenied Drop "acl-denied" "the service's access list denies the client",
     NoService Drop "no-service" "to a VIP of ours, but no service takes this port or protocol",
     NoBackend Drop "no-backend" "no back end of the pool takes new flows",
     NoMac Drop "no-mac" "the back end has no known MAC address, or is blacklisted",

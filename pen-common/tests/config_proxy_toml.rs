@@ -129,6 +129,30 @@ fn faults_in_toml() {
 }
 
 #[test]
+fn access_lists_of_dsr_must_fit_into_the_tables() {
+    let text = |mode: &str, count: u32| {
+        let networks = (0..count).map(|number| {
+            let address = Ipv4Addr::from_bits(0x0a00_0000 + number * 2);
+            format!("\"permit {address}\", ")
+        });
+        let lines: String = networks.collect();
+        format!(
+            "{mode}pool = \"p\"\nname = \"s\"\nclient_acl = 3\n[[acl]]\nnumber = 3\nlines = [{lines}]\n\
+             [[pool]]\nname = \"p\"\nbackend = [\"10.9.0.11:80\"]\n"
+        )
+    };
+    let dsr = "interface = \"eth1\"\n[[service]]\nlisten = \"10.9.0.100:80\"\n";
+    let tcp = "[[service]]\nmode = \"tcp\"\nlisten = \"81\"\n";
+    let (fits, many) = (RANGE_ENDS_MAX as u32 / 2, RANGE_ENDS_MAX as u32 / 2 + 1);
+    toml(&text(dsr, fits)).unwrap();
+    toml(&text(tcp, many)).unwrap();
+    let errors = toml(&text(dsr, many)).unwrap_err().to_string();
+    let expected = format!("make ranges of addresses with {} ends", many * 2);
+    assert!(errors.contains(&expected), "{errors}");
+    assert!(errors.contains("the longest list is acl 3"), "{errors}");
+}
+
+#[test]
 fn keys_of_a_proxy_in_dsr() {
     let small = SMALL
         .replace(
@@ -151,7 +175,6 @@ fn keys_of_a_proxy_in_dsr() {
         "tcp_fastclose = \"up\"",
         "keepalive = false",
         "source = \"10.0.0.1\"",
-        "client_acl = 0",
         "queue_timeout = 3",
         "client_conn_max = 3",
         "client_conn_rate = 3",

@@ -274,6 +274,7 @@ prop_compose! {
             (address(0x0a00_0000), any::<u16>(), any::<bool>()), 1..5),
         vlan in proptest::option::of(1u16..=4094),
         source in any::<bool>(),
+        client_acl in 0..ACLS_MAX as u8,
     ) -> Service {
         Service {
             listeners: listeners
@@ -286,6 +287,7 @@ prop_compose! {
                 .collect(),
             vlan,
             hash: if source { HashBy::Source } else { HashBy::Flow },
+            proxy: ProxyOptions { client_acl, ..ProxyOptions::default() },
             ..Service::new(&name)
         }
     }
@@ -439,9 +441,8 @@ fn one_line(mut config: Config) -> Config {
             }
         }
     }
-    match service.mode {
-        Mode::Dsr => config.acls.clear(),
-        Mode::Tcp | Mode::Udp | Mode::Http => config.interface.clear(),
+    if service.mode != Mode::Dsr {
+        config.interface.clear();
     }
     match service.proxy.paths.is_empty() {
         true => service.listeners.truncate(1),

@@ -18,6 +18,7 @@ fn entry(address: Address, port: u16, protocol: u8, vip: Vip) -> VipEntry {
             protocol,
         },
         vlan: port % 4_095,
+        acl: (port % 16) as u8,
         vip,
     }
 }
@@ -116,6 +117,7 @@ fn index_refuses_beyond_its_probes() {
         let entry = VipEntry {
             key: *key,
             vlan: 0,
+            acl: 0,
             vip: Vip::Own,
         };
         assert_eq!(world.insert_vip(entry), Ok(()));
@@ -123,6 +125,7 @@ fn index_refuses_beyond_its_probes() {
     let refused = VipEntry {
         key: *last,
         vlan: 0,
+        acl: 0,
         vip: Vip::Own,
     };
     assert_eq!(world.insert_vip(refused), Err(Full));

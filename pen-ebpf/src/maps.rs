@@ -13,8 +13,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use pen_common::{
+    flow::Address,
     flow_table::{self, FLOWS, FlowFrame},
     fragment_table::FRAGMENTS,
+    ranges::{self, RANGES_MAX},
     tables::{
         BACKENDS_MAX, BackendId, FLOW_CLOCK_AT, HEAD_WORDS, HEARTBEAT_NS_MAX, KEY_AT, Memory,
         POOLS_MAX, QUEUES_MAX, Search, VIP_SLOTS,
@@ -40,6 +42,8 @@ static POOLS: Array<u64, { 2 * POOLS_MAX as usize }, MMAPABLE> = Array::new();
 static SLOTS: Array<u64, SET_AT_LOAD, MMAPABLE> = Array::new();
 #[btf_map]
 static BACKENDS: Array<u64, { 3 * BACKENDS_MAX as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static RANGES: Array<[u64; 2], { 2 * RANGES_MAX as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static FRAGMENTS_SEEN: Array<u64, { FRAGMENTS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
@@ -167,6 +171,18 @@ extern "C" fn pen_find(high: u64, low: u64, tail: u64, base: u32, seed: u64) -> 
     search.run(&MapMemory::of_large_arrays())
 }
 
+/// [`ranges::admits`] over the maps; exported for the same reason.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pen_admits(high: u64, low: u64, place: u32) -> u64 {
+    let address = Address { high, low };
+    u64::from(ranges::admits(
+        &MapMemory::of_large_arrays(),
+        address,
+        place,
+    ))
+}
+
 /// [`flow_table::recall`] over the maps; exported for the same reason.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -252,6 +268,11 @@ impl Memory for MapMemory {
     }
 
     #[inline(always)]
+    fn range(&self, index: u32) -> Option<[u64; 2]> {
+        read_all(RANGES.get_ptr(index))
+    }
+
+    #[inline(always)]
     fn fragment(&self, index: u32) -> Option<u64> {
         FRAGMENTS_SEEN.get_ptr(index).map(read)
     }
@@ -316,6 +337,11 @@ impl Memory for MapMemory {
             seed,
         } = search;
         pen_find(high, low, tail, base, seed)
+    }
+
+    #[inline(always)]
+    fn admits(&self, address: Address, place: u32) -> bool {
+        pen_admits(address.high, address.low, place) != 0
     }
 
     #[inline(always)]

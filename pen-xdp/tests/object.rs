@@ -199,6 +199,9 @@ fn fill(memory: &Mapped, world: &World) {
     for (index, word) in (0..).zip(&words.backends) {
         memory.write_backend(index, *word);
     }
+    for (index, range) in (0..).zip(&words.ranges) {
+        memory.write_range(index, *range);
+    }
     memory.store_root(words.root[0][0]);
 }
 

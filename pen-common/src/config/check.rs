@@ -334,8 +334,8 @@ impl<'a> Check<'a> {
                 self.wrong(item, "address", why);
             }
             if backend.acl != 0 {
-                let why =
-                    "`acl` means nothing in DSR, which obeys no access lists yet: leave it out";
+                let why = "`acl` of a back end means nothing in DSR: leave it out, or name the service's \
+                     list by client_acl";
                 self.wrong(item, "acl", why);
             }
             let other = addresses.insert(backend.address, &backend.name);

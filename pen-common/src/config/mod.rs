@@ -21,6 +21,7 @@ mod keys;
 pub mod nearest;
 mod pen_line;
 mod proxy;
+mod ranges;
 mod redirect;
 mod server_tls;
 mod service_keys;
@@ -50,6 +51,7 @@ pub use proxy::{
     HEAD_TIMEOUT_MAX, PENDING_MAX_MAX, ProxyOptions, SECONDS_MAX, SendProxy, Switches, TIMEOUT_MAX,
     UDP_IDLE_DEFAULT,
 };
+pub use ranges::{RANGE_ENDS_MAX, RangesFull, Rows};
 pub use redirect::Redirect;
 pub use server_tls::{ServerTls, ServerTlsOptions};
 pub use sni_route::SniRoute;

@@ -474,6 +474,12 @@ impl<'a> Reader<'a> {
                         .push(format!("{place}: `no {key}`: it is off in DSR anyway"));
                     continue;
                 }
+                Late::Option { key, value } if service.has_key(key) => {
+                    if let Err(why) = service.set(key, &value) {
+                        self.fault(Some(&place), why);
+                    }
+                    continue;
+                }
                 Late::Option { key, .. } => key.to_owned(),
                 Late::Http(true) => "http".to_owned(),
                 Late::Http(false) => {
@@ -481,21 +487,8 @@ impl<'a> Reader<'a> {
                         .push(format!("{place}: `no http`: it is off in DSR anyway"));
                     continue;
                 }
-                // Those of the control port are obeyed.
-                Late::Acl(number, change) if self.config.has_control_port() => {
+                Late::Acl(number, change) => {
                     self.config.change_acl(number, &change);
-                    continue;
-                }
-                Late::Acl(_, AclChange::Clear) => {
-                    self.notes.push(format!(
-                        "{place}: `no acl`: there are no access lists in DSR"
-                    ));
-                    continue;
-                }
-                Late::Acl(_, AclChange::Add(_)) => {
-                    let why = "DSR obeys no access lists yet, and a list that is not obeyed would \
-                               be a trap: keep clients out by a firewall before Pen";
-                    self.fault(Some(&place), why);
                     continue;
                 }
             };

@@ -225,9 +225,8 @@ pub(crate) const SERVICE: &[Key<Service>] = &[
         |s| s.proxy.source.and_then(text)
     ),
     key!(
-        Mode::Tcp,
         "client_acl",
-        "number of the access list that clients must pass",
+        "number of the access list that clients must pass; in DSR asked of every packet",
         |s, given| read_acl_number("client_acl", given).map(|acl| s.proxy.client_acl = acl),
         |s| number(s.proxy.client_acl)
     ),

@@ -84,9 +84,9 @@ pub fn noise(seed: u64) -> Vec<u8> {
 
 /// A packet of a random client to a VIP.
 fn flow(numbers: &mut Numbers) -> Vec<u8> {
-    let ports = [53, 80, 81, 82, 86, 87, 90, 443, 4_000];
+    let ports = [53, 80, 81, 82, 86, 87, 88, 90, 443, 4_000];
     let (from, to) = (numbers.next() as u16, ports[numbers.below(ports.len())]);
-    let vip = numbers.below(5);
+    let vip = numbers.below(6);
     let build = if numbers.below(2) == 0 {
         let vips = [
             net::VIP4,
@@ -94,6 +94,7 @@ fn flow(numbers: &mut Numbers) -> Vec<u8> {
             net::TAGGED4,
             net::KERNEL4,
             net::KERNEL_ALL4,
+            net::GUARDED4,
         ];
         v4((numbers.next() as u32).into(), vips[vip])
     } else {
@@ -103,6 +104,7 @@ fn flow(numbers: &mut Numbers) -> Vec<u8> {
             net::TAGGED6,
             net::KERNEL6,
             net::KERNEL_ALL6,
+            net::GUARDED6,
         ];
         v6(
             (u128::from(numbers.next()) << 64 | u128::from(numbers.next())).into(),

@@ -12,6 +12,7 @@ use crate::{
     frame::SliceFrame,
     hash::{HashKey, KEY_WORDS},
     packet::{TCP, UDP},
+    ranges::{self, RANGES_MAX},
     steer::steer,
     tables::{
         BACKENDS_MAX, BackendEntry, BackendId, HEAD_WORDS, Head, KEY_AT, Mac, Memory, POOLS_MAX,
@@ -57,7 +58,8 @@ pub mod net {
 
     /// A VIP that Pen answers for. TCP 80 and UDP 53 to [`ONE`], 81 to [`WEB`], 82 to [`WEB`] by
     /// source, 83 to [`EMPTY`], 84 to [`NOBODY`], 85 to [`NO_MAC`], 86 to [`WEIGHTED`], 87 to
-    /// [`LAST`], 90 to [`TWO`] in VLAN 10 only, UDP 81 to [`WEB`].
+    /// [`LAST`], 88 to [`ONE`] by [`LIST_2`], as UDP 88, 90 to [`TWO`] in VLAN 10 only, UDP 81 to
+    /// [`WEB`].
     pub const VIP4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
     /// The same for IPv6.
     pub const VIP6: Ipv6Addr = address6(0, 0x100);
@@ -70,7 +72,13 @@ pub mod net {
     pub const TAGGED4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 110);
     /// The same for IPv6.
     pub const TAGGED6: Ipv6Addr = address6(0, 0x110);
-    /// A VIP that the kernel owns: TCP 80 and UDP 53 to [`ONE`], TCP 443 a listener's.
+    /// A VIP that Pen answers for, whose services all go by [`LIST_1`]: TCP 80 and UDP 53 to
+    /// [`ONE`].
+    pub const GUARDED4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 130);
+    /// The same for IPv6.
+    pub const GUARDED6: Ipv6Addr = address6(0, 0x130);
+    /// A VIP that the kernel owns: TCP 80 and UDP 53 to [`ONE`], TCP 88 by [`LIST_2`], TCP 443 a
+    /// listener's.
     pub const KERNEL4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 200);
     /// The same for IPv6.
     pub const KERNEL6: Ipv6Addr = address6(0, 0x200);
@@ -82,6 +90,11 @@ pub mod net {
     pub const OTHER4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 50);
     /// An address that is no VIP.
     pub const OTHER6: Ipv6Addr = address6(0, 0x50);
+
+    /// The access list that lets 10.0.0.0/24 pass without 10.0.0.64/26, and 2001:db8::/48.
+    pub const LIST_1: u8 = 1;
+    /// The one that lets everybody pass but [`CLIENT4`] and [`CLIENT6`].
+    pub const LIST_2: u8 = 2;
 
     /// Back end 1.
     pub const ONE: u16 = 1;
@@ -117,6 +130,8 @@ pub struct Words {
     pub slots: Vec<u64>,
     /// Back ends' MAC addresses.
     pub backends: Vec<u64>,
+    /// Access lists.
+    pub ranges: Vec<[u64; 2]>,
 }
 
 /// The VIP index has no place for a key within its probes.
@@ -161,6 +176,8 @@ impl World {
         root[2][KEY_AT..KEY_AT + KEY_WORDS].copy_from_slice(&Self::key().0);
         let mut backends = vec![0; 2 * BACKENDS_MAX as usize];
         backends[..BACKENDS_MAX as usize].fill(POISON);
+        let mut ranges = vec![[0; 2]; 2 * RANGES_MAX as usize];
+        ranges[..RANGES_MAX as usize].fill([POISON; 2]);
         Self {
             words: Words {
                 root,
@@ -169,6 +186,7 @@ impl World {
                 // No region starts at 0, so that a descriptor that was not written shows.
                 slots: vec![0; 3],
                 backends,
+                ranges,
             },
             fragments: (0..FRAGMENTS).map(|_| AtomicU64::new(0)).collect(),
             flows: (0..FLOWS).map(|_| AtomicU64::new(0)).collect(),
@@ -207,13 +225,15 @@ impl World {
         ] {
             world.set_pool(pool, slots);
         }
-        let addresses: [[Address; 5]; 2] = [
+        world.set_lists(&[(net::LIST_1, list_1()), (net::LIST_2, list_2())]);
+        let addresses: [[Address; 6]; 2] = [
             [
                 net::VIP4,
                 net::ALL4,
                 net::TAGGED4,
                 net::KERNEL4,
                 net::KERNEL_ALL4,
+                net::GUARDED4,
             ]
             .map(|address| Address::v4(address.to_bits())),
             [
@@ -222,6 +242,7 @@ impl World {
                 net::TAGGED6,
                 net::KERNEL6,
                 net::KERNEL_ALL6,
+                net::GUARDED6,
             ]
             .map(|address| Address::v6(address.octets())),
         ];
@@ -266,6 +287,15 @@ impl World {
         self.words.pools[BANK as usize * POOLS_MAX as usize + usize::from(pool)] = entry.to_word();
     }
 
+    /// Sets all access lists: each by its number, and where its ranges begin and end.
+    pub fn set_lists(&mut self, lists: &[(u8, Vec<Address>)]) {
+        let rows = lists.iter().map(|(number, row)| (*number, row.as_slice()));
+        let elements = ranges::pack(rows).expect("a test's lists are small");
+        let first = (BANK * RANGES_MAX) as usize;
+        self.words.ranges[first..].fill([0; 2]);
+        self.words.ranges[first..first + elements.len()].copy_from_slice(&elements);
+    }
+
     /// Sets a back end's pool, whose flows it may keep, and MAC address; `Mac(0)` for none.
     pub fn set_backend(&mut self, id: BackendId, pool: u16, mac: Mac) {
         let word = BackendEntry { mac, pool }.to_word();
@@ -307,9 +337,30 @@ impl World {
     }
 }
 
-/// The entries of one address family: the five addresses in the order of [`net`].
-fn example_vips(addresses: [Address; 5]) -> Vec<VipEntry> {
-    let [vip, all, tagged, kernel, kernel_all] = addresses;
+/// Ends of ranges, as [`net::LIST_1`] says.
+fn list_1() -> Vec<Address> {
+    let v4 = [0, 64, 128, 256].map(|at| Address::v4(0x0a00_0000 + at));
+    let v6 = [0, 1].map(|at| Address {
+        high: 0x2001_0db8_0000_0000 + (at << 16),
+        low: 0,
+    });
+    [&v4[..], &v6].concat()
+}
+
+/// Ends of ranges, as [`net::LIST_2`] says. The last one has none.
+fn list_2() -> Vec<Address> {
+    let v4 = Address::v4(net::CLIENT4.to_bits());
+    let v6 = Address::v6(net::CLIENT6.octets());
+    let behind = |address: Address| Address {
+        low: address.low + 1,
+        ..address
+    };
+    vec![Address::default(), v4, behind(v4), v6, behind(v6)]
+}
+
+/// The entries of one address family: the six addresses in the order of [`net`].
+fn example_vips(addresses: [Address; 6]) -> Vec<VipEntry> {
+    let [vip, all, tagged, kernel, kernel_all, guarded] = addresses;
     let mut entries = Vec::new();
     let mut add = |address, protocol, port, vlan, vip| {
         let key = VipKey {
@@ -317,7 +368,17 @@ fn example_vips(addresses: [Address; 5]) -> Vec<VipEntry> {
             port,
             protocol,
         };
-        entries.push(VipEntry { key, vlan, vip });
+        let acl = match port {
+            88 => net::LIST_2,
+            _ if address == guarded => net::LIST_1,
+            _ => 0,
+        };
+        entries.push(VipEntry {
+            key,
+            vlan,
+            acl,
+            vip,
+        });
     };
     let to = |pool| {
         Vip::Service(Service {
@@ -331,6 +392,7 @@ fn example_vips(addresses: [Address; 5]) -> Vec<VipEntry> {
         (tagged, 10, Vip::Own),
         (kernel, 0, Vip::Kernel),
         (kernel_all, 0, Vip::Kernel),
+        (guarded, 0, Vip::Own),
     ] {
         add(address, 0, 0, vlan, owner);
     }
@@ -342,6 +404,7 @@ fn example_vips(addresses: [Address; 5]) -> Vec<VipEntry> {
         (85, net::NO_MAC),
         (86, net::WEIGHTED),
         (87, net::LAST),
+        (88, net::ONE),
     ] {
         add(vip, TCP, port, 0, to(pool));
     }
@@ -358,6 +421,10 @@ fn example_vips(addresses: [Address; 5]) -> Vec<VipEntry> {
     add(vip, TCP, 90, 10, to(net::TWO));
     add(vip, UDP, 53, 0, to(net::ONE));
     add(vip, UDP, 81, 0, to(net::WEB));
+    add(vip, UDP, 88, 0, to(net::ONE));
+    add(guarded, TCP, 80, 0, to(net::ONE));
+    add(guarded, UDP, 53, 0, to(net::ONE));
+    add(kernel, TCP, 88, 0, to(net::ONE));
     add(all, TCP, 0, 0, to(net::ONE));
     add(all, TCP, 80, 0, to(net::TWO));
     add(all, UDP, 0, 0, to(net::TWO));
@@ -399,6 +466,11 @@ impl Memory for World {
     #[inline(always)]
     fn backend(&self, index: u32) -> Option<u64> {
         self.words.backends.get(index as usize).copied()
+    }
+
+    #[inline(always)]
+    fn range(&self, index: u32) -> Option<[u64; 2]> {
+        self.words.ranges.get(index as usize).copied()
     }
 
     #[inline(always)]

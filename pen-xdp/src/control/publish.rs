@@ -10,7 +10,9 @@ use std::{
 };
 
 use pen_common::{
+    config::Rows,
     maglev,
+    ranges::{self, RANGES_MAX},
     tables::{
         BACKENDS_MAX, BackendEntry, BackendId, Mac, POOLS_MAX, PoolEntry, SLOTS_PER_WORD,
         VIP_SLOTS, VipEntry,
@@ -59,6 +61,7 @@ struct Placed {
 struct Written {
     index: BTreeMap<u32, VipEntry>,
     pools: usize,
+    acls: Rows,
     backends: BTreeMap<BackendId, BackendEntry>,
 }
 
@@ -230,6 +233,9 @@ impl Publisher {
         for number in snapshot.pools.len()..written.pools {
             memory.write_pool(bank * POOLS_MAX + number as u32, 0);
         }
+        if written.acls != snapshot.acls {
+            write_acls(memory, bank, &snapshot.acls);
+        }
         let base = bank * BACKENDS_MAX;
         for id in written
             .backends
@@ -246,8 +252,20 @@ impl Publisher {
         self.written[bank as usize] = Some(Written {
             index: snapshot.index.clone(),
             pools: snapshot.pools.len(),
+            acls: snapshot.acls.clone(),
             backends: snapshot.backends.clone(),
         });
+    }
+}
+
+/// Writes the access lists of a bank that nobody reads. What stood behind them stays: no list's
+/// place leads there.
+fn write_acls(memory: &Mapped, bank: u32, rows: &Rows) {
+    let rows = rows.iter().map(|(number, row)| (*number, row.as_slice()));
+    // That they fit is what compiling a snapshot has found out.
+    let elements = ranges::pack(rows).unwrap_or_default();
+    for (index, words) in (bank * RANGES_MAX..).zip(elements) {
+        memory.write_range(index, words);
     }
 }
 
@@ -365,6 +383,42 @@ mod tests {
             publisher.publish(&snapshot).unwrap();
             assert_eq!(publisher.generation(), snapshot.generation);
         }
+    }
+
+    #[test]
+    fn access_lists_are_those_of_the_bank_in_force() {
+        let memory = mapped(2 * TABLE_BYTES);
+        let mut publisher = Publisher::new(Arc::clone(&memory));
+        let mut snapshot = Snapshot::compile(&observed(1), None).unwrap();
+        let reader = MappedMemory::new(Arc::clone(&memory), 0, false);
+        let passes = |number, host| {
+            let tables = Tables::read(&reader).unwrap();
+            tables.admits(number, IpAddr::from([10, 0, 0, host]).into())
+        };
+        let row = |hosts: &[u8]| -> Vec<_> {
+            let hosts = hosts.iter();
+            hosts
+                .map(|host| IpAddr::from([10, 0, 0, *host]).into())
+                .collect()
+        };
+        // Longer and shorter than what stood in the bank before.
+        for (round, hosts) in [&[2, 4][..], &[1, 2, 6, 9, 12, 13], &[5], &[], &[3, 4]]
+            .iter()
+            .enumerate()
+        {
+            snapshot.generation += 1;
+            snapshot.acls = Rows::from([(2, row(hosts)), (7, row(&[100, 101]))]);
+            publisher.publish(&snapshot).unwrap();
+            for host in 0..20 {
+                let ends = hosts.iter().filter(|end| **end <= host).count();
+                assert_eq!(passes(2, host), ends % 2 == 1, "round {round}: {host}");
+                assert!(passes(0, host) && !passes(7, host) && passes(7, 100));
+            }
+        }
+        snapshot.generation += 1;
+        snapshot.acls.clear();
+        publisher.publish(&snapshot).unwrap();
+        assert!(!passes(7, 100) && !passes(2, 3));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use pen_common::{
-    config::{Backend, Config, HashBy, Pool, Protocol},
+    config::{Backend, Config, HashBy, Pool, Protocol, RangesFull, Rows},
     flow::Address,
     hash::{HashKey, NameKey},
     maglev::{self, Member},
@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub pools: Vec<PoolTable>,
     /// Whose each number is, see [`State::identities`].
     pub identities: BTreeMap<BackendId, u64>,
+    /// The access lists that services go by, see [`Config::acl_rows`].
+    pub acls: Rows,
     /// The back ends that may be sent frames.
     pub backends: BTreeMap<BackendId, BackendEntry>,
 }
@@ -58,12 +60,23 @@ pub struct PoolTable {
 #[error("{0} VIPs and listeners do not fit into the index of {VIP_SLOTS}; serve fewer")]
 pub struct IndexFull(usize);
 
+/// The tables can't take what is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TablesFull {
+    /// Too many VIPs.
+    #[error(transparent)]
+    Index(#[from] IndexFull),
+    /// Too long access lists.
+    #[error(transparent)]
+    Ranges(#[from] RangesFull),
+}
+
 impl Snapshot {
     /// Compiles `state`; tables of pools that did not change are taken over from `before`.
     ///
     /// # Errors
-    /// When the VIP index is full.
-    pub fn compile(state: &State, before: Option<&Self>) -> Result<Self, IndexFull> {
+    /// When the VIP index or the access lists' part is full.
+    pub fn compile(state: &State, before: Option<&Self>) -> Result<Self, TablesFull> {
         let entries = entries(state);
         let (index_seed, index) = index(&entries)?;
         let key = NameKey::from_seed(state.config().seed);
@@ -99,6 +112,7 @@ impl Snapshot {
             index,
             pools: pools.map(|pool| table(state, pool, key, before)).collect(),
             identities: state.identities().collect(),
+            acls: state.config().acl_rows()?,
             backends,
         })
     }
@@ -113,12 +127,14 @@ impl Snapshot {
             key,
             index,
             pools,
+            acls,
             backends,
         } = self;
         *head != other.head
             || *key != other.key
             || *index != other.index
             || *pools != other.pools
+            || *acls != other.acls
             || *backends != other.backends
     }
 }
@@ -127,17 +143,18 @@ impl Snapshot {
 fn entries(state: &State) -> Vec<VipEntry> {
     let config = state.config();
     let mut entries = Vec::new();
-    let mut owners: BTreeMap<IpAddr, Option<u16>> = BTreeMap::new();
+    let mut owners: BTreeMap<IpAddr, Owner> = BTreeMap::new();
     for service in config.dsr_services() {
         let pool = config
             .dsr_pools()
             .position(|pool| pool.name == service.pool);
         let vlan = service.vlan.unwrap_or_default();
+        let acl = config.table_acl(service.proxy.client_acl);
         for listener in &service.listeners {
             owners
                 .entry(listener.address)
-                .and_modify(|was| *was = was.filter(|was| *was == vlan))
-                .or_insert(Some(vlan));
+                .and_modify(|owner| owner.join(vlan, acl))
+                .or_insert(Owner { vlan, acl });
             let key = VipKey {
                 address: listener.address.into(),
                 port: listener.port,
@@ -149,22 +166,44 @@ fn entries(state: &State) -> Vec<VipEntry> {
             entries.push(VipEntry {
                 key,
                 vlan,
+                acl,
                 vip: Vip::Service(Service { pool, by_source }),
             });
         }
     }
     entries.extend(kernel_ports(config));
-    entries.extend(owners.into_iter().map(|(address, vlan)| VipEntry {
-        key: VipKey::owner(Address::from(address)),
-        // Asked for in one VLAN only if all its services are in that one.
-        vlan: vlan.unwrap_or_default(),
-        vip: if state.is_local(address) {
-            Vip::Kernel
-        } else {
-            Vip::Own
-        },
+    entries.extend(owners.into_iter().map(|(address, Owner { vlan, acl })| {
+        let (vip, acl) = match state.is_local(address) {
+            // Not all that comes there is for services in DSR.
+            true => (Vip::Kernel, 0),
+            false => (Vip::Own, acl),
+        };
+        VipEntry {
+            key: VipKey::owner(Address::from(address)),
+            vlan,
+            acl,
+            vip,
+        }
     }));
     entries
+}
+
+/// What is said of an address itself: VLAN and access list, as far as all its services have the same
+/// ones; else 0.
+struct Owner {
+    vlan: u16,
+    acl: u8,
+}
+
+impl Owner {
+    fn join(&mut self, vlan: u16, acl: u8) {
+        if self.vlan != vlan {
+            self.vlan = 0;
+        }
+        if self.acl != acl {
+            self.acl = 0;
+        }
+    }
 }
 
 /// Ports of the proxy's own on addresses whose other ports are all forwarded: the kernel takes
@@ -190,6 +229,7 @@ fn kernel_ports(config: &Config) -> impl Iterator<Item = VipEntry> + '_ {
             protocol: number_of(protocol),
         },
         vlan: 0,
+        acl: 0,
         vip: Vip::KernelPort,
     })
 }
@@ -430,6 +470,49 @@ mod tests {
             .apply(Command::LocalAddresses(BTreeSet::from([vip])))
             .unwrap();
         assert_eq!(owner(&state), Vip::Kernel);
+    }
+
+    /// The numbers of lists that the address, TCP port 80 and TCP port 81 have.
+    fn lists(state: &State) -> [u8; 3] {
+        let snapshot = Snapshot::compile(state, None).unwrap();
+        [(0, 0), (80, 6), (81, 6)].map(|(port, protocol)| {
+            let vip = |e: &&VipEntry| (e.key.port, e.key.protocol) == (port, protocol);
+            snapshot.index.values().find(vip).unwrap().acl
+        })
+    }
+
+    #[test]
+    fn an_address_has_the_list_that_all_its_services_have() {
+        let mut config = config(1);
+        let mut other = config.services[0].clone();
+        other.name = "other".to_owned();
+        other.listeners[0].port = 81;
+        config.services.push(other);
+        let mut state = State::new(config, 0);
+        assert_eq!(lists(&state), [0, 0, 0], "an empty list is none");
+        let deny = |number, who: &str| {
+            let line = format!("acl {number} deny {who}");
+            let parsed = pen_common::config::Command::parse(&line).unwrap();
+            let Some(pen_common::config::Command::Acl(number, change)) = parsed else {
+                panic!("{line}")
+            };
+            Command::Acl(number, change)
+        };
+        assert_eq!(state.apply(deny(1, "10.0.0.9")), Ok(false), "nobody's list");
+        assert_eq!(state.apply(deny(0, "10.0.0.9")), Ok(true));
+        assert_eq!(lists(&state), [1, 1, 1]);
+        let option = |value: &str| Command::Option {
+            service: Some("other".to_owned()),
+            key: "client_acl",
+            value: value.to_owned(),
+        };
+        assert_eq!(state.apply(option("1")), Ok(true));
+        assert_eq!(lists(&state), [0, 1, 2]);
+        assert_eq!(state.apply(option("1")), Ok(false));
+        let local = BTreeSet::from([IpAddr::from([10, 0, 0, 100])]);
+        state.apply(option("0")).unwrap();
+        state.apply(Command::LocalAddresses(local)).unwrap();
+        assert_eq!(lists(&state), [0, 1, 1], "the kernel has its own there");
     }
 
     #[test]

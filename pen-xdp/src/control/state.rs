@@ -238,19 +238,7 @@ impl State {
                 value,
             } => self.set_option(service.as_deref(), key, &value),
             Command::Setting { key, value } => self.set(key, &value),
-            Command::Acl(number, change) => {
-                if matches!(change, AclChange::Add(_))
-                    && self.config.proxy_services().next().is_none()
-                    && !self.config.has_control_port()
-                {
-                    return Err(Refusal::Meaningless(
-                        "DSR obeys no access lists: keep clients out by a firewall before Pen"
-                            .to_owned(),
-                    ));
-                }
-                self.config.change_acl(number, &change);
-                Ok(false)
-            }
+            Command::Acl(number, change) => self.change_acl(number, &change),
             Command::Replace(config) => self.replace(*config, Origin::Written),
             Command::Edit(config) => self.replace(*config, Origin::Edited),
             Command::Neighbor { address, mac } => Ok(self.neighbor(address, mac)),

@@ -104,6 +104,11 @@ impl Memory for MappedMemory {
     }
 
     #[inline]
+    fn range(&self, index: u32) -> Option<[u64; 2]> {
+        self.mapped.words(Array::Ranges).load_all(index as usize)
+    }
+
+    #[inline]
     fn fragment(&self, index: u32) -> Option<u64> {
         self.mapped.words(Array::Fragments).load(index as usize)
     }

@@ -24,6 +24,7 @@ use pen_common::{
     flow_table::FLOWS,
     fragment_table::FRAGMENTS,
     hash::HashKey,
+    ranges::RANGES_MAX,
     tables::{
         BACKENDS_MAX, BackendId, FLOW_CLOCK_AT, HEAD_WORDS, Head, KEY_AT, POOLS_MAX, QUEUES_MAX,
         VIP_SLOTS,
@@ -81,6 +82,8 @@ pub enum Array {
     Slots,
     /// Back ends of the two banks, then whose each number is.
     Backends,
+    /// Access lists of the two banks.
+    Ranges,
     /// Fragment table.
     Fragments,
     /// Flow table.
@@ -95,12 +98,13 @@ pub enum Array {
 
 impl Array {
     /// All of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Root,
         Self::Vips,
         Self::Pools,
         Self::Slots,
         Self::Backends,
+        Self::Ranges,
         Self::Fragments,
         Self::Flows,
         Self::Heartbeats,
@@ -116,6 +120,7 @@ impl Array {
             Self::Pools => "POOLS",
             Self::Slots => "SLOTS",
             Self::Backends => "BACKENDS",
+            Self::Ranges => "RANGES",
             Self::Fragments => "FRAGMENTS_SEEN",
             Self::Flows => "FLOWS_SEEN",
             Self::Heartbeats => "HEARTBEATS",
@@ -130,7 +135,7 @@ impl Array {
             Self::Root => 3 * HEAD_WORDS,
             Self::Vips => 4,
             Self::Counts => COUNTERS,
-            Self::Traffic => 2,
+            Self::Ranges | Self::Traffic => 2,
             Self::Pools
             | Self::Slots
             | Self::Backends
@@ -148,6 +153,7 @@ impl Array {
             Self::Pools => 2 * POOLS_MAX,
             Self::Slots => shape.slot_words,
             Self::Backends => 3 * BACKENDS_MAX,
+            Self::Ranges => 2 * RANGES_MAX,
             Self::Fragments => FRAGMENTS,
             Self::Flows => FLOWS,
             Self::Heartbeats => QUEUES_MAX,
@@ -369,6 +375,12 @@ impl Mapped {
         self.words(Array::Backends).store(index as usize, word);
     }
 
+    /// Writes an element of the access lists, both banks in a row.
+    pub fn write_range(&self, index: u32, words: [u64; 2]) {
+        self.words(Array::Ranges)
+            .store_all(index as usize * 2, &words);
+    }
+
     /// Empties a bank that nobody reads.
     pub fn clear_bank(&self, bank: u32) {
         self.write_head(bank, &Head::default(), &HashKey::default());
@@ -380,6 +392,9 @@ impl Mapped {
         }
         for index in 0..BACKENDS_MAX {
             self.write_backend(bank * BACKENDS_MAX + index, 0);
+        }
+        for index in 0..RANGES_MAX {
+            self.write_range(bank * RANGES_MAX + index, [0; 2]);
         }
     }
 

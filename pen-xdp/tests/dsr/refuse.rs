@@ -73,7 +73,7 @@ fn bad_input_is_named_and_leaves_nothing() {
                 "-O",
                 "dsr_if eth0",
                 "-O",
-                "client_acl 1",
+                "client_acl 10",
                 vip,
                 &backend,
             ],

@@ -16,7 +16,7 @@ fn file(lab: &Lab) -> PathBuf {
 }
 
 /// Writes other services into Pen's file, below what stands at its top.
-fn write(lab: &Lab, services: &str) {
+pub(crate) fn write(lab: &Lab, services: &str) {
     let path = file(lab);
     let text = fs::read_to_string(&path).unwrap();
     let top = text.split("[[service]]").next().unwrap();
@@ -64,7 +64,7 @@ fn new_flows_go_to(lab: &Lab, backends: usize) {
     }
 }
 
-fn in_force(pen: &Pen, nth: usize) {
+pub(crate) fn in_force(pen: &Pen, nth: usize) {
     pen.process.signal(Signal::Hup).unwrap();
     let end = std::time::Instant::now() + LIMIT;
     while pen.process.output().matches("as it is written").count() < nth {

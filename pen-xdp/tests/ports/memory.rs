@@ -19,6 +19,7 @@ pub(crate) fn mapped(world: &World) -> Arc<Mapped> {
         pools,
         slots,
         backends,
+        ranges,
     } = world.words();
     let shape = Shape::new(slots.len() as u64 * 8, 0, WORKERS);
     let mapped = Mapped::of_process(shape).unwrap();
@@ -33,6 +34,9 @@ pub(crate) fn mapped(world: &World) -> Arc<Mapped> {
     }
     for (index, word) in (0..).zip(backends) {
         mapped.write_backend(index, *word);
+    }
+    for (index, range) in (0..).zip(ranges) {
+        mapped.write_range(index, *range);
     }
     mapped.write_slots(0, slots);
     mapped.store_root(root[0][0]);
@@ -55,11 +59,13 @@ pub(crate) fn one_vip(own: Mac, vip: Ipv4Addr, backend: Mac) -> Arc<Mapped> {
             protocol,
         },
         vlan: 0,
+        acl: 0,
         vip: Vip::Service(Service::default()),
     };
     let owner = VipEntry {
         key: VipKey::owner(address),
         vlan: 0,
+        acl: 0,
         vip: Vip::Own,
     };
     for entry in [owner, service(TCP), service(UDP)] {

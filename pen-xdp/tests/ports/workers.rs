@@ -285,6 +285,10 @@ impl Memory for Broken {
         None
     }
 
+    fn range(&self, _index: u32) -> Option<[u64; 2]> {
+        None
+    }
+
     fn fragment(&self, _index: u32) -> Option<u64> {
         None
     }

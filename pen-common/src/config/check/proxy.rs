@@ -30,7 +30,16 @@ impl<'a> Check<'a> {
                 self.wrong(Item::Acl(number), "lines", why);
             }
         }
+        if let Err(full) = config.acl_rows() {
+            let item = Item::Acl(usize::from(full.longest));
+            self.wrong(item, "lines", full.to_string());
+        }
         for (index, service) in config.services.iter().enumerate() {
+            let (acl, last) = (service.proxy.client_acl, ACLS_MAX - 1);
+            if usize::from(acl) > last {
+                let why = format!("client_acl = {acl} is out of range (0..={last})");
+                self.wrong(Item::Service(index), "client_acl", why);
+            }
             let lines = service.proxy.accept_proxy.lines.iter();
             for line in lines.filter(|line| !line.is_sound() || !line.permit) {
                 let why = format!("accept_proxy: `{line}` permits no network");

@@ -1,5 +1,6 @@
 //! The case table: what every host does with which frame.
 
+mod access;
 mod echo;
 mod errors;
 mod fragments;
@@ -41,6 +42,7 @@ pub static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
         fragments::cases(),
         errors::cases(),
         echo::cases(),
+        access::cases(),
         neighbors::arp_cases(),
         neighbors::solicitation_cases(),
     ]

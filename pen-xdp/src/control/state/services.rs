@@ -1,11 +1,12 @@
-//! Changes of services: switches and keys, most of which mean something in proxy mode only.
+//! Changes of services and of the access lists that they go by: switches and keys, most of which mean
+//! something in proxy mode only.
 
-use pen_common::config::{Balance, Change, HashBy, Mode, Service};
+use pen_common::config::{AclChange, Balance, Change, HashBy, Mode, Service};
 
 use super::{Refusal, State};
 
 impl State {
-    /// Layer 2 forwarding knows no access lists.
+    /// Layer 2 forwarding knows no access lists of servers.
     pub(super) fn refuse_what_means_nothing(
         &self,
         pool: usize,
@@ -21,6 +22,28 @@ impl State {
                 "a server's access list means nothing in DSR: use a firewall at the server".into(),
             )),
         }
+    }
+
+    /// # Errors
+    /// The tables have no room for so long a list.
+    pub(super) fn change_acl(&mut self, number: u8, change: &AclChange) -> Result<bool, Refusal> {
+        if !self.in_dsr(number) {
+            self.config.change_acl(number, change);
+            return Ok(false);
+        }
+        let before = self.config.acls.clone();
+        self.config.change_acl(number, change);
+        if let Err(full) = self.config.acl_rows() {
+            self.config.acls = before;
+            return Err(Refusal::Value(full.to_string()));
+        }
+        Ok(self.config.acls != before)
+    }
+
+    /// Whether a service in DSR goes by this list.
+    fn in_dsr(&self, acl: u8) -> bool {
+        let mut services = self.config.dsr_services();
+        services.any(|service| service.proxy.client_acl == acl)
     }
 
     pub(super) fn switch(
@@ -86,6 +109,7 @@ impl State {
                     .to_owned(),
             ));
         }
+        let in_dsr = service.mode == Mode::Dsr;
         let before = std::mem::replace(service, changed);
         // What leads to this service counts as well as where it leads.
         let config = &self.config;
@@ -102,13 +126,18 @@ impl State {
             self.config.services[index] = before;
             return Err(Refusal::Value(fault));
         }
-        Ok(false)
+        if in_dsr && let Err(full) = config.acl_rows() {
+            self.config.services[index] = before;
+            return Err(Refusal::Value(full.to_string()));
+        }
+        Ok(in_dsr && self.config.services[index] != before)
     }
 
-    /// The service in proxy mode that a command means.
+    /// The service that a command means by a key of it.
     ///
     /// # Errors
-    /// There is none of that name, several could be meant, or it is served in DSR.
+    /// There is none of that name, several could be meant, or it is served in DSR, where the key means
+    /// nothing.
     pub fn only(&self, name: Option<&str>, key: &str) -> Result<&Service, Refusal> {
         self.only_index(name, key)
             .map(|index| &self.config.services[index])
@@ -117,12 +146,13 @@ impl State {
     fn only_index(&self, name: Option<&str>, key: &str) -> Result<usize, Refusal> {
         self.find(name)?;
         let services = self.config.services.iter().enumerate();
+        let knows = |service: &Service| service.mode != Mode::Dsr || service.has_key(key);
         let mut meant = services.filter(|(_, service)| match name {
             Some(name) => service.name == name,
-            None => service.mode != Mode::Dsr,
+            None => knows(service),
         });
         match (meant.next(), meant.next()) {
-            (Some((index, service)), None) if service.mode != Mode::Dsr => Ok(index),
+            (Some((index, service)), None) if knows(service) => Ok(index),
             (Some(_), Some(_)) => Err(Refusal::NotFound(format!(
                 "which service's {key}? Say -s NAME first"
             ))),
