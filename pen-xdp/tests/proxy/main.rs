@@ -20,6 +20,7 @@ mod connections;
 mod control_access;
 mod control_clients;
 mod crowd;
+mod every_command;
 mod failover;
 mod http;
 mod http_ends;
