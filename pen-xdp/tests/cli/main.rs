@@ -1,6 +1,7 @@
 //! The daemon's command line, flag by flag: accepted form, refused form, default.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod every_flag;
 mod refused;
 
 use std::collections::HashMap;
