@@ -5,6 +5,7 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod ebpf;
+pub mod gateways;
 pub mod keeper;
 pub mod lock;
 pub mod mapped;
