@@ -82,6 +82,16 @@ pub fn finish<F: Frame>(frame: &mut F, packet: &Packet) -> bool {
     packet.checksum == u32::from(pseudo) && finish_whole(frame, packet, pseudo).is_some()
 }
 
+/// Whether the sender left a TCP or UDP checksum to its hardware, see [`finish`].
+#[inline(always)]
+pub fn is_unfinished<F: Frame>(frame: &F, packet: &Packet) -> bool {
+    let pseudo = packet.pseudo_sum();
+    packet.checksum == u32::from(pseudo)
+        && frame
+            .sum(packet.l4 as usize, packet.l4_len as usize)
+            .is_some_and(|l4| fold(u64::from(l4) + u64::from(pseudo)) != 0xffff)
+}
+
 /// The rare half of [`finish`]: `None` if the sum was finished already.
 #[inline(always)]
 fn finish_whole<F: Frame>(frame: &mut F, packet: &Packet, pseudo: u16) -> Option<()> {

@@ -12,6 +12,8 @@ use crate::{flow::Address, tables::Memory};
 pub const RANGES_MAX: u32 = 65_536;
 /// Elements in front that tell where rows are. Number 0 is no list.
 pub const PLACES: u32 = 16;
+/// The one of the tarpit: those who "may pass" by it are its addresses.
+pub const TARPIT: u8 = PLACES as u8 - 1;
 /// Steps of the longest search: a row has fewer than 2^16 elements.
 const STEPS_MAX: u32 = 16;
 

@@ -3,9 +3,9 @@
 
 use crate::{
     checksum::{fold, update},
-    flow::Address,
+    flow::{Address, Flow},
     frame::Frame,
-    packet::{ICMPV6, Link, Packet, half},
+    packet::{ICMPV6, Link, Packet, TCP, half},
     tables::Mac,
 };
 
@@ -21,6 +21,15 @@ const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
 /// Length of an advertisement with its one option, bytes.
 const ADVERTISEMENT_LEN: u16 = 32;
+
+/// Length of a TCP header without options, bytes.
+const TCP_LEN: u16 = 20;
+/// Its length in words, then the flags SYN and ACK (RFC 9293, section 3.1).
+const SYN_ACK: u16 = 0x5012;
+/// The shortest Ethernet frame without its check sequence, bytes (IEEE 802.3).
+const FRAME_LEN_MIN: usize = 60;
+/// More bytes than are ever missing of that: an IPv4 answer has 54.
+const PADDING_MAX: usize = 6;
 
 const ALL_NODES: Address = Address {
     high: 0xff02_0000_0000_0000,
@@ -127,4 +136,100 @@ pub fn echo_reply<F: Frame>(frame: &mut F, link: &Link, packet: &Packet, mac: Ma
     let [c0, c1] = sum.to_be_bytes();
     frame.set(l4, [answer, code, c0, c1])?;
     macs(frame, link.source, mac)
+}
+
+/// How a connection to an address of the tarpit is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trap {
+    /// Our own MAC address.
+    pub mac: Mac,
+    /// First sequence number.
+    pub sequence: u32,
+    /// Whether the checksum is left to who finishes it later, as the question's was.
+    pub unfinished: bool,
+}
+
+/// Turns a TCP SYN into its SYN and ACK: without options, and with a window that lets nothing be sent.
+/// `None`, and the frame is as it was, where the answer has no room, or would have its checksum at
+/// another place than who finishes it was told.
+#[inline(always)]
+pub fn trap<F: Frame>(frame: &mut F, link: &Link, packet: &Packet, trap: &Trap) -> Option<()> {
+    let l3 = link.l3;
+    let flow = packet.flow.reversed();
+    let v4 = flow.source.is_v4();
+    let l4 = l3 + if v4 { 20 } else { 40 };
+    let end = l4 + usize::from(TCP_LEN);
+    let [s0, s1, s2, s3] = frame.get::<4>(usize::from(packet.l4) + 4)?;
+    if trap.unfinished && l4 != usize::from(packet.l4) {
+        return None;
+    }
+    // A SYN is no shorter than its answer, so that this never lengthens the frame.
+    let len = end.max(FRAME_LEN_MIN).min(frame.len());
+    frame.resize(len)?;
+    let mut padding = 0;
+    while padding < PADDING_MAX {
+        if end + padding < len {
+            frame.set(end + padding, [0])?;
+        }
+        padding += 1;
+    }
+    let addresses = if v4 {
+        ip4_header(frame, l3, &flow)?
+    } else {
+        ip6_header(frame, l3, &flow)?
+    };
+    let pseudo = addresses + u64::from(TCP) + u64::from(TCP_LEN);
+    let acknowledged = u32::from_be_bytes([s0, s1, s2, s3]).wrapping_add(1);
+    let sum = pseudo
+        + u64::from(flow.source_port)
+        + u64::from(flow.destination_port)
+        + u64::from(trap.sequence)
+        + u64::from(acknowledged)
+        + u64::from(SYN_ACK);
+    let checksum = if trap.unfinished {
+        fold(pseudo)
+    } else {
+        !fold(sum)
+    };
+    let [p0, p1] = flow.source_port.to_be_bytes();
+    let [p2, p3] = flow.destination_port.to_be_bytes();
+    frame.set(l4, [p0, p1, p2, p3])?;
+    frame.set(l4 + 4, trap.sequence.to_be_bytes())?;
+    frame.set(l4 + 8, acknowledged.to_be_bytes())?;
+    let [f0, f1] = SYN_ACK.to_be_bytes();
+    let [c0, c1] = checksum.to_be_bytes();
+    // The window and the urgent pointer are zero.
+    frame.set(l4 + 12, [f0, f1, 0, 0, c0, c1, 0, 0])?;
+    macs(frame, link.source, trap.mac)
+}
+
+/// Writes an IPv4 header for a TCP header alone (RFC 791, section 3.1); the sum of the addresses.
+#[inline(always)]
+fn ip4_header<F: Frame>(frame: &mut F, l3: usize, flow: &Flow) -> Option<u64> {
+    const LEN: u8 = 40;
+    /// May not be fragmented, and so needs no identification (RFC 6864, section 4).
+    const WHOLE: u8 = 0x40;
+    let (source, destination) = (flow.source.v4_number(), flow.destination.v4_number());
+    let addresses = u64::from(source) + u64::from(destination);
+    let words = [[0x45, 0], [0, LEN], [WHOLE, 0], [HOP_LIMIT, TCP]];
+    let [a, b, c, d] = words.map(|word| u64::from(u16::from_be_bytes(word)));
+    let [c0, c1] = (!fold(addresses + a + b + c + d)).to_be_bytes();
+    frame.set(
+        l3,
+        [0x45, 0, 0, LEN, 0, 0, WHOLE, 0, HOP_LIMIT, TCP, c0, c1],
+    )?;
+    frame.set(l3 + 12, source.to_be_bytes())?;
+    frame.set(l3 + 16, destination.to_be_bytes())?;
+    Some(addresses)
+}
+
+/// The same for IPv6 (RFC 8200, section 3).
+#[inline(always)]
+fn ip6_header<F: Frame>(frame: &mut F, l3: usize, flow: &Flow) -> Option<u64> {
+    let (source, destination) = (flow.source, flow.destination);
+    let [l0, l1] = TCP_LEN.to_be_bytes();
+    frame.set(l3, [0x60, 0, 0, 0, l0, l1, TCP, HOP_LIMIT])?;
+    frame.set(l3 + 8, source.bytes())?;
+    frame.set(l3 + 24, destination.bytes())?;
+    Some(half(source.high) + half(source.low) + half(destination.high) + half(destination.low))
 }

@@ -5,6 +5,7 @@
 //! worker instead ([`steer_or`]), which then calls [`steer`] on it.
 
 mod neighbors;
+mod tarpit;
 
 use crate::{
     checksum,
@@ -170,7 +171,7 @@ fn by_protocol<F: Frame, M: Memory>(
         return later_fragment(link, packet, tables);
     }
     match packet.flow.protocol {
-        TCP | UDP => transport(link, packet, tables),
+        TCP | UDP => transport(frame, link, packet, tables),
         ICMP if packet.flow.destination.is_v4() => icmp(frame, link, packet, tables),
         ICMPV6 if !packet.flow.destination.is_v4() => icmp(frame, link, packet, tables),
         _ => no_service(link, packet.flow.destination, Reason::NoService, tables),
@@ -326,7 +327,12 @@ fn unusable<M: Memory>(link: &Link, skip: Skip, tables: &Tables<'_, M>) -> Class
 /// TCP and UDP with their ports at hand. An exact port beats port 0. The access list is asked of
 /// every packet, so that a change of it reaches flows that run.
 #[inline(always)]
-fn transport<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M>) -> Class {
+fn transport<F: Frame, M: Memory>(
+    frame: &mut F,
+    link: &Link,
+    packet: &Packet,
+    tables: &Tables<'_, M>,
+) -> Class {
     match service(link, &packet.flow, tables) {
         Some(VipEntry {
             vip: Vip::Service(service),
@@ -349,8 +355,15 @@ fn transport<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M>) ->
             }
             pass(Reason::KernelOwned)
         }
+        None if is_trapped(packet, tables) => Class::Done(tarpit::tcp(frame, link, packet, tables)),
         None => no_service(link, packet.flow.destination, Reason::NoService, tables),
     }
+}
+
+/// Whether it is TCP to an address of the tarpit, of which none is a VIP.
+#[inline(always)]
+fn is_trapped<M: Memory>(packet: &Packet, tables: &Tables<'_, M>) -> bool {
+    packet.flow.protocol == TCP && tables.is_trapped(packet.flow.destination)
 }
 
 /// The service, or the kernel's port, that takes this flow.
@@ -377,6 +390,7 @@ fn later_fragment<M: Memory>(link: &Link, packet: &Packet, tables: &Tables<'_, M
     let entry = tables.vip(&VipKey::owner(packet.flow.destination));
     let owner = owner_by(entry, link);
     match owner {
+        Owner::Nobody if is_trapped(packet, tables) => return drop(Reason::TarpitSwallowed),
         Owner::Nobody => return pass(Reason::NotVip),
         Owner::OtherVlan => return pass(Reason::OtherVlan),
         Owner::Own | Owner::Kernel => {}

@@ -11,7 +11,7 @@ use crate::{
     flow::{Address, Flow},
     flow_table::{self, FlowFrame},
     hash::{HashKey, KEY_WORDS, KEY_WORDS_V4},
-    ranges::{self, PLACES, RANGES_MAX},
+    ranges::{self, PLACES, RANGES_MAX, TARPIT},
     verdict::Reason,
 };
 
@@ -184,6 +184,8 @@ pub struct Head {
     pub index_seed: u64,
     /// Longest frame that the program hands to a socket, bytes.
     pub redirect_len_max: u32,
+    /// Whether there is a tarpit.
+    pub tarpit: bool,
 }
 
 impl Head {
@@ -193,20 +195,23 @@ impl Head {
             mac,
             index_seed,
             redirect_len_max,
+            tarpit,
         } = self;
         let mut words = [0; HEAD_WORDS];
-        [words[0], words[1], words[2]] = [mac.0, index_seed, redirect_len_max as u64];
+        let few = redirect_len_max as u64 | (tarpit as u64) << 32;
+        [words[0], words[1], words[2]] = [mac.0, index_seed, few];
         words
     }
 
     /// From words.
     #[inline(always)]
     pub const fn from_words(words: [u64; HEAD_WORDS]) -> Self {
-        let [mac, index_seed, redirect_len_max, ..] = words;
+        let [mac, index_seed, few, ..] = words;
         Self {
             mac: Mac(mac),
             index_seed,
-            redirect_len_max: redirect_len_max as u32,
+            redirect_len_max: few as u32,
+            tarpit: few >> 32 & 1 == 1,
         }
     }
 }
@@ -472,6 +477,12 @@ impl<'a, M: Memory> Tables<'a, M> {
             || self
                 .memory
                 .admits(client, self.bank * RANGES_MAX + u32::from(acl))
+    }
+
+    /// Whether an address is one of the tarpit's.
+    #[inline(always)]
+    pub fn is_trapped(&self, address: Address) -> bool {
+        self.head.tarpit && self.admits(TARPIT, address)
     }
 
     /// [`Flow::hash`] with the bank's key, of which no more is read than needed.

@@ -314,6 +314,7 @@ prop_compose! {
         (control, pid_file) in (proptest::option::of(control()), proptest::option::of(path())),
         (mode, owner) in (0u32..=0o777, proptest::option::of(pick(&["root", "root:adm", ":adm"]))),
         control_acl in 0u8..10,
+        tarpit_acl in proptest::option::of(0u8..10),
         web_stats in proptest::option::of(path()),
         user in proptest::option::of("[a-z]{1,9}"),
         (bpffs, run_dir) in (path(), path()),
@@ -329,6 +330,7 @@ prop_compose! {
             plane, xdp_mode, busy, zero_copy, multi_buffer, seed, debug, foreground, allow_exit,
             drain_timeout, on_stop,
             finish_checksums, table_memory, control, control_mode, control_owner, control_acl, pid_file, web_stats, user, bpffs, run_dir,
+            tarpit_acl,
             acls: Vec::new(),
             services: Vec::new(),
             pools: Vec::new(),
@@ -497,6 +499,10 @@ proptest! {
             }
         });
         let mut config = whole(Config { acls, ..top }, services.collect(), backends, sizes);
+        // A list that would take somebody's address is refused.
+        if config.check_tarpit().is_err() {
+            config.tarpit_acl = None;
+        }
         for service in &config.services {
             let pool = config.pools.iter_mut().find(|pool| pool.name == service.pool);
             let Some(pool) = pool else { continue };

@@ -99,6 +99,7 @@ control = "/run/pen/ctl"
 control_mode = "0660"
 control_owner = "root:adm"
 control_acl = 2
+tarpit_acl = 3
 pid_file = "/run/pen/pid"
 foreground = true
 debug = 2
@@ -243,6 +244,7 @@ weight = 0
         (owner.to_string().as_str(), config.control_acl),
         ("root:adm", 2)
     );
+    assert_eq!(config.tarpit_acl, Some(3));
     assert_eq!(config.pid_file, Some(PathBuf::from("/run/pen/pid")));
     assert_eq!((config.foreground, config.debug), (true, 2));
     assert_eq!(config.user.as_deref(), Some("nobody"));

@@ -50,6 +50,7 @@ pub struct Announcer {
     sockets: Vec<UdpSocket>,
     /// Group -> index into `sockets`.
     groups: BTreeMap<Ipv6Addr, usize>,
+    hears_all: bool,
 }
 
 impl Announcer {
@@ -67,6 +68,7 @@ impl Announcer {
             packet,
             sockets: Vec::new(),
             groups: BTreeMap::new(),
+            hears_all: false,
         })
     }
 
@@ -123,6 +125,20 @@ impl Announcer {
             }
         }
         result
+    }
+
+    /// Makes the interface hear solicitations for any address, or again no others than
+    /// [`Announcer::listen`] says: the tarpit's are too many to join the group of each. It ends with the
+    /// socket (packet(7), `PACKET_MR_ALLMULTI`).
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn hear_all(&mut self, on: bool) -> io::Result<()> {
+        if on != self.hears_all {
+            all_multicast(&self.packet, self.ifindex, on)?;
+            self.hears_all = on;
+        }
+        Ok(())
     }
 
     fn join(&mut self, group: Ipv6Addr) -> io::Result<()> {
@@ -223,6 +239,29 @@ fn socket(domain: i32, kind: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the descriptor was opened just now and belongs to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+fn all_multicast(socket: &File, ifindex: u32, on: bool) -> io::Result<()> {
+    let membership = libc::packet_mreq {
+        mr_ifindex: i32::try_from(ifindex).map_err(|_| io::ErrorKind::InvalidInput)?,
+        mr_type: libc::PACKET_MR_ALLMULTI as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    let option = match on {
+        true => libc::PACKET_ADD_MEMBERSHIP,
+        false => libc::PACKET_DROP_MEMBERSHIP,
+    };
+    let length = size_of_val(&membership) as libc::socklen_t;
+    let value = (&raw const membership).cast();
+    let descriptor = socket.as_raw_fd();
+    // SAFETY: the pointer is to a whole packet_mreq of the length given, alive during the call.
+    let result = unsafe { libc::setsockopt(descriptor, libc::SOL_PACKET, option, value, length) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 fn bind(socket: &OwnedFd, ifindex: u32) -> io::Result<()> {

@@ -308,6 +308,17 @@ impl Keeper {
             .context("the VIPs' multicast groups can't be joined")
     }
 
+    /// Makes the interface hear solicitations for any address, or again for the VIPs alone.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn hear_all(&mut self, on: bool) -> Result<()> {
+        let announcer = self.announcer()?;
+        announcer
+            .hear_all(on)
+            .context("the interface can't be made to hear all multicast")
+    }
+
     /// Tells the segment where these VIPs are.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod control;
 pub mod daemon;
 pub mod ebpf;
 pub mod files;
+pub mod gateways;
 pub mod keeper;
 pub mod lock;
 pub mod mapped;

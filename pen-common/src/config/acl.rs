@@ -57,6 +57,14 @@ impl Acl {
         }
     }
 
+    /// Whether the tarpit that goes by this list takes an address: the first line that matches permits
+    /// it. Who is not named is left alone, whatever the last line says.
+    pub fn traps(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let hit = self.lines.iter().find(|line| line.matches(address));
+        hit.is_some_and(|line| line.permit)
+    }
+
     /// Whether a line says by name that this client may pass.
     pub fn names(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
@@ -182,6 +190,12 @@ impl AclLine {
             network,
             prefix,
         }
+    }
+
+    /// A line that denies one address.
+    pub(super) fn deny_one(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        Self::new(false, address, longest_prefix(address))
     }
 
     /// Whether it names a network as [`AclLine::new`] would write it.

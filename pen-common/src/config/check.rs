@@ -3,6 +3,7 @@
 mod control;
 mod names;
 mod proxy;
+mod tarpit;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -71,6 +72,7 @@ impl Config {
         };
         check.top();
         check.control();
+        check.tarpit();
         check.totals();
         check.services();
         check.listeners();

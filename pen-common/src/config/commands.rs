@@ -275,7 +275,7 @@ const OPTIONS: &[&str] = &[
 ];
 
 /// Keys of the top level that may change while Pen runs, and are shown without a value.
-const SETTINGS: &[&str] = &["control_acl", WEB_STATS];
+const SETTINGS: &[&str] = &["control_acl", TARPIT_ACL, WEB_STATS];
 
 /// Keys of a service in proxy mode that only the start can set: Pen has flags for them.
 const AT_START: &[&str] = &["abuse", "backlog", "emergency"];
@@ -287,7 +287,8 @@ const TRANSPARENT: &str = "transparent";
 const HSTS: &str = "hsts";
 const LOG: &str = "log";
 
-/// Of the top level, the one that `no` turns off.
+/// Of the top level, those that `no` turns off.
+const TARPIT_ACL: &str = "tarpit_acl";
 const WEB_STATS: &str = "web_stats";
 
 /// Those that are lists: the command adds to them, and `no` empties them.

@@ -12,6 +12,7 @@ const LIVE: &[&str] = &[
     "debug",
     "allow_exit",
     "control_acl",
+    "tarpit_acl",
     "web_stats",
     "drain_timeout",
     "on_stop",

@@ -182,6 +182,13 @@ pub(crate) const CONFIG: &[Key<Config>] = &[
         |c| number(c.control_acl)
     ),
     key!(
+        "tarpit_acl",
+        "number of the access list of addresses that nobody has: Pen answers for what its lines permit, \
+         and who connects there hangs; -1, if left out, is none",
+        |c, given| read_tarpit_acl(given).map(|acl| c.tarpit_acl = acl),
+        |c| number(c.tarpit_acl.map_or(-1, i64::from))
+    ),
+    key!(
         "pid_file",
         "path of the pid file (-p)",
         |c, given| given.path("pid_file").map(|path| c.pid_file = Some(path)),
@@ -491,6 +498,16 @@ fn read_web_stats(given: Given<'_>) -> Result<Option<PathBuf>, String> {
 pub(crate) fn read_acl_number(key: &str, given: Given<'_>) -> Result<u8, String> {
     let number = given.number(key, 0..=ACLS_MAX - 1)?;
     Ok(u8::try_from(number).expect("ACLS_MAX fits one byte"))
+}
+
+/// The number of an access list, or Pen's word for none.
+fn read_tarpit_acl(given: Given<'_>) -> Result<Option<u8>, String> {
+    match given {
+        Given::Whole(-1) | Given::Word("-1") => Ok(None),
+        Given::Whole(_) | Given::Word(_) | Given::Text(_) | Given::Flag(_) => {
+            read_acl_number("tarpit_acl", given).map(Some)
+        }
+    }
 }
 
 /// An address, with or without brackets, a host name, or the path of a Unix socket; the port has a

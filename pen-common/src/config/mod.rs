@@ -251,6 +251,8 @@ pub struct Config {
     pub control_owner: Option<ControlOwner>,
     /// Access list of those who may come to the control port; Unix sockets have their mode.
     pub control_acl: u8,
+    /// Access list whose permitted addresses, which nobody has, hang whoever connects; `None` for none.
+    pub tarpit_acl: Option<u8>,
     /// Path of the pid file (`-p`).
     pub pid_file: Option<PathBuf>,
     /// Stay in the foreground (`-f`).
@@ -297,6 +299,7 @@ impl Default for Config {
             control_mode: CONTROL_MODE_DEFAULT,
             control_owner: None,
             control_acl: 0,
+            tarpit_acl: None,
             pid_file: None,
             foreground: false,
             debug: 0,

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Acl, Config};
+use super::{Acl, AclLine, Config};
 use crate::flow::Address;
-use crate::ranges::{PLACES, RANGES_MAX};
+use crate::ranges::{PLACES, RANGES_MAX, TARPIT};
 
 /// First and last of the addresses that stand for IPv4 (RFC 4291, section 2.5.5.2).
 const V4_FIRST: u128 = 0xffff_0000_0000;
@@ -42,11 +42,37 @@ impl Config {
         }
     }
 
-    /// What the tables are to have of the lists that services in DSR go by.
+    /// The list of the tarpit, if there is a service in DSR: without one nothing is past the kernel.
+    pub fn tarpit(&self) -> Option<&Acl> {
+        let number = self.tarpit_acl?;
+        self.dsr_services().next()?;
+        self.acls.get(usize::from(number))
+    }
+
+    /// Addresses that somebody has, as far as the configuration knows, and who.
+    pub(super) fn inhabited(&self) -> impl Iterator<Item = (IpAddr, String)> {
+        let services = self.services.iter();
+        let listeners = services.flat_map(|service| {
+            let listeners = service.listeners.iter();
+            listeners.map(move |at| (at.address, format!("service {:?}", service.name)))
+        });
+        let pools = self.pools.iter();
+        let backends = pools.flat_map(|pool| pool.backends.iter().map(move |b| (pool, b)));
+        let backends = backends.filter(|(_, backend)| backend.path().is_none());
+        let backends = backends.map(|(pool, b)| {
+            let who = format!("back end {:?} of pool {:?}", b.name, pool.name);
+            (b.address, who)
+        });
+        let given = listeners.chain(backends);
+        given.filter(|(address, _)| !address.is_unspecified())
+    }
+
+    /// What the tables are to have of the lists that services in DSR go by, and of the tarpit, which
+    /// takes none of the addresses in `others`.
     ///
     /// # Errors
     /// It does not fit into them.
-    pub fn acl_rows(&self) -> Result<Rows, RangesFull> {
+    pub fn acl_rows(&self, others: &BTreeSet<IpAddr>) -> Result<Rows, RangesFull> {
         let numbers = self.dsr_services().map(|service| service.proxy.client_acl);
         let numbers: BTreeSet<u8> = numbers.collect();
         let mut rows = Rows::new();
@@ -56,12 +82,18 @@ impl Config {
                 rows.insert(place, acl.ranges());
             }
         }
+        let tarpit = self.tarpit().filter(|acl| !acl.lines.is_empty());
+        rows.extend(tarpit.map(|acl| (TARPIT, acl.trapped(self.inhabited(), others))));
         let ends = rows.values().map(Vec::len).sum();
         if ends <= RANGE_ENDS_MAX {
             return Ok(rows);
         }
         let longest = rows.iter().max_by_key(|(_, row)| row.len());
-        let longest = longest.map_or(0, |(place, _)| place - 1);
+        let longest = match longest {
+            Some((&TARPIT, _)) => self.tarpit_acl.unwrap_or_default(),
+            Some((place, _)) => place - 1,
+            None => 0,
+        };
         Err(RangesFull { ends, longest })
     }
 }
@@ -70,8 +102,28 @@ impl Acl {
     /// Where the ranges of those whom this list lets pass begin and end, in rising order: a first
     /// address, the first one behind that range, and so on. The last range may have no end.
     pub fn ranges(&self) -> Vec<Address> {
-        let v6 = self.verdicts(|network| matches!(network, IpAddr::V6(_)));
-        let v4 = self.verdicts(|network| matches!(network, IpAddr::V4(_)));
+        self.ends(self.lines.last().is_none_or(|last| !last.permit))
+    }
+
+    /// The same for the tarpit, which takes what a line permits and nothing else, and nobody's own
+    /// address.
+    fn trapped(
+        &self,
+        inhabited: impl Iterator<Item = (IpAddr, String)>,
+        others: &BTreeSet<IpAddr>,
+    ) -> Vec<Address> {
+        let addresses = inhabited.map(|(address, _)| address);
+        let addresses: BTreeSet<IpAddr> = addresses.chain(others.iter().copied()).collect();
+        let free = addresses.into_iter().filter(|address| self.traps(*address));
+        let mut lines: Vec<AclLine> = free.map(AclLine::deny_one).collect();
+        lines.extend_from_slice(&self.lines);
+        Self { lines }.ends(false)
+    }
+
+    /// As [`Acl::ranges`], whom no line matches passing if `otherwise` says so.
+    fn ends(&self, otherwise: bool) -> Vec<Address> {
+        let v6 = self.verdicts(otherwise, |network| matches!(network, IpAddr::V6(_)));
+        let v4 = self.verdicts(otherwise, |network| matches!(network, IpAddr::V4(_)));
         // The place of IPv4 has its own verdicts, and behind it those before go on.
         let last_in = |verdicts: &BTreeMap<u128, bool>, at: u128| {
             let last = verdicts.range(..=at).next_back();
@@ -95,7 +147,7 @@ impl Acl {
 
     /// What the lines of one family say, from each of these addresses to the next: the first line
     /// that covers a place decides there.
-    fn verdicts(&self, family: impl Fn(IpAddr) -> bool) -> BTreeMap<u128, bool> {
+    fn verdicts(&self, otherwise: bool, family: impl Fn(IpAddr) -> bool) -> BTreeMap<u128, bool> {
         let mut changes: BTreeMap<u128, Vec<usize>> = BTreeMap::from([(0, Vec::new())]);
         let lines = self.lines.iter().enumerate();
         for (index, line) in lines.filter(|(_, line)| family(line.network)) {
@@ -110,7 +162,6 @@ impl Acl {
                 changes.entry(behind).or_default().push(index);
             }
         }
-        let otherwise = self.lines.last().is_none_or(|last| !last.permit);
         let mut covering = BTreeSet::new();
         let verdicts = changes.into_iter().map(|(at, lines)| {
             for line in lines {

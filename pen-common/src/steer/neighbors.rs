@@ -47,17 +47,23 @@ pub(super) fn arp<F: Frame, M: Memory>(
     if link.source != tables.head.mac && owner(sender, link, tables) == Owner::Own {
         return Verdict::Pass(Reason::VipClaimed);
     }
-    match owner(target, link, tables) {
+    let reason = match owner(target, link, tables) {
         Owner::Kernel => return Verdict::Pass(Reason::KernelOwned),
-        Owner::Nobody => return Verdict::Pass(Reason::NotVip),
         Owner::OtherVlan => return Verdict::Pass(Reason::OtherVlan),
-        Owner::Own => {}
-    }
+        Owner::Own => Reason::ArpAnswered,
+        // Who wants to have the address himself gets it.
+        Owner::Nobody
+            if can_be_answered(sender) && sender != target && tables.is_trapped(target) =>
+        {
+            Reason::TarpitAsked
+        }
+        Owner::Nobody => return Verdict::Pass(Reason::NotVip),
+    };
     if [o0, o1] != [0, 1] || link.source == tables.head.mac {
         return Verdict::Pass(Reason::NotVip);
     }
     match rewrite::arp_reply(frame, link, tables.head.mac) {
-        Some(()) => Verdict::Reply(Reason::ArpAnswered),
+        Some(()) => Verdict::Reply(reason),
         None => Verdict::Drop(Reason::NoRoom),
     }
 }
@@ -87,12 +93,21 @@ pub(super) fn neighbor<F: Frame, M: Memory>(
         return None;
     }
     let target = Address::v6(frame.get::<16>(l4 + 8)?);
-    match owner(target, link, tables) {
+    let asker = packet.flow.source;
+    let reason = match owner(target, link, tables) {
         Owner::Kernel => return Some(Verdict::Pass(Reason::KernelOwned)),
-        Owner::Nobody => return Some(Verdict::Pass(Reason::NotVip)),
         Owner::OtherVlan => return Some(Verdict::Pass(Reason::OtherVlan)),
-        Owner::Own => {}
-    }
+        Owner::Own => Reason::NeighborAnswered,
+        // Who wants to have the address himself gets it, as by ARP.
+        Owner::Nobody
+            if kind == NEIGHBOR_SOLICITATION
+                && can_be_answered(asker)
+                && tables.is_trapped(target) =>
+        {
+            Reason::TarpitAsked
+        }
+        Owner::Nobody => return Some(Verdict::Pass(Reason::NotVip)),
+    };
     if link.source == tables.head.mac {
         return Some(Verdict::Pass(Reason::NotVip));
     }
@@ -104,10 +119,9 @@ pub(super) fn neighbor<F: Frame, M: Memory>(
     if code != 0 || whole != 0xffff || !may_ask(frame, link, packet) {
         return Some(Verdict::Drop(Reason::NeighborRefused));
     }
-    let asker = packet.flow.source;
     Some(
         match rewrite::neighbor_advertisement(frame, link, asker, target, tables.head.mac) {
-            Some(()) => Verdict::Reply(Reason::NeighborAnswered),
+            Some(()) => Verdict::Reply(reason),
             None => Verdict::Drop(Reason::NoRoom),
         },
     )

@@ -86,7 +86,7 @@ pub fn noise(seed: u64) -> Vec<u8> {
 fn flow(numbers: &mut Numbers) -> Vec<u8> {
     let ports = [53, 80, 81, 82, 86, 87, 88, 90, 443, 4_000];
     let (from, to) = (numbers.next() as u16, ports[numbers.below(ports.len())]);
-    let vip = numbers.below(6);
+    let vip = numbers.below(7);
     let build = if numbers.below(2) == 0 {
         let vips = [
             net::VIP4,
@@ -95,6 +95,7 @@ fn flow(numbers: &mut Numbers) -> Vec<u8> {
             net::KERNEL4,
             net::KERNEL_ALL4,
             net::GUARDED4,
+            net::TRAPPED4,
         ];
         v4((numbers.next() as u32).into(), vips[vip])
     } else {
@@ -105,6 +106,7 @@ fn flow(numbers: &mut Numbers) -> Vec<u8> {
             net::KERNEL6,
             net::KERNEL_ALL6,
             net::GUARDED6,
+            net::TRAPPED6,
         ];
         v6(
             (u128::from(numbers.next()) << 64 | u128::from(numbers.next())).into(),

@@ -12,7 +12,7 @@ use crate::{
     frame::SliceFrame,
     hash::{HashKey, KEY_WORDS},
     packet::{TCP, UDP},
-    ranges::{self, RANGES_MAX},
+    ranges::{self, RANGES_MAX, TARPIT},
     steer::steer,
     tables::{
         BACKENDS_MAX, BackendEntry, BackendId, HEAD_WORDS, Head, KEY_AT, Mac, Memory, POOLS_MAX,
@@ -86,6 +86,13 @@ pub mod net {
     pub const KERNEL_ALL4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 201);
     /// The same for IPv6.
     pub const KERNEL_ALL6: Ipv6Addr = address6(0, 0x201);
+    /// One of the tarpit's addresses: 10.0.0.224/29 without [`NOT_TRAPPED4`], and
+    /// 2001:db8:0:e::/64.
+    pub const TRAPPED4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 225);
+    /// The same for IPv6.
+    pub const TRAPPED6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0xe, 0, 0, 0, 5);
+    /// An address between the tarpit's that is left out of it.
+    pub const NOT_TRAPPED4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 227);
     /// An address that is no VIP.
     pub const OTHER4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 50);
     /// An address that is no VIP.
@@ -167,6 +174,7 @@ impl World {
             mac,
             index_seed: 0x5eed_5eed_5eed_5eed,
             redirect_len_max: 3_000,
+            tarpit: mac == net::PEN,
         };
         let generation = 7;
         let mut root = [[0; HEAD_WORDS]; 3];
@@ -225,7 +233,11 @@ impl World {
         ] {
             world.set_pool(pool, slots);
         }
-        world.set_lists(&[(net::LIST_1, list_1()), (net::LIST_2, list_2())]);
+        world.set_lists(&[
+            (net::LIST_1, list_1()),
+            (net::LIST_2, list_2()),
+            (TARPIT, tarpit()),
+        ]);
         let addresses: [[Address; 6]; 2] = [
             [
                 net::VIP4,
@@ -356,6 +368,16 @@ fn list_2() -> Vec<Address> {
         ..address
     };
     vec![Address::default(), v4, behind(v4), v6, behind(v6)]
+}
+
+/// Ends of ranges, as [`net::TRAPPED4`] says.
+fn tarpit() -> Vec<Address> {
+    let v4 = [224, 227, 228, 232].map(|at| Address::v4(0x0a00_0000 + at));
+    let v6 = [0xe, 0xf].map(|at| Address {
+        high: 0x2001_0db8_0000_0000 + at,
+        low: 0,
+    });
+    [&v4[..], &v6].concat()
 }
 
 /// The entries of one address family: the six addresses in the order of [`net`].

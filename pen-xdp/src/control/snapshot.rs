@@ -12,6 +12,7 @@ use pen_common::{
     hash::{HashKey, NameKey},
     maglev::{self, Member},
     packet,
+    ranges::TARPIT,
     tables::{
         BackendEntry, BackendId, Head, Service, VIP_PROBES, VIP_SLOTS, VIPS_MAX, Vip, VipEntry,
         VipKey,
@@ -101,20 +102,28 @@ impl Snapshot {
             }
         }
         let redirect_len_max = state.redirect_len_max();
+        let acls = state.config().acl_rows(&state.others())?;
         Ok(Self {
             generation: before.map_or(1, |before| before.generation + 1),
             head: Head {
                 mac: state.mac(),
                 index_seed,
                 redirect_len_max,
+                tarpit: acls.contains_key(&TARPIT),
             },
             key: HashKey::from_seed(state.config().seed),
             index,
             pools: pools.map(|pool| table(state, pool, key, before)).collect(),
             identities: state.identities().collect(),
-            acls: state.config().acl_rows()?,
+            acls,
             backends,
         })
+    }
+
+    /// Whether the tarpit takes addresses of IPv6.
+    pub fn traps_v6(&self) -> bool {
+        let row = self.acls.get(&TARPIT);
+        row.is_some_and(|row| row.iter().any(|end| !end.is_v4()))
     }
 
     /// Whether the data plane would behave differently under `other`.

@@ -95,6 +95,8 @@ pub enum Command {
     Carrier(bool),
     /// The addresses that the kernel has, on all interfaces.
     LocalAddresses(BTreeSet<IpAddr>),
+    /// The machines that this host's routes lead on by.
+    Gateways(BTreeSet<IpAddr>),
     /// The interface's own MAC address, and the longest frame that a socket takes whole.
     Interface {
         /// The interface's MAC.
@@ -163,6 +165,7 @@ pub struct State {
     lost: HashMap<IpAddr, (Mac, u64)>,
     carrier: bool,
     local: BTreeSet<IpAddr>,
+    gateways: BTreeSet<IpAddr>,
     mac: Mac,
     redirect_len_max: u32,
     blacklisted_until_ms: BTreeMap<BackendId, u64>,
@@ -188,6 +191,7 @@ impl State {
             lost: HashMap::new(),
             carrier: true,
             local: BTreeSet::new(),
+            gateways: BTreeSet::new(),
             mac: Mac::default(),
             redirect_len_max: 0,
             blacklisted_until_ms: BTreeMap::new(),
@@ -255,6 +259,11 @@ impl State {
                 self.local = local;
                 Ok(changed)
             }
+            Command::Gateways(gateways) => {
+                let changed = self.gateways != gateways;
+                self.gateways = gateways;
+                Ok(changed)
+            }
             Command::Interface {
                 mac,
                 redirect_len_max,
@@ -282,8 +291,14 @@ impl State {
         let set = changed.set(key, value);
         let set = set.and_then(|()| changed.check_control());
         set.map_err(Refusal::Value)?;
+        let trapped = changed.tarpit_acl != self.config.tarpit_acl;
+        if trapped {
+            changed.check_tarpit().map_err(Refusal::Value)?;
+            let rows = changed.acl_rows(&self.others());
+            rows.map_err(|full| Refusal::Value(full.to_string()))?;
+        }
         self.config = changed;
-        Ok(false)
+        Ok(trapped)
     }
 
     fn neighbor(&mut self, address: IpAddr, mac: Option<Mac>) -> bool {
@@ -356,6 +371,16 @@ impl State {
     /// Whether the kernel of this host has the address.
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.local.contains(&address)
+    }
+
+    /// Whether this host has the addresses that it had then.
+    pub fn has_addresses_of(&self, then: &Self) -> bool {
+        self.local == then.local
+    }
+
+    /// Addresses of this host and of its gateways.
+    pub fn others(&self) -> BTreeSet<IpAddr> {
+        &self.local | &self.gateways
     }
 
     /// The interface's own MAC address.

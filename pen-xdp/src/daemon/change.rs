@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pen_common::control::Request;
 use tokio::task::JoinHandle;
 
-use super::start::NEIGHBORS;
+use super::{conflict, start::NEIGHBORS};
 use crate::{
     control::{
         grace::NoGrace,
@@ -103,6 +103,24 @@ impl Change {
     pub(super) fn take_back(&mut self) {
         self.sought = None;
         self.state.take_back(&self.published);
+    }
+
+    /// Looks for this host's gateways if the tarpit is to take other addresses than before, or this
+    /// host has others: routes come and go with those.
+    ///
+    /// # Errors
+    /// The kernel does not list its routes.
+    pub(super) fn look_for_gateways(&mut self) -> anyhow::Result<()> {
+        let config = self.state.config();
+        let same = config.tarpit() == self.published.config().tarpit();
+        if same && self.state.has_addresses_of(&self.published) {
+            return Ok(());
+        }
+        let gateways = conflict::gateways(config)?;
+        if let Err(refusal) = self.state.apply(Command::Gateways(gateways)) {
+            tracing::error!("an observation was refused: {refusal}");
+        }
+        Ok(())
     }
 
     /// Something was observed that nobody asked for, and is to be published at once.

@@ -12,13 +12,15 @@ use pen_common::{
     control::Degraded,
 };
 
-use crate::{netlink::Netlink, nic, ownership::Owned};
+use crate::{gateways, netlink::Netlink, nic, ownership::Owned};
 
-/// Looks at the addresses of this host.
+/// Looks at the addresses of this host, and at its gateways.
 ///
 /// # Errors
-/// VIPs that the kernel has too, each with the mend; or the kernel does not list its addresses.
+/// VIPs that the kernel has too, each with the mend; gateways that the tarpit would answer for; or the
+/// kernel does not list its addresses or routes.
 pub(super) fn refuse(config: &Config) -> Result<()> {
+    refuse_gateways(config, &gateways(config)?)?;
     if config.plane != Plane::AfPacket {
         return Ok(());
     }
@@ -34,6 +36,31 @@ pub(super) fn refuse(config: &Config) -> Result<()> {
         bail!("{}", whys.join("\n"));
     }
     Ok(())
+}
+
+/// Whom this host's routes lead on by, if it is of use to know.
+///
+/// # Errors
+/// The kernel does not list its routes.
+pub(super) fn gateways(config: &Config) -> Result<BTreeSet<IpAddr>> {
+    match config.tarpit() {
+        Some(_) => gateways::gateways().context("this host's routes can't be read"),
+        None => Ok(BTreeSet::new()),
+    }
+}
+
+fn refuse_gateways(config: &Config, gateways: &BTreeSet<IpAddr>) -> Result<()> {
+    let Some(acl) = config.tarpit() else {
+        return Ok(());
+    };
+    let number = config.tarpit_acl.unwrap_or_default();
+    match gateways.iter().find(|gateway| acl.traps(**gateway)) {
+        None => Ok(()),
+        Some(gateway) => bail!(
+            "the tarpit would answer for {gateway}, by which this host's routes lead: list {number} \
+             permits it; mend: acl {number} deny {gateway}, before the line that permits it"
+        ),
+    }
 }
 
 /// VIPs that the kernel answers for as well, at this moment.

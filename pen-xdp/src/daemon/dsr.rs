@@ -287,6 +287,7 @@ impl Dsr {
     }
 
     fn announce_once(&mut self, state: &State) {
+        self.hear();
         let own = start::own_vips(state);
         let addresses: BTreeSet<IpAddr> = own.iter().map(|announced| announced.vip).collect();
         let mac = self.keeper.nic.link.mac;
@@ -311,8 +312,18 @@ impl Dsr {
         let snapshot = Snapshot::compile(state, Some(&self.snapshot))?;
         if anyway || snapshot.differs(&self.snapshot) {
             self.publisher.publish(&snapshot)?;
-            self.snapshot = snapshot;
+            let before = std::mem::replace(&mut self.snapshot, snapshot);
+            if before.traps_v6() != self.snapshot.traps_v6() {
+                self.hear();
+            }
         }
         Ok(())
+    }
+
+    /// Hears those who ask for addresses of the tarpit, too.
+    fn hear(&mut self) {
+        if let Err(error) = self.keeper.hear_all(self.snapshot.traps_v6()) {
+            tracing::warn!("{error:#}; the tarpit's IPv6 addresses may be asked for in vain");
+        }
     }
 }

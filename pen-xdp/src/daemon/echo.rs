@@ -17,6 +17,7 @@ const ECHOED: &[&str] = &[
     "control_acl",
     "idle_timeout",
     "log",
+    "tarpit_acl",
     "timeout",
     "tracking",
     "web_stats",

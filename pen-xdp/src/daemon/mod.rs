@@ -456,6 +456,9 @@ impl Daemon {
 
     /// Publishes the state to the data plane and to the proxy.
     fn publish_state(&mut self) -> Result<()> {
+        if self.dsr.is_some() {
+            self.change.look_for_gateways()?;
+        }
         let state = &self.change.state;
         let routes = routes(state);
         // Whoever ends takes nobody any more.

@@ -237,6 +237,7 @@ async fn claim(config: &Config) -> Result<(Keeper, InterfaceLock)> {
 /// Reads what is known of the world, and waits a little for back ends to answer.
 async fn observe_all(state: &mut State, watch: &mut Watch) -> Result<()> {
     state.apply(Command::LocalAddresses(watch.owned().all()))?;
+    state.apply(Command::Gateways(conflict::gateways(state.config())?))?;
     let mac = Mac::new(watch.link().mac);
     state.apply(Command::Interface {
         mac,

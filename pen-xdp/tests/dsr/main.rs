@@ -30,5 +30,6 @@ mod scale;
 mod settings;
 mod signals;
 mod survive;
+mod tarpit;
 mod units;
 mod wire;

@@ -61,11 +61,13 @@ fn bad_input_is_named_and_leaves_nothing() {
                 "-O",
                 "dsr_if eth0",
                 "-O",
+                "acl 1 permit 10.77.0.0/24",
+                "-O",
                 "tarpit_acl 1",
                 vip,
                 &backend,
             ],
-            "tarpit_acl",
+            "the tarpit would answer for service",
         ),
         (
             &[

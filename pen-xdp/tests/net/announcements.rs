@@ -91,6 +91,19 @@ fn a_filtering_interface_hears_solicitations_only_as_a_member() {
             assert!(member());
             drop(announcer);
             assert!(!member(), "left at stop");
+
+            let mut announcer = Announcer::open(index).unwrap();
+            let hears_all = || run("ip -d link show mv0").contains("allmulti 1");
+            announcer.hear_all(true).unwrap();
+            announcer.hear_all(true).unwrap();
+            assert!(hears_all(), "{}", run("ip -d link show mv0"));
+            let all = heard();
+            assert!(vips.iter().all(|vip| asked(&all, vip)), "{all:?}");
+            announcer.hear_all(false).unwrap();
+            assert!(!hears_all());
+            announcer.hear_all(true).unwrap();
+            drop(announcer);
+            assert!(!hears_all(), "left at stop");
         },
     );
 }

@@ -10,8 +10,8 @@ use super::super::service_keys::NONE;
 use super::super::sni_route::{SniRoute, WITHOUT};
 use super::without_effect::{NO_EFFECT, NOT_YET};
 use super::{
-    Command, HSTS, KEEPALIVE, LISTS, LOG, SNI_ROUTE, TRANSPARENT, WEB_STATS, flag, option, setting,
-    shown,
+    Command, HSTS, KEEPALIVE, LISTS, LOG, SNI_ROUTE, TARPIT_ACL, TRANSPARENT, WEB_STATS, flag,
+    option, setting, shown,
 };
 
 /// Parses what follows `no`.
@@ -30,6 +30,7 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
         [TRANSPARENT] => Ok(flag(TRANSPARENT, false)),
         [HSTS] => option(HSTS, &[OFF]),
         [LOG] => option(LOG, &["off"]),
+        [TARPIT_ACL] => setting(TARPIT_ACL, &["-1"]),
         [WEB_STATS] => setting(WEB_STATS, &["off"]),
         [word] if let Some(key) = LISTS.iter().find(|key| *key == word) => Ok(Command::Option {
             key,
@@ -48,10 +49,6 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
         // Pen took this in silence and kept the list.
         [word @ ("client_acl" | "control_acl"), ..] => Ok(Command::Nothing(format!(
             "`no {word}` has no effect: empty the list by `no acl N`"
-        ))),
-        ["tarpit_acl", ..] => Ok(Command::Nothing(format!(
-            "`no {}`: there is no such list",
-            words[0]
         ))),
         ["tcp_nodelay"] => Ok(Command::Nothing(
             "`no tcp_nodelay` has no effect: TCP_NODELAY is always set".to_owned(),
@@ -72,6 +69,7 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
                     HSTS,
                     KEEPALIVE,
                     LOG,
+                    TARPIT_ACL,
                     TRANSPARENT,
                     "udp",
                     WEB_STATS,

@@ -11,7 +11,6 @@ pub(super) const NOT_YET: &[(&str, &str)] = &[
         "socket",
         "descriptors have no number for others; `connections` shows all connections",
     ),
-    ("tarpit_acl", "the tarpit isn't there yet"),
 ];
 
 /// Commands that are accepted and do nothing.

@@ -7,6 +7,7 @@ mod fragments;
 mod headers;
 mod neighbors;
 mod services;
+mod tarpit;
 
 use std::sync::LazyLock;
 
@@ -45,6 +46,7 @@ pub static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
         access::cases(),
         neighbors::arp_cases(),
         neighbors::solicitation_cases(),
+        tarpit::cases(),
     ]
     .concat()
 });

@@ -130,7 +130,7 @@ fn solicited_node(target: Ipv6Addr) -> (Ipv6Addr, Mac) {
 }
 
 /// A solicitation to the target's group; code, target and options as given.
-fn solicit(source: Ipv6Addr, target: Ipv6Addr, options: &[u8]) -> Build {
+pub(super) fn solicit(source: Ipv6Addr, target: Ipv6Addr, options: &[u8]) -> Build {
     let (group, mac) = solicited_node(target);
     let body = [&target.octets(), options].concat();
     v6(source, group).to(mac).hops(255).icmp(135, 0, 0, &body)
@@ -143,7 +143,7 @@ fn probe(target: Ipv6Addr, options: &[u8]) -> Build {
 }
 
 /// Pen's answer: solicited and override flags in the top bits, its own link address.
-fn advertise(target: Ipv6Addr, to: Ipv6Addr, mac: Mac, flags: u8) -> Build {
+pub(super) fn advertise(target: Ipv6Addr, to: Ipv6Addr, mac: Mac, flags: u8) -> Build {
     let option = [&[2, 1][..], &PEN.bytes()].concat();
     let body = [&target.octets()[..], &option].concat();
     v6(target, to)

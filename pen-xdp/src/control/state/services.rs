@@ -25,7 +25,7 @@ impl State {
     }
 
     /// # Errors
-    /// The tables have no room for so long a list.
+    /// The tables have no room for so long a list, or the tarpit would take somebody's address.
     pub(super) fn change_acl(&mut self, number: u8, change: &AclChange) -> Result<bool, Refusal> {
         if !self.in_dsr(number) {
             self.config.change_acl(number, change);
@@ -33,17 +33,20 @@ impl State {
         }
         let before = self.config.acls.clone();
         self.config.change_acl(number, change);
-        if let Err(full) = self.config.acl_rows() {
+        let rows = self.config.acl_rows(&self.others());
+        let fits = rows.map(drop).map_err(|full| full.to_string());
+        if let Err(why) = fits.and_then(|()| self.config.check_tarpit()) {
             self.config.acls = before;
-            return Err(Refusal::Value(full.to_string()));
+            return Err(Refusal::Value(why));
         }
         Ok(self.config.acls != before)
     }
 
-    /// Whether a service in DSR goes by this list.
+    /// Whether a service in DSR goes by this list, or the tarpit.
     fn in_dsr(&self, acl: u8) -> bool {
         let mut services = self.config.dsr_services();
-        services.any(|service| service.proxy.client_acl == acl)
+        self.config.tarpit_acl == Some(acl)
+            || services.any(|service| service.proxy.client_acl == acl)
     }
 
     pub(super) fn switch(
@@ -126,7 +129,7 @@ impl State {
             self.config.services[index] = before;
             return Err(Refusal::Value(fault));
         }
-        if in_dsr && let Err(full) = config.acl_rows() {
+        if in_dsr && let Err(full) = config.acl_rows(&self.others()) {
             self.config.services[index] = before;
             return Err(Refusal::Value(full.to_string()));
         }

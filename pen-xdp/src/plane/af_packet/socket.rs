@@ -173,10 +173,13 @@ impl Departure {
         self.len
     }
 
-    /// A packet of another length is an answer of our own, finished: nothing is left to hardware.
+    /// A packet of another length is an answer of our own, in one segment. A longer one is finished; a
+    /// shorter one has its checksum left to hardware if the question's was (`steer`'s tarpit).
     pub(super) fn set_len(&mut self, len: usize) {
         if len != self.len {
-            self.header = [0; HEADER];
+            let finished = len > self.len;
+            let of_segments = if finished { 0..HEADER } else { 1..6 };
+            self.header[of_segments].fill(0);
             self.len = len;
         }
     }
@@ -392,6 +395,23 @@ mod tests {
         assert_eq!(departure.header, arrival.header);
         departure.set_len(86);
         assert_eq!((departure.len(), departure.header), (86, [0; HEADER]));
+    }
+
+    #[test]
+    fn a_shorter_answer_keeps_its_checksums_place_and_no_segments() {
+        let arrival = Arrival {
+            slot: 0,
+            header: header([54, 1448, 34, 16], NEEDS_CHECKSUM),
+            len: 74,
+            tag: None,
+            is_whole: true,
+            is_outgoing: false,
+        };
+        let mut departure = arrival.departure(&mut vec![0; SLOT]);
+        departure.set_len(60);
+        let mut kept = header([0, 0, 34, 16], NEEDS_CHECKSUM);
+        kept[1] = 0;
+        assert_eq!((departure.len(), departure.header), (60, kept));
     }
 
     #[test]
