@@ -3,7 +3,7 @@
 
 mod syscalls;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use landlock::{
@@ -25,6 +25,8 @@ const READ: [&str; 8] = [
     "/run/systemd/resolve",
     "/dev/urandom",
 ];
+/// Files in /etc that may be links to anywhere.
+const RESOLVER: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
 /// Where nothing comes from and nothing stays.
 const NULL: &str = "/dev/null";
 
@@ -46,14 +48,19 @@ pub fn confine() -> Result<()> {
 /// All others come from the keeper.
 fn without_files() -> Result<RulesetStatus> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let there = READ.iter().filter(|path| Path::new(path).exists());
+    let there = READ.iter().map(PathBuf::from).filter(|path| path.exists());
+    // Where they lead to: they are replaced by others in their folders.
+    let led = RESOLVER.iter().filter_map(|file| {
+        let place = Path::new(file).canonicalize().ok()?;
+        place.parent().map(Path::to_owned)
+    });
     let rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         // Nobody outside is sent signals.
         .scope(Scope::Signal)?
         .create()?
-        .add_rules(path_beneath_rules(there, read))?
+        .add_rules(path_beneath_rules(there.chain(led), read))?
         .add_rules(path_beneath_rules(
             [NULL],
             AccessFs::ReadFile | AccessFs::WriteFile,

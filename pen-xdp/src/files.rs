@@ -154,5 +154,5 @@ pub(crate) fn replace(path: &Path, contents: &str, how: How) -> io::Result<()> {
 
 /// The keeper's own hands.
 pub(crate) mod by_keeper {
-    pub(crate) use super::here::{append, link, list, open, stat, watch};
+    pub(crate) use super::here::{Watched, append, link, list, open, stat};
 }

@@ -9,6 +9,7 @@ mod answers;
 pub mod child;
 mod control;
 mod identity;
+mod pid_place;
 pub mod process;
 pub mod request;
 mod rights;

@@ -25,6 +25,8 @@ use nix::{
     },
     unistd::{Pid, User, execv, getppid, setuid},
 };
+use rustix::process::{Resource, getrlimit, prlimit};
+
 use pen::{confinement::confine, privileges::give_up_root};
 
 /// Names to this program the folder of what it is to try.
@@ -63,6 +65,8 @@ fn try_all(folder: &PathBuf) -> Vec<(&'static str, &'static str, &'static str)> 
     let listener = TcpListener::bind(("127.0.0.1", 0));
     let address = listener.as_ref().unwrap().local_addr().unwrap();
     let object = aya::Ebpf::load(include_bytes!("../bpf/pen.o")).map_err(|_| "not loaded");
+    let parent = rustix::process::Pid::from_raw(getppid().as_raw());
+    let limit = getrlimit(Resource::Nofile);
     let nothing = None::<&str>;
     let list = c"/bin/true";
     vec![
@@ -132,6 +136,11 @@ fn try_all(folder: &PathBuf) -> Vec<(&'static str, &'static str, &'static str)> 
             "signal itself",
             "EPERM",
             shown(unsure(kill(Pid::this(), None))),
+        ),
+        (
+            "limit its parent",
+            "EPERM",
+            shown(prlimit(parent, Resource::Nofile, limit).map_err(io::Error::from)),
         ),
         // What root does.
         ("be root", "EPERM", shown(unsure(setuid(0.into())))),

@@ -246,7 +246,7 @@ pub(super) const IDLE_FLAGS: &[(&str, bool, &str)] = &[
     (
         CHROOT,
         true,
-        "the process that serves as another user has no files at all",
+        "the process that serves as another user opens no files itself",
     ),
     ("-m", true, "batches are of a fixed size"),
     ("-D", false, OBSOLETE),

@@ -300,8 +300,7 @@ fn refused_flag(matches: &ArgMatches) -> Option<String> {
     let stays_root = text(matches, STAY.0).is_none_or(|user| user == STAY.1);
     if is_given(matches, CHROOT, true) && stays_root {
         return Some(format!(
-            "{CHROOT} (chroot) confines nobody who is root: name a user to go on as (-u), who has no \
-             files at all then"
+            "{CHROOT} (chroot) confines nobody who is root: name a user to go on as (-u)"
         ));
     }
     let given = REFUSED_FLAGS

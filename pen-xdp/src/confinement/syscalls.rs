@@ -85,10 +85,8 @@ const CALLS: &[i64] = &[
     libc::SYS_rseq,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
     libc::SYS_getcpu,
     libc::SYS_gettid,
-    libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_restart_syscall,
@@ -112,7 +110,6 @@ const CALLS: &[i64] = &[
     libc::SYS_getgid,
     libc::SYS_getegid,
     libc::SYS_getrusage,
-    libc::SYS_prlimit64,
 ];
 
 /// Older names for the same, which the C library still uses where they are.
@@ -155,7 +152,8 @@ const IOCTLS: [u64; 6] = [
 ];
 /// A thread's name; names for memory, by the C library.
 const PRCTLS: [i32; 3] = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
-/// What a new process has of its own: none may be had, in which it would be root.
+/// What a new process has of its own: none may be had, in which it would be root, nor a process that
+/// outlives this one.
 const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -176,8 +174,16 @@ pub(super) fn confine() -> Result<()> {
     allowed.insert(libc::SYS_ioctl, all(ioctls)?);
     let prctls = PRCTLS.map(|prctl| argument(0, SeccompCmpOp::Eq, prctl as u64));
     allowed.insert(libc::SYS_prctl, all(prctls)?);
-    let threads = argument(0, SeccompCmpOp::MaskedEq(NAMESPACES as u64), 0);
-    allowed.insert(libc::SYS_clone, all([threads])?);
+    let mask = (NAMESPACES | libc::CLONE_THREAD) as u64;
+    let thread = argument(0, SeccompCmpOp::MaskedEq(mask), libc::CLONE_THREAD as u64);
+    allowed.insert(libc::SYS_clone, all([thread])?);
+    // Its own threads and limits, and no other process's of this user.
+    let own = u64::from(std::process::id());
+    allowed.insert(libc::SYS_tgkill, all([argument(0, SeccompCmpOp::Eq, own)])?);
+    let limited = [0, own].map(|whose| argument(0, SeccompCmpOp::Eq, whose));
+    allowed.insert(libc::SYS_prlimit64, all(limited)?);
+    let placed = argument(0, SeccompCmpOp::Eq, 0);
+    allowed.insert(libc::SYS_sched_setaffinity, all([placed])?);
     // Its arguments can't be looked at: the C library is told that it is not there, and takes clone.
     let newer = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);

@@ -16,11 +16,9 @@ use std::{
     time::Duration,
 };
 
-use crate::keeper::{
-    child::{keeper, main_pid},
-    request::Request,
-};
+use crate::keeper::child::{keeper, main_pid};
 use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// Where the manager listens: a path, or an abstract name behind `@`.
@@ -44,36 +42,65 @@ pub const OF_ONE_PROCESS: [&str; 6] = [
     "LISTEN_FDNAMES",
 ];
 
+/// What the manager is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    /// Pen serves.
+    Ready,
+    /// Pen serves, and whom.
+    Serving(String),
+    /// What Pen does now.
+    Status(String),
+    /// The daemon's loop turns.
+    Alive,
+    /// A reload has begun.
+    Reloading,
+    /// Pen ends in order.
+    Stopping,
+}
+
+impl Told {
+    /// As the manager reads it; nothing where this host has no clock for it.
+    fn message(&self) -> Option<String> {
+        Some(match self {
+            Self::Ready => "READY=1".to_owned(),
+            Self::Serving(line) => format!("READY=1\nSTATUS={}", short(line)),
+            Self::Status(line) => format!("STATUS={}", short(line)),
+            Self::Alive => "WATCHDOG=1".to_owned(),
+            Self::Reloading => {
+                // The manager compares it with when it asked, so a coarse clock would be too early.
+                let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+                let usec = Duration::from(now).as_micros();
+                format!("RELOADING=1\nMONOTONIC_USEC={usec}")
+            }
+            Self::Stopping => "STOPPING=1\nSTATUS=stopping".to_owned(),
+        })
+    }
+}
+
 /// Says that Pen serves, and whom.
 pub fn ready(line: &str) {
-    must_hear(&format!("READY=1\nSTATUS={}", short(line)));
+    must_hear(&Told::Serving(line.to_owned()));
 }
 
 /// Says that Pen ends in order.
 pub fn stopping() {
-    must_hear("STOPPING=1\nSTATUS=stopping");
+    must_hear(&Told::Stopping);
 }
 
 /// Says what Pen does now.
 pub(super) fn status(line: &str) {
-    may_hear(&format!("STATUS={}", short(line)));
+    may_hear(&Told::Status(line.to_owned()));
 }
 
 /// Says that the daemon's loop turns.
 pub(super) fn alive() {
-    may_hear("WATCHDOG=1");
+    may_hear(&Told::Alive);
 }
 
 /// Says that a reload begins; it is over when what this returns is dropped.
 pub(super) fn reloading() -> Reloading {
-    // The manager compares it with when it asked, so a coarse clock would be too early.
-    match clock_gettime(ClockId::CLOCK_MONOTONIC) {
-        Ok(now) => {
-            let usec = Duration::from(now).as_micros();
-            must_hear(&format!("RELOADING=1\nMONOTONIC_USEC={usec}"));
-        }
-        Err(error) => tracing::warn!("the service manager does not hear of the reload: {error}"),
-    }
+    must_hear(&Told::Reloading);
     Reloading(())
 }
 
@@ -83,7 +110,7 @@ pub(super) struct Reloading(());
 
 impl Drop for Reloading {
     fn drop(&mut self) {
-        must_hear("READY=1");
+        must_hear(&Told::Ready);
     }
 }
 
@@ -120,43 +147,32 @@ impl Watchdog {
 }
 
 /// The manager waits for this, and ends a daemon that it does not hear it from.
-fn must_hear(message: &str) {
-    if let Err(error) = tell(message) {
+fn must_hear(told: &Told) {
+    if let Err(error) = tell(told) {
         tracing::warn!("the service manager ({SOCKET}) can't be told anything: {error}");
     }
 }
 
-fn may_hear(message: &str) {
-    if let Err(error) = tell(message) {
+fn may_hear(told: &Told) {
+    if let Err(error) = tell(told) {
         tracing::debug!("the service manager ({SOCKET}) can't be told anything: {error}");
     }
 }
 
 /// What the process that serves has to say: it is not the one that the manager started and hears.
-pub(crate) fn pass_on(message: &str) {
-    let known = [
-        "READY=",
-        "STATUS=",
-        "STOPPING=",
-        "RELOADING=",
-        "MONOTONIC_USEC=",
-        "WATCHDOG=",
-    ];
-    let mut lines = message.lines();
-    if lines.all(|line| known.iter().any(|known| line.starts_with(known))) {
-        may_hear(message);
-    }
+pub(crate) fn pass_on(told: &Told) {
+    may_hear(told);
 }
 
-fn tell(message: &str) -> io::Result<()> {
-    if let Some(keeper) = keeper() {
-        return match env::var_os(SOCKET) {
-            Some(_) => keeper.ask(&Request::Tell(message.to_owned())).map(drop),
-            None => Ok(()),
-        };
-    }
+fn tell(told: &Told) -> io::Result<()> {
     let Some(name) = env::var_os(SOCKET) else {
         return Ok(());
+    };
+    if let Some(keeper) = keeper() {
+        return keeper.tell(told);
+    }
+    let Some(message) = told.message() else {
+        return Err(io::Error::other("this host has no clock"));
     };
     let address = match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),

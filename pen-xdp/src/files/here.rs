@@ -82,16 +82,46 @@ pub(crate) fn link(path: &Path) -> io::Result<PathBuf> {
     fs::read_link(path)
 }
 
-/// See [`super::watch`].
-pub(crate) fn watch(folders: &BTreeSet<PathBuf>) -> io::Result<(OwnedFd, bool)> {
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    let mut all = true;
-    for folder in folders {
-        match inotify.add_watch(folder, CHANGES) {
-            Ok(_) => {}
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => all = false,
-            Err(error) => return Err(error.into()),
+/// Folders in which changes are told of (inotify(7)).
+pub(crate) struct Watched(Inotify);
+
+impl Watched {
+    /// None as yet.
+    ///
+    /// # Errors
+    /// This user has as many of them as it may have.
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
+        Ok(Self(Inotify::init(flags)?))
+    }
+
+    /// Watches one more; whether it is there and may be.
+    ///
+    /// # Errors
+    /// The kernel watches no more.
+    pub(crate) fn add(&self, folder: &Path) -> io::Result<bool> {
+        match self.0.add_watch(folder, CHANGES) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
-    Ok((inotify.as_fd().try_clone_to_owned()?, all))
+
+    /// What can be read from when something has changed.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub(crate) fn told(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
+    }
+}
+
+/// See [`super::watch`].
+pub(crate) fn watch(folders: &BTreeSet<PathBuf>) -> io::Result<(OwnedFd, bool)> {
+    let watched = Watched::new()?;
+    let mut all = true;
+    for folder in folders {
+        all &= watched.add(folder)?;
+    }
+    Ok((watched.told()?, all))
 }

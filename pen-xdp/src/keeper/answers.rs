@@ -1,8 +1,9 @@
 //! What a keeper does for the process that serves.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use nix::unistd::User;
@@ -18,10 +19,12 @@ use crate::cli::Start;
 use crate::daemon::notify;
 use crate::files::by_keeper as files;
 use crate::proxy::listening;
-use crate::replace_file::replace_file;
+use crate::replace_file::{How, replace_file};
 
 /// Where the kernel shows processes.
 const PROCESSES: &str = "/proc";
+/// What may be said of a file that is made: no bit lends its owner's rights to others.
+const PERMISSIONS: u32 = 0o777;
 
 /// An answer, and the descriptor beside it.
 pub(super) type Given = (Answer, Option<OwnedFd>);
@@ -59,7 +62,7 @@ impl Answers {
                 .as_named(&path, || files::open(&path))
                 .map(|file| (Answer::Done, Some(file.into()))),
             Request::Append { path, mode } => self
-                .as_user(&path, || files::append(&path, mode))
+                .as_user(&path, || files::append(&path, mode & PERMISSIONS))
                 .map(|file| (Answer::Done, Some(file.into()))),
             Request::List(path) => self
                 .as_named(&path, || files::list(&path))
@@ -68,21 +71,16 @@ impl Answers {
                 .on_the_way(&path, || files::stat(&path))
                 .map(|found| (Answer::Stat(found), None)),
             Request::Link(path) => self.link(&path),
-            Request::Watch(folders) => {
-                // One that is not on the way to anything that is named is the user's business.
-                let all = folders.iter().all(|folder| self.rights.leads(folder));
-                let watched = match all {
-                    true => files::watch(&folders),
-                    false => self.identity.as_user(|| files::watch(&folders)),
-                };
-                watched.map(|(told, all)| (Answer::Watching(all), Some(told)))
-            }
+            Request::Watch(folders) => self.watch(&folders),
             Request::Replace {
                 path,
                 contents,
-                how,
+                how: How { mode, links },
             } => self
-                .as_user(&path, || replace_file(&path, contents.as_bytes(), how))
+                .as_user(&path, || {
+                    let mode = mode & PERMISSIONS;
+                    replace_file(&path, contents.as_bytes(), How { mode, links })
+                })
                 .map(|()| (Answer::Done, None)),
             Request::Listen(at) => self.listen(&at),
             Request::Remove(path, identity) => self
@@ -96,8 +94,8 @@ impl Answers {
                 self.rights.read(&self.start);
                 Ok((Answer::Done, None))
             }
-            Request::Tell(what) => {
-                notify::pass_on(&what);
+            Request::Tell(told) => {
+                notify::pass_on(&told);
                 Ok((Answer::Done, None))
             }
             Request::Serving(line) => {
@@ -146,6 +144,21 @@ impl Answers {
             true => work(),
             false => self.as_user(path, work),
         }
+    }
+
+    /// The instance is the user's, as there are few for each; what is on the way to something that is
+    /// named is watched as root.
+    fn watch(&self, folders: &BTreeSet<PathBuf>) -> io::Result<Given> {
+        let watched = self.identity.as_user(files::Watched::new)?;
+        let mut all = true;
+        for folder in folders {
+            let add = || watched.add(folder);
+            all &= match self.rights.leads(folder) {
+                true => add(),
+                false => self.as_user(folder, add),
+            }?;
+        }
+        Ok((Answer::Watching(all), Some(watched.told()?)))
     }
 
     fn link(&mut self, path: &Path) -> io::Result<Given> {

@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{dup2_stdin, getppid};
 
 use super::request::{Answer, Request, receive, send};
+use crate::daemon::notify::Told;
 
 /// Names to a process the user that it is to become; its standard input leads to its keeper then.
 pub(super) const KEPT_AS: &str = "PEN_KEPT_AS";
@@ -112,15 +113,22 @@ impl Keeper {
     /// What the keeper, or the kernel, says against it.
     pub(crate) fn ask(&self, request: &Request) -> io::Result<(Answer, Option<OwnedFd>)> {
         let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        send(&stream, request, None)?;
-        let answer = receive(&stream)?;
-        drop(stream);
-        match answer.ok_or_else(|| io::Error::other("the keeper is gone"))? {
-            (Answer::Refused { code, why }, _) => Err(match code {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::other(why),
-            }),
-            answer => Ok(answer),
+        exchange(&stream, request)
+    }
+
+    /// Has the service manager told something. What it hears again soon anyway holds nobody up for a
+    /// keeper that is busy, with a disk that does not answer.
+    ///
+    /// # Errors
+    /// As [`Keeper::ask`], or the keeper is busy.
+    pub(crate) fn tell(&self, told: &Told) -> io::Result<()> {
+        let request = Request::Tell(told.clone());
+        if !matches!(told, Told::Alive | Told::Status(_)) {
+            return self.ask(&request).map(drop);
+        }
+        match self.stream.try_lock() {
+            Ok(stream) => exchange(&stream, &request).map(drop),
+            Err(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -133,6 +141,18 @@ impl Keeper {
             (_, Some(descriptor)) => Ok(descriptor),
             other => Err(unexpected(other)),
         }
+    }
+}
+
+fn exchange(stream: &UnixStream, request: &Request) -> io::Result<(Answer, Option<OwnedFd>)> {
+    send(stream, request, None)?;
+    let answer = receive(stream)?;
+    match answer.ok_or_else(|| io::Error::other("the keeper is gone"))? {
+        (Answer::Refused { code, why }, _) => Err(match code {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::other(why),
+        }),
+        answer => Ok(answer),
     }
 }
 

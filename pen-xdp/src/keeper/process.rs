@@ -6,21 +6,23 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{Pid, User};
+use nix::unistd::{Pid, User, alarm};
 use pen_common::config::Config;
 
 use super::answers::Answers;
 use super::child::KEPT_AS;
+use super::identity::Identity;
+use super::pid_place::PidPlace;
 use super::request::{Answer, Request, receive, send};
 use crate::cli::Start;
-use crate::daemon::pid_file::PidFile;
 
 /// What people and the service manager send to the process that they know; the one that serves is to
 /// hear it.
@@ -30,8 +32,12 @@ const PASSED_ON: [Signal; 4] = [
     Signal::SIGHUP,
     Signal::SIGUSR1,
 ];
-/// How long half a message may take: the rest of it is on its way.
+/// How long the process that serves may take for its end when it has let go of its keeper, and how
+/// often that is looked at.
 const PATIENCE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(10);
+/// How long a message may take, seconds: it is on its way.
+const MESSAGE_SECONDS: u32 = 15;
 
 /// Keeps a process that serves as `user`, until that ends. `ready` is called as soon as it serves.
 ///
@@ -43,12 +49,11 @@ pub fn keep(
     user: &User,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<ExitCode> {
-    let pid_file = config.pid_file.as_deref();
-    pid_file.map_or(Ok(()), PidFile::check)?;
+    let identity = Identity::of(user)?;
+    let pid_file = PidPlace::of(config, &identity);
+    pid_file.check()?;
     let heard = hear()?;
     let (own, theirs) = UnixStream::pair().context("no way to the process that serves")?;
-    own.set_read_timeout(Some(PATIENCE))?;
-    own.set_write_timeout(Some(PATIENCE))?;
     let mut keeping = Keeping {
         answers: Answers::new(config, start, user)?,
         child: spawn(&user.name, theirs)?,
@@ -57,7 +62,7 @@ pub fn keep(
     };
     let mut written = None;
     let kept = keeping.keep(&heard, || {
-        written = pid_file.map(PidFile::write).transpose()?;
+        written = pid_file.write()?;
         Ok(())
     });
     if kept.is_err() {
@@ -65,7 +70,7 @@ pub fn keep(
         let _ = keeping.child.kill();
         let _ = keeping.child.wait();
     }
-    drop(written);
+    pid_file.remove(written)?;
     keeping.answers.close();
     Ok(code_of(kept?))
 }
@@ -95,11 +100,12 @@ impl<R: FnOnce() -> io::Result<()>> Keeping<R> {
                 }
             }
             if request {
-                match receive(&self.way)
+                match in_time(|| receive(&self.way))
                     .context("what the process that serves asks is no request")?
                 {
                     Some((request, _)) => self.answer(request, &mut serves)?,
-                    None => return self.child.wait().context("nobody can be waited for"),
+                    // It ends, or has shut the door and lives on.
+                    None => return self.let_end(),
                 }
             }
         }
@@ -135,10 +141,31 @@ impl<R: FnOnce() -> io::Result<()>> Keeping<R> {
             ready().context("whoever started this daemon did not wait for it")?;
         }
         let descriptor = descriptor.as_ref().map(AsFd::as_fd);
-        match send(&self.way, &answer, descriptor) {
+        let sent = match in_time(|| send(&self.way, &answer, descriptor)) {
+            // A name that is no text, or more of them than a message holds.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                in_time(|| send(&self.way, &Answer::refused(&error), None))
+            }
+            sent => sent,
+        };
+        match sent {
             // Its end is heard of next.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             sent => sent.context("the process that serves does not take its answer"),
+        }
+    }
+
+    /// The process that serves has let go of the way to its keeper.
+    fn let_end(&mut self) -> Result<ExitStatus> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().context("nobody can be waited for")? {
+                return Ok(status);
+            }
+            if Instant::now() >= end {
+                self.child.kill().context("it can't be ended")?;
+            }
+            thread::sleep(AGAIN);
         }
     }
 
@@ -152,6 +179,15 @@ impl<R: FnOnce() -> io::Result<()>> Keeping<R> {
             }
         }
     }
+}
+
+/// Says or hears something. Who is kept waiting by a process that serves, and is none of its own mind
+/// any more, is ended by the kernel (SIGALRM), and that one with it.
+fn in_time<T>(work: impl FnOnce() -> T) -> T {
+    alarm::set(MESSAGE_SECONDS);
+    let done = work();
+    alarm::cancel();
+    done
 }
 
 /// Signals as something to wait for. Who is started inherits that they are held back.

@@ -17,6 +17,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::daemon::notify::Told;
 use crate::files::{Entry, Stat};
 use crate::replace_file::How;
 
@@ -68,7 +69,7 @@ pub enum Request {
     /// The configuration is about to be read again: the keeper reads it, too, and goes by it.
     Configuration,
     /// Something for the service manager.
-    Tell(String),
+    Tell(Told),
     /// It serves now, and whom.
     Serving(String),
 }
@@ -146,10 +147,11 @@ pub fn send<T: Serialize>(
     message: &T,
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    let body = serde_json::to_vec(message)?;
+    let unsaid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    let body = serde_json::to_vec(message).map_err(|error| unsaid(error.to_string()))?;
     let length = u32::try_from(body.len()).ok();
     let length = length.filter(|length| *length <= MESSAGE_MAX);
-    let length = length.ok_or_else(|| io::Error::other("it is too long to be asked for"))?;
+    let length = length.ok_or_else(|| unsaid("it is too long to be said".to_owned()))?;
     let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
     let mut room = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut beside = SendAncillaryBuffer::new(&mut room);

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use pen_common::config::{Config, ControlAt, Mode, Outside, Service};
 
 use super::request::Listen;
+use super::trusted::is_roots_file;
 use crate::cli::{Start, System, WithoutNames};
 
 /// Links that may lead to further ones, in all.
@@ -31,10 +32,23 @@ pub(super) struct Rights {
 impl Rights {
     /// Adds what the configuration names that is written now; nothing if it can't be read, which
     /// the process that serves will say.
+    ///
+    /// What others than root can write is not root's word: nothing that it names is had as root then.
     pub(super) fn read(&mut self, start: &Start) {
         let outside = Noted::default();
         let read = start.read(&outside);
-        for path in outside.read.into_inner() {
+        let files = outside.read.into_inner();
+        let others = files
+            .iter()
+            .find(|path| !is_roots_file(path).unwrap_or_default());
+        if let Some(file) = others {
+            return tracing::warn!(
+                "{}: others than root may write it, so that nothing it names is had as root (keys, \
+                 ports below 1024): give it and its folders to root",
+                file.display()
+            );
+        }
+        for path in files {
             self.name_file(&path);
         }
         if let Ok(checked) = read {
@@ -92,8 +106,7 @@ impl Rights {
     }
 
     fn know(&mut self, path: &Path) {
-        let above = path.ancestors().map(Path::to_owned);
-        self.places.extend(above);
+        self.places.extend(path.ancestors().map(in_full));
     }
 
     /// Whether it is named, or is in a folder that is.
@@ -111,18 +124,14 @@ impl Rights {
 
     /// Whether it is named, or is on the way to something that is.
     pub(super) fn leads(&self, path: &Path) -> bool {
-        self.names(path) || self.places.contains(path)
+        self.names(path) || self.places.contains(&in_full(path))
     }
 
     /// A link on the way leads there.
     pub(super) fn led(&mut self, link: &Path, target: &Path) {
         if self.places.len() < LED_MAX {
-            let folder = link.parent().unwrap_or(Path::new(""));
             // As whoever follows it writes the place.
-            let folder = match folder.as_os_str().is_empty() {
-                true => Path::new("."),
-                false => folder,
-            };
+            let folder = link.parent().map(in_full).unwrap_or_default();
             self.know(&folder.join(target));
         }
     }
@@ -134,6 +143,14 @@ impl Rights {
             Listen::Udp { address, .. } => self.udp.contains(address),
             Listen::Unix { .. } => false,
         }
+    }
+}
+
+/// The working folder has no name in paths that begin there.
+fn in_full(folder: &Path) -> PathBuf {
+    match folder.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => folder.to_owned(),
     }
 }
 

@@ -20,13 +20,22 @@ pub(super) fn is_roots_word(path: &Path) -> io::Result<bool> {
     is_word_of(0, &std::path::absolute(path)?)
 }
 
+/// Whether nobody but root says what is in a file.
+///
+/// # Errors
+/// The file is not there.
+pub(super) fn is_roots_file(path: &Path) -> io::Result<bool> {
+    let found = fs::metadata(path)?;
+    Ok(found.uid() == 0 && found.mode() & 0o022 == 0 && is_roots_word(path)?)
+}
+
 /// Whether nobody but root says what is in a folder.
 ///
 /// # Errors
 /// The folder is not there.
 pub(super) fn is_roots_folder(folder: &Path) -> io::Result<bool> {
     let found = fs::metadata(folder)?;
-    Ok(found.uid() == 0 && found.mode() & 0o022 == 0 && is_roots_word(folder)?)
+    Ok(found.is_dir() && is_roots_file(folder)?)
 }
 
 fn is_word_of(owner: u32, path: &Path) -> io::Result<bool> {

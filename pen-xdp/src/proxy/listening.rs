@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -193,13 +193,22 @@ fn make(path: &Path, backlog: u32) -> Result<(UnixListener, (u64, u64))> {
         if !metadata.file_type().is_socket() {
             bail!("something else has that name; remove it");
         }
-        if UnixStream::connect(path).is_ok() {
+        if somebody_listens(path)? {
             bail!("somebody listens there already");
         }
         fs::remove_file(path).context("the old socket stays")?;
     }
     let bound = unix(path, backlog).and_then(|listener| Ok((listener, identity(path)?)));
     bound.context("is its directory there?")
+}
+
+/// One who has as many clients waiting as may wait is not waited for.
+fn somebody_listens(path: &Path) -> io::Result<bool> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Ok(true),
+        Err(error) => Ok(error.kind() == io::ErrorKind::WouldBlock),
+    }
 }
 
 fn unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {

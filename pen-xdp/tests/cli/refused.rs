@@ -130,8 +130,7 @@ fn flags_that_restrict_the_process_are_refused_not_ignored() {
     for (words, expected) in [
         (
             ["-j", "/var/empty"],
-            "error: -j (chroot) confines nobody who is root: name a user to go on as (-u), who has no \
-             files at all then\n",
+            "error: -j (chroot) confines nobody who is root: name a user to go on as (-u)\n",
         ),
         (
             ["-L", "tls1"],

@@ -4,11 +4,14 @@
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
-use lab::{Lab, Nginx, Station, fetch};
+use lab::{Lab, Nginx, Signal, Station, fetch};
 
 use crate::rig::{Pen, START, assert_nothing_left, service};
 
@@ -114,9 +117,16 @@ fn start(lab: &Lab, capabilities: &[&String], services: &str) -> Pen {
         format!(",+{}", name.to_lowercase())
     });
     let set = format!("--bounding-set=-all{}", set.collect::<String>());
+    // A file that is not root's gives nothing of root's to a user: there it stays root's.
+    let owner = if services.contains("user = ") {
+        0
+    } else {
+        65534
+    };
     let script = "chown 65534:65534 \"$3\" && chmod 600 \"$3\" && \
                   ulimit -l 8192 && exec setpriv --no-new-privs \"$0\" \"$@\"";
-    let by = ["sh", "-c", script, &set];
+    let script = script.replace("65534:65534", &format!("{owner}:{owner}"));
+    let by = ["sh", "-c", &script, &set];
     Pen::launch_by(lab, (0, "eth0"), &by, services)
 }
 
@@ -171,9 +181,19 @@ fn pen_needs_the_capabilities_that_its_units_leave_it() {
     pen.stop(&lab, lab.balancer());
     // Each for one of the two.
     let mut needed: BTreeSet<_> = needed(&lab, &all, &both(&lab)).into_iter().collect();
-    let pen = start(&lab, &all.iter().collect::<Vec<_>>(), &as_user()).ready();
+    let mut pen = start(&lab, &all.iter().collect::<Vec<_>>(), &as_user()).ready();
     let page = fetch(lab.client(), own, 81, "/").unwrap();
     assert!(page.starts_with("be0"), "{page}");
+    // Killed, it leaves a socket of the user's, to which this root may not connect.
+    pen.process.signal(Signal::Kill).unwrap();
+    pen.process.wait(START).unwrap();
+    let end = Instant::now() + START;
+    while UnixStream::connect(&pen.control).is_ok() {
+        assert!(Instant::now() < end, "it lives on");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(pen.control.exists());
+    let pen = start(&lab, &all.iter().collect::<Vec<_>>(), &as_user()).ready();
     pen.stop(&lab, lab.balancer());
     needed.extend(self::needed(&lab, &all, &as_user()));
     assert_eq!(needed, all.into_iter().collect());

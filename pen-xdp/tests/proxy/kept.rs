@@ -3,12 +3,14 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     fs::{self, File},
     io::{Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{
-            fs::{MetadataExt, PermissionsExt, symlink},
+            ffi::OsStrExt,
+            fs::{MetadataExt, PermissionsExt, chown, symlink},
             net::{UnixListener, UnixStream},
         },
     },
@@ -115,6 +117,8 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
     let names = lab.folder().join("names");
     fs::create_dir(&names).unwrap();
     fs::copy(&key, names.join("b.test.pem")).unwrap();
+    // A name that is no text leads nowhere, and ends nothing.
+    symlink(OsStr::from_bytes(b"caf\xe9.pem"), names.join("c.test.pem")).unwrap();
     let more = format!(
         "certificate = {key:?}\nssl_sni_path = {names:?}\nclient_ca = \"{}/ca.pem\"",
         theirs.display()
@@ -173,7 +177,7 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
             mode: 0o644,
         },
         Request::Replace {
-            path: config,
+            path: config.clone(),
             contents: String::new(),
             how: How {
                 mode: 0o644,
@@ -207,6 +211,43 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
     );
     assert!(why.contains(denied), "{why}");
     assert!(roots.exists());
+    // No right of the user's is lent to others by what is made for him.
+    let page = theirs.join("page");
+    let made = Request::Replace {
+        path: page.clone(),
+        contents: String::new(),
+        how: How {
+            mode: 0o6755,
+            links: Links::Refuse,
+        },
+    };
+    assert_eq!(ask(&way, &made).0, Answer::Done);
+    assert_eq!(fs::metadata(&page).unwrap().mode() & 0o7777, 0o755);
+    // A configuration that is the user's gives nothing of root's.
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text
+        .replace("a.test.pem", "ca.key")
+        .replace("\"80\"", "\"81\"");
+    fs::write(&config, text).unwrap();
+    let owner = fs::metadata(&theirs).unwrap().uid();
+    chown(&config, Some(owner), None).unwrap();
+    assert_eq!(ask(&way, &Request::Configuration).0, Answer::Done);
+    let secret = lab.folder().join("authority/ca.key");
+    for request in [Request::Read(secret.clone()), tcp("[::]:81")] {
+        let why = refused(&way, request.clone());
+        assert!(why.contains(denied), "{request:?}: {why}");
+    }
+    assert!(
+        pen.process
+            .output()
+            .contains("others than root may write it")
+    );
+    chown(&config, Some(0), None).unwrap();
+    assert_eq!(ask(&way, &Request::Configuration).0, Answer::Done);
+    for request in [Request::Read(secret), tcp("[::]:81")] {
+        let (answer, given) = ask(&way, &request);
+        assert!(given.is_some(), "{request:?}: {answer:?}");
+    }
     // What the user may have anyway.
     let (answer, socket) = ask(&way, &tcp("127.0.0.1:8080"));
     assert!(
@@ -408,7 +449,8 @@ fn logs_and_sockets_are_the_users() {
     let answer = lab.balancer().run_ok("curl", words).unwrap().stdout;
     assert!(answer.starts_with("be0"), "{answer}");
     let owner = fs::metadata(&own).unwrap().uid();
-    for file in [&log, &page, &socket] {
+    let pid = pen.control.with_file_name("pid").display().to_string();
+    for file in [&log, &page, &socket, &pid] {
         assert_eq!(fs::symlink_metadata(file).unwrap().uid(), owner, "{file}");
     }
     pen.stop();

@@ -5,13 +5,14 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
-        net::{UnixListener, UnixStream},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::unistd::geteuid;
 use pen_common::config::{CONTROL_MODE_DEFAULT, Config, ControlAt};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -195,7 +196,11 @@ fn make_free(path: &Path) -> Result<()> {
             path.display()
         );
     }
-    match UnixStream::connect(path) {
+    let tried = match try_connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => try_as_owner(path, error),
+        tried => tried,
+    };
+    match tried {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Ok(_) => bail!(
             "control socket {}: a running daemon answers there; stop it, or name another",
@@ -211,9 +216,37 @@ fn make_free(path: &Path) -> Result<()> {
         .with_context(|| format!("control socket {}: can't replace it", path.display()))
 }
 
+/// Whether somebody listens there. One who has as many clients waiting as may wait does, and is not
+/// waited for.
+fn try_connect(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        tried => tried,
+    }
+}
+
+/// The same where the file is another user's and this root may not open what is another's
+/// (CAP_DAC_OVERRIDE): it is its own for that moment. What was said before stays so if that can't be.
+fn try_as_owner(path: &Path, denied: io::Error) -> io::Result<()> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let mut opening = fs::OpenOptions::new();
+    let file = opening.read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let own = Some(geteuid().as_raw());
+    if !found.file_type().is_socket() || chown(&opened, own, None).is_err() {
+        return Err(denied);
+    }
+    let tried = try_connect(path);
+    chown(&opened, Some(found.uid()), None)?;
+    tried
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
     /// For whoever runs this alone.
     fn reserve(path: &Path) -> Result<SocketFile> {
