@@ -237,6 +237,10 @@ fn code_of(status: ExitStatus) -> ExitCode {
         (Some(Ok(code)), _) => ExitCode::from(code),
         (_, signal) => {
             let signal = signal.and_then(|number| Signal::try_from(number).ok());
+            // Before it had begun to hear them: nothing was begun yet.
+            if matches!(signal, Some(Signal::SIGTERM | Signal::SIGINT)) {
+                return ExitCode::SUCCESS;
+            }
             let by = signal.map_or("itself", Signal::as_str);
             tracing::error!("the process that serves was ended by {by}");
             ExitCode::FAILURE
