@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use pen_common::control::{ChosenBy, ConnectionStatus, Stage};
 use socket2::SockRef;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::relay::{Account, Counts, Progress, Witness};
@@ -63,8 +63,6 @@ struct About {
     /// Who serves it, and is stopped to end it; of one that is switched over, who answers that and
     /// who passes bytes then.
     tasks: [Option<AbortHandle>; 2],
-    /// By what it is asked to end when it waits for a request and none is there.
-    leave: Option<Arc<Notify>>,
 }
 
 /// A connection's place among all; given back when dropped.
@@ -107,7 +105,6 @@ impl Connections {
                 point: None,
                 chosen_by: None,
                 tasks: [None, None],
-                leave: None,
             }),
         });
         table.entries[number as usize] = Some(Arc::clone(&connection));
@@ -186,16 +183,11 @@ impl fmt::Debug for Connections {
 }
 
 impl Connection {
-    /// Ends it unless something is under way on it: a request that has come is answered before.
+    /// Ends it as if its client had left: nothing is under way on it.
     pub(super) fn release(&self) {
-        if let Some(leave) = &self.about().leave {
-            leave.notify_one();
+        for task in self.about().tasks.iter().flatten() {
+            task.abort();
         }
-    }
-
-    /// It ends by this when it waits for a request and none is there.
-    pub(super) fn leaves_by(&self, leave: Arc<Notify>) {
-        self.about().leave = Some(leave);
     }
 
     /// It has come so far.
@@ -346,7 +338,6 @@ impl Presence {
                 point: None,
                 chosen_by: None,
                 tasks: before.tasks.clone(),
-                leave: None,
             }),
         });
         drop(before);

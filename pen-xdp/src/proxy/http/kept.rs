@@ -35,7 +35,7 @@ struct Idle {
     /// the lock. Who takes an entry away looks at `since_ms` afterwards, who sets that looks at this:
     /// one of both sees that an entry is missing.
     listed_ms: AtomicU64,
-    close: Arc<Notify>,
+    close: Notify,
 }
 
 impl Kept {
@@ -43,13 +43,8 @@ impl Kept {
         Self(Arc::new(Idle {
             since_ms: AtomicU64::new(NEVER),
             listed_ms: AtomicU64::new(NEVER),
-            close: Arc::default(),
+            close: Notify::new(),
         }))
-    }
-
-    /// By what it is asked to end, if it is idle then.
-    pub(super) fn leave(&self) -> Arc<Notify> {
-        Arc::clone(&self.0.close)
     }
 
     /// A request begins.
@@ -58,7 +53,7 @@ impl Kept {
         Busy(Arc::clone(&self.0))
     }
 
-    /// Waits until it is to make room or its service is no more, if it is still idle then.
+    /// Waits until it is to make room, if it is still idle then.
     pub(super) async fn is_to_end(&self) {
         self.0.close.notified().await;
     }

@@ -53,7 +53,6 @@ pub(in crate::proxy) async fn serve(stream: Stream, visitor: Visitor, places: Pl
     let _cut = connection.cuts(&stream);
     let mut client = Client::new(&stream, visitor, &connection);
     let kept = Kept::new();
-    connection.leaves_by(kept.leave());
     for count in 1_u32.. {
         if count % TURN == 0 {
             // Who sends many at once never waits, and others do.
@@ -317,35 +316,6 @@ mod tests {
         // The longest is looked at: it names two hosts.
         let (answer, _) = told(65_000, HEAD_MAX - 65_000).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    }
-
-    /// Its service is no more: what has come of a request is waited for and answered, and then it ends.
-    #[tokio::test(flavor = "current_thread")]
-    async fn who_asks_while_its_service_goes_is_answered() {
-        let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        for early in [0, 5, request.len()] {
-            let (_service, visitor, places) = visited().await;
-            let connection = Arc::clone(&places.connection);
-            let (mut client, theirs) = UnixStream::pair().unwrap();
-            let serving = serve(Stream::from(theirs), visitor, places);
-            let asking = async {
-                client
-                    .write_all(&request.as_bytes()[..early])
-                    .await
-                    .unwrap();
-                if early < request.len() {
-                    sleep(SOON).await;
-                }
-                connection.release();
-                sleep(SOON).await;
-                let _ = client.try_write(&request.as_bytes()[early..]);
-                rest(client).await
-            };
-            let both = async { tokio::join!(asking, serving) };
-            let (answer, ()) = LocalSet::new().run_until(both).await;
-            let answered = answer.starts_with("HTTP/1.1 50");
-            assert_eq!(answered, early > 0, "{early}: {answer}");
-        }
     }
 
     #[tokio::test(flavor = "current_thread")]
