@@ -30,19 +30,15 @@ const RESOLVER: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.co
 /// Where nothing comes from and nothing stays.
 const NULL: &str = "/dev/null";
 
-/// Confines this thread and all that it starts. To be called while it is the only one.
+/// Confines this thread and all that it starts; whether files are out of its reach, for which the kernel
+/// must have Landlock. To be called while it is the only one.
 ///
 /// # Errors
 /// The kernel takes no filter of calls: nobody must go on unconfined who believes to be confined.
-pub fn confine() -> Result<()> {
+pub fn confine() -> Result<bool> {
     let files = without_files().context("no confinement by Landlock")?;
-    if files == RulesetStatus::NotEnforced {
-        tracing::warn!(
-            "this kernel has no Landlock: what the user may read and write, Pen may; mend: boot \
-             with lsm=landlock,..."
-        );
-    }
-    syscalls::confine().context("no filter of system calls")
+    syscalls::confine().context("no filter of system calls")?;
+    Ok(files != RulesetStatus::NotEnforced)
 }
 
 /// All others come from the keeper.

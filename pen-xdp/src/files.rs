@@ -152,6 +152,14 @@ pub(crate) fn replace(path: &Path, contents: &str, how: How) -> io::Result<()> {
     }
 }
 
+/// A folder as it can be opened: the working one has no name in paths that begin there.
+pub(crate) fn in_full(folder: &Path) -> PathBuf {
+    match folder.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => folder.to_owned(),
+    }
+}
+
 /// The keeper's own hands.
 pub(crate) mod by_keeper {
     pub(crate) use super::here::{Watched, append, link, list, open, stat};

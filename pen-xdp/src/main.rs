@@ -154,9 +154,14 @@ fn run_kept(start: &Start, user: &str, background: bool) -> ExitCode {
         return code;
     }
     match confine() {
-        Ok(()) => run_loop(start, config, background),
-        Err(error) => wrong(&error),
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(
+            "this kernel has no Landlock: what the user may read and write, Pen may; mend: boot \
+             with lsm=landlock,..."
+        ),
+        Err(error) => return wrong(&error),
     }
+    run_loop(start, config, background)
 }
 
 fn run_loop(start: &Start, config: Config, background: bool) -> ExitCode {

@@ -173,11 +173,7 @@ impl Answers {
     fn listen(&self, at: &Listen) -> io::Result<Given> {
         let named = self.rights.listens(at);
         let is_path = matches!(at, Listen::Unix { .. });
-        let opened = match named {
-            true => listening::open(at),
-            false => self.identity.as_user(|| listening::open(at)),
-        };
-        match opened {
+        match self.identity.by(named, || listening::open(at)) {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) && !named && !is_path => {
                 Err(io::Error::other(format!(
                     "{error}: as {} Pen listens below port 1024 only where the file or the line \

@@ -2,14 +2,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use pen_common::config::{Config, ControlAt};
 
 use super::answers::Given;
 use super::identity::Identity;
 use super::request::Answer;
-use super::trusted::is_roots_folder;
+use super::trusted::is_roots_place;
 use crate::control::socket::SocketFile;
 
 /// See the module.
@@ -23,12 +22,7 @@ impl Control {
     /// As it is configured.
     pub(super) fn new(config: &Config) -> Self {
         let by_root = match &config.control {
-            Some(ControlAt::Path(path)) => {
-                let folder = path
-                    .parent()
-                    .filter(|folder| !folder.as_os_str().is_empty());
-                is_roots_folder(folder.unwrap_or(Path::new("."))).unwrap_or_default()
-            }
+            Some(ControlAt::Path(path)) => is_roots_place(path),
             Some(ControlAt::Port(_)) | None => false,
         };
         Self {
@@ -46,11 +40,8 @@ impl Control {
         if self.file.is_some() {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
-        let made = match self.by_root {
-            true => told(SocketFile::of(&self.config, Some(identity.user()))),
-            false => identity.as_user(|| told(SocketFile::of(&self.config, None))),
-        };
-        self.file = made?;
+        let owner = self.by_root.then(|| identity.user());
+        self.file = identity.by(self.by_root, || told(SocketFile::of(&self.config, owner)))?;
         let listener = self.file.as_mut().and_then(SocketFile::take_listener);
         Ok((Answer::Done, listener.map(OwnedFd::from)))
     }
@@ -61,10 +52,7 @@ impl Control {
     /// Another daemon has the name.
     pub(super) fn appear(&mut self, identity: &Identity) -> io::Result<Given> {
         if let Some(file) = &mut self.file {
-            match self.by_root {
-                true => told(file.appear()),
-                false => identity.as_user(|| told(file.appear())),
-            }?;
+            identity.by(self.by_root, || told(file.appear()))?;
         }
         Ok((Answer::Done, None))
     }
@@ -72,16 +60,10 @@ impl Control {
     /// Removes it.
     pub(super) fn close(self, identity: &Identity) {
         let Some(file) = self.file else { return };
-        let removed = match self.by_root {
-            true => {
-                drop(file);
-                Ok(())
-            }
-            false => identity.as_user(|| {
-                drop(file);
-                Ok(())
-            }),
-        };
+        let removed = identity.by(self.by_root, || {
+            drop(file);
+            Ok(())
+        });
         if let Err(error) = removed {
             tracing::warn!("the control socket can't be removed: {error}");
         }
@@ -89,6 +71,6 @@ impl Control {
 }
 
 /// With all that is said of an error.
-fn told<T>(made: anyhow::Result<T>) -> io::Result<T> {
+pub(super) fn told<T>(made: anyhow::Result<T>) -> io::Result<T> {
     made.map_err(|error| io::Error::other(format!("{error:#}")))
 }

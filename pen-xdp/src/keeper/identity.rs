@@ -37,6 +37,17 @@ impl Identity {
         self.user.0.as_raw()
     }
 
+    /// Does it as root, or as the user.
+    ///
+    /// # Errors
+    /// As [`Identity::as_user`].
+    pub(super) fn by<R>(&self, root: bool, work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        match root {
+            true => work(),
+            false => self.as_user(work),
+        }
+    }
+
     /// Does it with that user's rights. This process must have one thread.
     ///
     /// # Errors

@@ -1,13 +1,13 @@
 //! The pid file of a keeper: root's to write where root alone has the folder, and the user's else.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use pen_common::config::Config;
 
+use super::control::told;
 use super::identity::Identity;
-use super::trusted::is_roots_folder;
+use super::trusted::is_roots_place;
 use crate::daemon::pid_file::PidFile;
 
 /// See the module.
@@ -20,11 +20,9 @@ pub(super) struct PidPlace<'a> {
 impl<'a> PidPlace<'a> {
     /// As it is configured.
     pub(super) fn of(config: &Config, identity: &'a Identity) -> Self {
-        let folder = config.pid_file.as_deref().and_then(Path::parent);
-        let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
         Self {
             path: config.pid_file.clone(),
-            by_root: is_roots_folder(folder.unwrap_or(Path::new("."))).unwrap_or_default(),
+            by_root: config.pid_file.as_deref().is_some_and(is_roots_place),
             identity,
         }
     }
@@ -45,33 +43,20 @@ impl<'a> PidPlace<'a> {
         let Some(path) = &self.path else {
             return Ok(None);
         };
-        let written = match self.by_root {
-            true => PidFile::write(path),
-            false => self
-                .identity
-                .as_user(|| {
-                    let written = PidFile::write(path);
-                    written.map_err(|error| io::Error::other(format!("{error:#}")))
-                })
-                .map_err(anyhow::Error::from),
-        };
-        written.map(Some)
+        let written = self
+            .identity
+            .by(self.by_root, || told(PidFile::write(path)))?;
+        Ok(Some(written))
     }
 
     /// Removes what was written.
-    ///
-    /// # Errors
-    /// The user can't be become.
-    pub(super) fn remove(&self, written: Option<PidFile<'_>>) -> io::Result<()> {
-        match self.by_root {
-            true => {
-                drop(written);
-                Ok(())
-            }
-            false => self.identity.as_user(|| {
-                drop(written);
-                Ok(())
-            }),
+    pub(super) fn remove(&self, written: Option<PidFile<'_>>) {
+        let removed = self.identity.by(self.by_root, || {
+            drop(written);
+            Ok(())
+        });
+        if let Err(error) = removed {
+            tracing::warn!("the pid file can't be removed: {error}");
         }
     }
 }

@@ -70,7 +70,7 @@ pub fn keep(
         let _ = keeping.child.kill();
         let _ = keeping.child.wait();
     }
-    pid_file.remove(written)?;
+    pid_file.remove(written);
     keeping.answers.close();
     Ok(code_of(kept?))
 }

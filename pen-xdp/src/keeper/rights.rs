@@ -11,6 +11,7 @@ use pen_common::config::{Config, ControlAt, Mode, Outside, Service};
 use super::request::Listen;
 use super::trusted::is_roots_file;
 use crate::cli::{Start, System, WithoutNames};
+use crate::files::in_full;
 
 /// Links that may lead to further ones, in all.
 const LED_MAX: usize = 1 << 20;
@@ -143,14 +144,6 @@ impl Rights {
             Listen::Udp { address, .. } => self.udp.contains(address),
             Listen::Unix { .. } => false,
         }
-    }
-}
-
-/// The working folder has no name in paths that begin there.
-fn in_full(folder: &Path) -> PathBuf {
-    match folder.as_os_str().is_empty() {
-        true => PathBuf::from("."),
-        false => folder.to_owned(),
     }
 }
 

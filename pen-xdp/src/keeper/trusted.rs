@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::files::in_full;
+
 /// Links on the way, as for the kernel (path_resolution(7)).
 const LINKS_MAX: u32 = 40;
 
@@ -29,13 +31,10 @@ pub(super) fn is_roots_file(path: &Path) -> io::Result<bool> {
     Ok(found.uid() == 0 && found.mode() & 0o022 == 0 && is_roots_word(path)?)
 }
 
-/// Whether nobody but root says what is in a folder.
-///
-/// # Errors
-/// The folder is not there.
-pub(super) fn is_roots_folder(folder: &Path) -> io::Result<bool> {
-    let found = fs::metadata(folder)?;
-    Ok(found.is_dir() && is_roots_file(folder)?)
+/// Whether nobody but root says what is in the folder of a file that is to be made.
+pub(super) fn is_roots_place(file: &Path) -> bool {
+    let folder = file.parent().map(in_full).unwrap_or_default();
+    is_roots_file(&folder).unwrap_or_default()
 }
 
 fn is_word_of(owner: u32, path: &Path) -> io::Result<bool> {

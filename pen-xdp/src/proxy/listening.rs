@@ -193,7 +193,7 @@ fn make(path: &Path, backlog: u32) -> Result<(UnixListener, (u64, u64))> {
         if !metadata.file_type().is_socket() {
             bail!("something else has that name; remove it");
         }
-        if somebody_listens(path)? {
+        if knock(path).is_ok() {
             bail!("somebody listens there already");
         }
         fs::remove_file(path).context("the old socket stays")?;
@@ -202,12 +202,16 @@ fn make(path: &Path, backlog: u32) -> Result<(UnixListener, (u64, u64))> {
     bound.context("is its directory there?")
 }
 
-/// One who has as many clients waiting as may wait is not waited for.
-fn somebody_listens(path: &Path) -> io::Result<bool> {
+/// Looks whether somebody listens at a path. One who has as many clients waiting as may wait does, and
+/// is not waited for.
+///
+/// # Errors
+/// Nobody does, or what the kernel says instead.
+pub(crate) fn knock(path: &Path) -> io::Result<()> {
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     match socket.connect(&SockAddr::unix(path)?) {
-        Ok(()) => Ok(true),
-        Err(error) => Ok(error.kind() == io::ErrorKind::WouldBlock),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        tried => tried,
     }
 }
 

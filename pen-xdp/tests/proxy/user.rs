@@ -140,6 +140,9 @@ fn another_user_serves_and_changes_and_can_do_nothing_else() {
     // A new back end, and one that is the only one.
     pen.change(&format!("server add {}:80", server(1)));
     pen.change("server remove 0");
+    let url = format!("https://{}/", addresses()[0]);
+    let page = lab.client().run_ok("curl", ["-sSkm", "9", &url]).unwrap();
+    assert!(page.stdout.starts_with("be1"), "{}", page.text());
 
     // What is root's is not written to, and what is not there is not begun.
     let roots = lab.folder().join("roots.toml");

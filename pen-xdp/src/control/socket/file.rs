@@ -17,6 +17,7 @@ use pen_common::config::{CONTROL_MODE_DEFAULT, Config, ControlAt};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{BACKLOG, owner::Owner};
+use crate::proxy::listening::knock;
 
 /// Behind the name of a socket whose daemon does not serve yet.
 const STARTING: &str = ".starting";
@@ -196,7 +197,7 @@ fn make_free(path: &Path) -> Result<()> {
             path.display()
         );
     }
-    let tried = match try_connect(path) {
+    let tried = match knock(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => try_as_owner(path, error),
         tried => tried,
     };
@@ -216,17 +217,7 @@ fn make_free(path: &Path) -> Result<()> {
         .with_context(|| format!("control socket {}: can't replace it", path.display()))
 }
 
-/// Whether somebody listens there. One who has as many clients waiting as may wait does, and is not
-/// waited for.
-fn try_connect(path: &Path) -> io::Result<()> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    match socket.connect(&SockAddr::unix(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        tried => tried,
-    }
-}
-
-/// The same where the file is another user's and this root may not open what is another's
+/// Looks whether somebody listens where the file is another user's and this root may not open what is another's
 /// (CAP_DAC_OVERRIDE): it is its own for that moment. What was said before stays so if that can't be.
 fn try_as_owner(path: &Path, denied: io::Error) -> io::Result<()> {
     let flags = libc::O_PATH | libc::O_NOFOLLOW;
@@ -238,7 +229,7 @@ fn try_as_owner(path: &Path, denied: io::Error) -> io::Result<()> {
     if !found.file_type().is_socket() || chown(&opened, own, None).is_err() {
         return Err(denied);
     }
-    let tried = try_connect(path);
+    let tried = knock(path);
     chown(&opened, Some(found.uid()), None)?;
     tried
 }

@@ -21,7 +21,7 @@ use super::certificate::{CertificateError, Files};
 use super::directory::{Found, scan};
 use super::held::{Certificate, Held, Renewed};
 use super::names::Names;
-use crate::files;
+use crate::files::{self, in_full};
 
 /// How long files may be away before their certificate is dropped: who renews by putting another
 /// link or folder in the place of one removes that first.
@@ -477,14 +477,6 @@ fn lead_to(path: &Path, folders: &mut BTreeSet<PathBuf>, links: u32) {
             lead_to(&folder.join(target), folders, links - 1);
         }
         folders.insert(folder);
-    }
-}
-
-/// The folder of a path; that of a bare file name is where we are.
-pub(super) fn in_full(folder: &Path) -> PathBuf {
-    match folder.as_os_str().is_empty() {
-        true => PathBuf::from("."),
-        false => folder.to_owned(),
     }
 }
 
