@@ -1,8 +1,10 @@
 //! What a process without rights can't do besides: have files (Landlock, landlock(7)) and call what
 //! no proxy calls (seccomp(2)). What it is not needed for can't be misused by who takes it over.
 
+mod sockets;
 mod syscalls;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -10,6 +12,7 @@ use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus, Scope, path_beneath_rules,
 };
+use pen_common::config::{Config, Plane};
 
 /// The newest rules that are asked for; an older kernel takes those that it knows.
 const NEWEST: ABI = ABI::V6;
@@ -30,15 +33,56 @@ const RESOLVER: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.co
 /// Where nothing comes from and nothing stays.
 const NULL: &str = "/dev/null";
 
-/// Confines this thread and all that it starts; whether files are out of its reach, for which the kernel
-/// must have Landlock. To be called while it is the only one.
+/// Who is confined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// Whoever serves in proxy mode alone.
+    Proxy,
+    /// Whoever has an interface.
+    DataPlane {
+        /// With AF_XDP sockets.
+        workers: bool,
+    },
+}
+
+impl Whom {
+    /// Who serves by this configuration.
+    pub fn of(config: &Config) -> Self {
+        match config.dsr_services().next() {
+            None => Self::Proxy,
+            Some(_) => Self::DataPlane {
+                workers: matches!(config.plane, Plane::Auto | Plane::AfXdp),
+            },
+        }
+    }
+}
+
+/// What a confined process has.
+#[derive(Debug)]
+pub struct Confined {
+    /// Whether files are out of its reach, for which the kernel must have Landlock.
+    pub from_files: bool,
+    /// Where its calls for AF_XDP sockets are answered.
+    pub sockets: Option<OwnedFd>,
+}
+
+/// Confines this thread and all that it starts. To be called while it is the only one.
 ///
 /// # Errors
 /// The kernel takes no filter of calls: nobody must go on unconfined who believes to be confined.
-pub fn confine() -> Result<bool> {
+pub fn confine(whom: Whom) -> Result<Confined> {
     let files = without_files().context("no confinement by Landlock")?;
-    syscalls::confine().context("no filter of system calls")?;
-    Ok(files != RulesetStatus::NotEnforced)
+    let sockets = match whom {
+        Whom::Proxy | Whom::DataPlane { workers: false } => None,
+        Whom::DataPlane { workers: true } => {
+            Some(sockets::ask_for().context("no way to ask for AF_XDP sockets")?)
+        }
+    };
+    syscalls::confine(whom).context("no filter of system calls")?;
+    Ok(Confined {
+        from_files: files != RulesetStatus::NotEnforced,
+        sockets,
+    })
 }
 
 /// All others come from the keeper.

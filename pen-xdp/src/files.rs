@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::keeper::child::{self, unexpected};
+use crate::keeper::child::{self, unexpected, with_one};
 use crate::keeper::request::{Answer, Request};
 use crate::replace_file::{self, How};
 
@@ -125,7 +125,7 @@ pub(crate) fn link(path: &Path) -> io::Result<PathBuf> {
 /// The kernel watches no more.
 pub(crate) fn watch(folders: BTreeSet<PathBuf>) -> io::Result<(OwnedFd, bool)> {
     match child::keeper() {
-        Some(keeper) => match keeper.ask(&Request::Watch(folders))? {
+        Some(keeper) => match with_one(keeper.ask(&Request::Watch(folders))?) {
             (Answer::Watching(all), Some(told)) => Ok((told, all)),
             other => Err(unexpected(other)),
         },

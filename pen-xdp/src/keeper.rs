@@ -1,35 +1,50 @@
-//! Everything that needs privileges: programs and maps, sockets of the data plane, neighbour
-//! entries, settings of the interface, announcements. Nothing else in the daemon does any of it,
-//! so that this can become a process of its own.
+//! Everything that needs privileges, as requests: for programs and maps, sockets of the data plane,
+//! neighbour entries, settings of the interface, announcements. Nothing else in the daemon does any of
+//! it.
 //!
-//! For what a proxy needs it is one, where Pen goes on as another user (`-u`): [`process`] keeps
-//! root, and does for [`child`], which has no rights at all, what the configuration names.
+//! Where Pen goes on as another user (`-u`), a process of its own answers them: [`process`] keeps root,
+//! and does for [`child`], which has no rights at all, what the configuration names.
 
 mod answers;
 pub mod child;
+mod claim;
 mod control;
 mod identity;
+mod interface;
 mod pid_place;
 pub mod process;
 pub mod request;
 mod rights;
+mod sockets;
 mod trusted;
 
-use std::{collections::BTreeSet, io, net::IpAddr, os::fd::BorrowedFd, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
-use pen_common::config::{Config, Use, XdpMode};
+use pen_common::config::{Config, Use};
 
+use self::{
+    answers::Given,
+    child::unexpected,
+    interface::Interface,
+    request::{Answer, OfInterface, Request},
+};
 use crate::{
-    announce::{Announced, Announcer},
+    announce::Announced,
     control::grace::{NoGrace, Readers},
-    ebpf::{self, Attachment, Capability, Place, Steering, check_privileges, possible_cpus},
-    lock::{InterfaceLock, LockError},
-    mapped::{Mapped, Shape},
+    ebpf::{self, Attachment},
+    lock::InterfaceLock,
+    mapped::Mapped,
     neighbor::{Segments, check_layer2},
-    nic::{Change, Nic, Remembered, Wanted, restore_left_over},
+    nic::{Change, Nic, Wanted},
     plane::{
-        af_packet::{self, RawPort},
+        af_packet::RawPort,
         af_xdp::{self, XskConfig, XskPort, ZeroCopy},
     },
     proxy::{Bound, Inherited, Prepared, Proxy, Routes},
@@ -52,15 +67,14 @@ pub fn prepare(proxy: &mut Proxy, routes: Routes) -> Result<Prepared> {
     proxy.prepare(routes)
 }
 
-/// The privileged side of one interface.
+/// One interface, and who does with it what takes privileges: this process, or a keeper.
 pub struct Keeper {
     /// The interface, as it was found.
     pub nic: Nic,
-    bpffs: PathBuf,
-    run_dir: PathBuf,
-    steering: Option<Steering>,
-    announcer: Option<Announcer>,
-    settings: Option<Remembered>,
+    /// None where another process has the privileges.
+    own: Option<Interface>,
+    adopted: bool,
+    changes: Vec<Change>,
 }
 
 impl Keeper {
@@ -69,22 +83,41 @@ impl Keeper {
     /// # Errors
     /// There is no such interface, or it is none for DSR.
     pub fn open(config: &Config) -> Result<Self> {
+        let interface = Interface::open(config)?;
         Ok(Self {
-            nic: Nic::open(&config.interface)?,
-            bpffs: config.bpffs.clone(),
-            run_dir: config.run_dir.clone(),
-            steering: None,
-            announcer: None,
-            settings: None,
+            nic: interface.nic().clone(),
+            own: (!child::is_kept()).then_some(interface),
+            adopted: false,
+            changes: Vec::new(),
         })
     }
 
-    /// Makes the interface this process's own. To be held for as long as anything of it is used.
+    /// Whether everything that the configuration needs may be done.
     ///
     /// # Errors
-    /// See [`LockError`].
-    pub async fn lock(&self) -> Result<InterfaceLock, LockError> {
-        InterfaceLock::take(&self.run_dir, &self.nic.name).await
+    /// Names the first capability that is missing.
+    pub fn check_privileges(&self) -> Result<(), ebpf::OpenError> {
+        self.own
+            .as_ref()
+            .map_or(Ok(()), Interface::check_privileges)
+    }
+
+    /// Makes the interface this process's own, or its keeper's, which holds it to its end then. To be
+    /// held for as long as anything of it is used.
+    ///
+    /// # Errors
+    /// A capability is missing, or another daemon has it.
+    pub async fn lock(&mut self) -> Result<Option<InterfaceLock>> {
+        match &self.own {
+            Some(own) => {
+                own.check_privileges()?;
+                Ok(Some(own.lock().await?))
+            }
+            None => {
+                let keeper = child::keeper().context("there is no keeper")?;
+                Ok(keeper.ask(&Request::Claim).map(|_| None)?)
+            }
+        }
     }
 
     /// Back ends that a MAC rewrite can't reach, a sentence for each.
@@ -103,31 +136,17 @@ impl Keeper {
         Segments::find(config, &self.nic).context("the VLAN devices can't be read")
     }
 
-    /// Whether everything that `config` needs may be done.
-    ///
-    /// # Errors
-    /// Names the first capability that is missing.
-    pub fn check_privileges(&self, bpf: bool) -> Result<(), ebpf::OpenError> {
-        if bpf {
-            check_privileges(&[
-                Capability::Bpf,
-                Capability::PerfMon,
-                Capability::NetAdmin,
-                Capability::NetRaw,
-            ])
-        } else {
-            check_privileges(&[Capability::NetAdmin, Capability::NetRaw])
-        }
-    }
-
     /// Puts right what a killed daemon left set on the interface, for a plane that needs none of it.
     /// Where a program is attached it still needs the settings: [`Keeper::set`] keeps those that are
     /// wanted and takes back the others.
     ///
     /// # Errors
     /// The file that remembers can't be read.
-    pub fn restore_left_over(&self) -> Result<Vec<String>> {
-        restore_left_over(&self.nic.name, &self.run_dir)
+    pub fn restore_left_over(&mut self) -> Result<Vec<String>> {
+        match self.ask(OfInterface::RestoreLeftOver, None)? {
+            (Answer::Said(said), _) => Ok(said),
+            other => Err(unexpected(other).into()),
+        }
     }
 
     /// The stream of what happens to neighbours, addresses and the interface.
@@ -162,16 +181,8 @@ impl Keeper {
     ///
     /// # Errors
     /// Its pins can't be removed.
-    pub fn detach_left_over(&self) -> Result<()> {
-        let found = ebpf::detach(&self.bpffs, &self.nic.name)
-            .with_context(|| format!("{}: a daemon's program can't be removed", self.nic.name))?;
-        if found != ebpf::Detached::Nothing {
-            tracing::info!(
-                "{}: the program of the daemon before was taken off",
-                self.nic.name
-            );
-        }
-        Ok(())
+    pub fn detach_left_over(&mut self) -> Result<()> {
+        self.done(OfInterface::DetachLeftOver)
     }
 
     /// The memory that the program shares with the daemon, adopted or new.
@@ -179,7 +190,7 @@ impl Keeper {
     /// # Errors
     /// See [`ebpf::OpenError`].
     pub fn open_program(&mut self, slot_bytes: u64, workers: u32) -> Result<Arc<Mapped>> {
-        self.open_memory(slot_bytes, workers, Steering::open)
+        self.open_memory(false, slot_bytes, workers)
     }
 
     /// New memory, though the daemon before left some.
@@ -187,30 +198,33 @@ impl Keeper {
     /// # Errors
     /// See [`ebpf::OpenError`].
     pub fn open_fresh_program(&mut self, slot_bytes: u64, workers: u32) -> Result<Arc<Mapped>> {
-        self.open_memory(slot_bytes, workers, Steering::open_fresh)
+        self.open_memory(true, slot_bytes, workers)
     }
 
-    fn open_memory(
-        &mut self,
-        slot_bytes: u64,
-        workers: u32,
-        open: impl FnOnce(Place, Shape) -> Result<Steering, ebpf::OpenError>,
-    ) -> Result<Arc<Mapped>> {
-        let place = Place {
-            bpffs: self.bpffs.clone(),
-            ifname: self.nic.name.clone(),
-            ifindex: self.nic.index,
+    fn open_memory(&mut self, fresh: bool, slot_bytes: u64, workers: u32) -> Result<Arc<Mapped>> {
+        let request = OfInterface::Memory {
+            fresh,
+            slot_bytes,
+            workers,
         };
-        let cpus = possible_cpus().context("the number of CPUs is not known")?;
-        let steering = open(place, Shape::new(slot_bytes, cpus, workers))?;
-        let memory = Arc::clone(steering.memory());
-        self.steering = Some(steering);
-        Ok(memory)
+        let (shape, arrays) = match self.ask(request, None)? {
+            (Answer::Memory { shape, adopted }, arrays) => {
+                self.adopted = adopted;
+                (shape, arrays)
+            }
+            other => return Err(unexpected(other).into()),
+        };
+        let mapped = Mapped::of_program(shape, |array| {
+            let place = arrays.get(array as usize).map(AsFd::as_fd);
+            place.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        });
+        let mapped = mapped.context("the program's maps can't be mapped")?;
+        Ok(Arc::new(mapped))
     }
 
     /// Whether the memory is that of the daemon before.
     pub fn adopted(&self) -> bool {
-        self.steering.as_ref().is_some_and(Steering::adopted)
+        self.adopted
     }
 
     /// How the program's readers can be waited for on this host.
@@ -225,8 +239,11 @@ impl Keeper {
     ///
     /// # Errors
     /// See [`ebpf::OpenError`].
-    pub fn attach(&mut self, mode: XdpMode, finish: bool) -> Result<Attachment, ebpf::OpenError> {
-        self.steering_mut().attach(mode, finish).cloned()
+    pub fn attach(&mut self) -> Result<Attachment> {
+        match self.ask(OfInterface::Attach, None)? {
+            (Answer::Attached(attachment), _) => Ok(attachment),
+            other => Err(unexpected(other).into()),
+        }
     }
 
     /// Receive and transmit queues at this moment.
@@ -237,20 +254,24 @@ impl Keeper {
         self.nic.read_queues()
     }
 
-    /// Sets what AF_XDP needs of the interface.
+    /// Sets what AF_XDP needs of the interface. What could not be set, each with the reason and the
+    /// mend.
     ///
     /// # Errors
     /// What is changed can't be remembered, so nothing is changed.
-    pub fn set(&mut self, wanted: Wanted) -> Result<&Remembered> {
-        let settings = self.nic.apply(wanted, &self.run_dir)?;
-        Ok(self.settings.insert(settings))
+    pub fn set(&mut self, wanted: Wanted) -> Result<Vec<String>> {
+        match self.ask(OfInterface::Set(wanted), None)? {
+            (Answer::Set { changes, refused }, _) => {
+                self.changes = changes;
+                Ok(refused)
+            }
+            other => Err(unexpected(other).into()),
+        }
     }
 
     /// Settings of the interface that are ours.
     pub fn changes(&self) -> &[Change] {
-        self.settings
-            .as_ref()
-            .map_or(&[], |settings| &settings.changes)
+        &self.changes
     }
 
     /// Takes a queue.
@@ -278,9 +299,12 @@ impl Keeper {
     /// A packet socket on the interface.
     ///
     /// # Errors
-    /// See [`af_packet::OpenError`].
-    pub fn open_packet_socket(&self) -> Result<RawPort, af_packet::OpenError> {
-        RawPort::open(&self.nic.name)
+    /// See [`crate::plane::af_packet::OpenError`].
+    pub fn open_packet_socket(&mut self) -> Result<RawPort> {
+        match self.ask(OfInterface::PacketSocket, None)? {
+            (_, mut sockets) if sockets.len() == 1 => Ok(RawPort::of(sockets.remove(0))),
+            other => Err(unexpected(other).into()),
+        }
     }
 
     /// From now on the program hands the queue's frames to this socket.
@@ -288,13 +312,14 @@ impl Keeper {
     /// # Errors
     /// What the kernel says.
     pub fn set_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<()> {
-        Ok(self.steering_mut().set_socket(queue, socket)?)
+        self.ask(OfInterface::SetSocket(queue), Some(socket))
+            .map(drop)
     }
 
     /// From now on the program forwards the queue's frames by itself.
     pub fn unset_socket(&mut self, queue: u32) {
-        if let Some(steering) = &mut self.steering {
-            steering.unset_socket(queue);
+        if let Err(error) = self.done(OfInterface::UnsetSocket(queue)) {
+            tracing::error!("queue {queue} can't be taken from its socket: {error:#}");
         }
     }
 
@@ -303,10 +328,7 @@ impl Keeper {
     /// # Errors
     /// A multicast group can't be joined.
     pub fn listen(&mut self, vips: &BTreeSet<IpAddr>) -> Result<()> {
-        let announcer = self.announcer()?;
-        announcer
-            .listen(vips)
-            .context("the VIPs' multicast groups can't be joined")
+        self.done(OfInterface::Hear(vips.clone()))
     }
 
     /// Makes the interface hear solicitations for any address, or again for the VIPs alone.
@@ -314,10 +336,7 @@ impl Keeper {
     /// # Errors
     /// The kernel's refusal.
     pub fn hear_all(&mut self, on: bool) -> Result<()> {
-        let announcer = self.announcer()?;
-        announcer
-            .hear_all(on)
-            .context("the interface can't be made to hear all multicast")
+        self.done(OfInterface::HearAll(on))
     }
 
     /// Tells the segment where these VIPs are.
@@ -325,10 +344,8 @@ impl Keeper {
     /// # Errors
     /// An announcement can't be sent.
     pub fn announce(&mut self, vips: &[Announced], mac: [u8; 6]) -> Result<()> {
-        let announcer = self.announcer()?;
-        announcer
-            .announce(vips, mac)
-            .context("the VIPs can't be announced")
+        let vips = vips.to_vec();
+        self.done(OfInterface::Announce { vips, mac })
     }
 
     /// Leaves the program and its memory as they are, for the daemon that they came from or the
@@ -336,43 +353,28 @@ impl Keeper {
     pub fn leave(self) {}
 
     /// Takes the program off, and gives back what was changed. Goes on over what fails.
-    pub fn close(self) {
-        let had_program = self.steering.is_some();
-        if let Some(steering) = self.steering
-            && let Err(error) = steering.detach()
-        {
-            tracing::error!(
-                "{}: the program's pins can't be removed: {error}",
-                self.nic.name
-            );
-        }
-        drop(self.announcer);
-        let refused = match self.settings {
-            Some(settings) => settings.restore(),
-            // A start that did not get as far: what is set now is set for a program that is gone.
-            None if had_program => restore_left_over(&self.nic.name, &self.run_dir)
-                .unwrap_or_else(|error| vec![format!("{error:#}")]),
-            None => Vec::new(),
-        };
-        for sentence in refused {
-            tracing::warn!("{sentence}");
+    pub fn close(mut self) {
+        if let Err(error) = self.done(OfInterface::Close) {
+            tracing::error!("{}: nothing is given back: {error:#}", self.nic.name);
         }
     }
 
-    fn announcer(&mut self) -> Result<&mut Announcer> {
-        if self.announcer.is_none() {
-            let open = Announcer::open(self.nic.index);
-            self.announcer = Some(open.context("no socket to announce VIPs by")?);
-        }
-        self.announcer
-            .as_mut()
-            .context("no socket to announce VIPs by")
+    fn done(&mut self, request: OfInterface) -> Result<()> {
+        self.ask(request, None).map(drop)
     }
 
-    fn steering_mut(&mut self) -> &mut Steering {
-        self.steering
-            .as_mut()
-            .expect("the program is opened before it is attached or used")
+    /// The same requests for this process as for a keeper.
+    fn ask(&mut self, request: OfInterface, beside: Option<BorrowedFd<'_>>) -> Result<Given> {
+        match &mut self.own {
+            Some(own) => {
+                let beside = beside.map(|it| it.try_clone_to_owned()).transpose();
+                own.answer(request, beside.context("a descriptor too many")?)
+            }
+            None => {
+                let keeper = child::keeper().context("there is no keeper")?;
+                Ok(keeper.ask_with(&Request::Interface(request), beside)?)
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::Context;
 use nix::unistd::{User, dup2_stderr, dup2_stdout, setsid};
 use pen::{
     cli::{self, Action, Detach, EXIT_WRONG, Start, Stop, System, WithoutNames},
-    confinement::confine,
+    confinement::{Whom, confine},
     daemon::{
         Daemon,
         check::check,
@@ -153,15 +153,21 @@ fn run_kept(start: &Start, user: &str, background: bool) -> ExitCode {
     if let Err(code) = log(&config, background) {
         return code;
     }
-    match confine() {
-        Ok(true) => {}
-        Ok(false) => tracing::warn!(
+    match confine_for(&config) {
+        Ok(()) => run_loop(start, config, background),
+        Err(error) => wrong(&error),
+    }
+}
+
+fn confine_for(config: &Config) -> anyhow::Result<()> {
+    let confined = confine(Whom::of(config))?;
+    if !confined.from_files {
+        tracing::warn!(
             "this kernel has no Landlock: what the user may read and write, Pen may; mend: boot \
              with lsm=landlock,..."
-        ),
-        Err(error) => return wrong(&error),
+        );
     }
-    run_loop(start, config, background)
+    confined.sockets.map_or(Ok(()), child::have_sockets)
 }
 
 fn run_loop(start: &Start, config: Config, background: bool) -> ExitCode {

@@ -29,12 +29,6 @@ pub fn user(config: &Config) -> Result<Option<User>> {
     let Some(name) = config.user.as_deref().filter(|name| *name != ROOT) else {
         return Ok(None);
     };
-    if let Some(service) = config.dsr_services().next() {
-        bail!(
-            "user = {name:?}: service {:?} is in DSR, which needs root as yet: leave the user out",
-            service.name
-        );
-    }
     let found = find(name)?;
     if found.uid == Uid::effective() {
         return Ok(None);

@@ -26,13 +26,19 @@ use nix::{
     unistd::{Pid, User, execv, getppid, setuid},
 };
 use rustix::process::{Resource, getrlimit, prlimit};
+use socket2::{Domain, Socket, Type};
 
-use pen::{confinement::confine, privileges::give_up_root};
+use pen::{
+    confinement::{Whom, confine},
+    privileges::give_up_root,
+};
 
 /// What that one says where the kernel can't keep it from files.
 const UNCONFINED: &str = "no Landlock";
 /// Names to this program the folder of what it is to try.
 const TRY: &str = "PEN_TEST_TRY";
+/// And whether it has workers of an interface.
+const WORKERS: &str = "PEN_TEST_WORKERS";
 
 fn shown<T>(result: io::Result<T>) -> &'static str {
     match result {
@@ -50,15 +56,18 @@ fn unsure<T>(result: nix::Result<T>) -> io::Result<T> {
 }
 
 /// Confines this thread, and tries. In order: what, and what is to come of it.
-fn try_all(folder: &PathBuf) -> Vec<(&'static str, &'static str, &'static str)> {
+fn try_all(folder: &PathBuf, whom: Whom) -> Vec<(&'static str, &'static str, &'static str)> {
     let own = folder.join("own");
     let namespace = File::open("/proc/self/ns/net").unwrap();
     let (family, stream) = (AddressFamily::Packet, SockType::Raw);
     give_up_root("nobody").unwrap();
-    if !confine().unwrap() {
+    let confined = confine(whom).unwrap();
+    if !confined.from_files {
         println!("{UNCONFINED}");
         return Vec::new();
     }
+    // Who answers calls for AF_XDP sockets is not there: nobody has one without that.
+    drop(confined.sockets);
     let open = |path: PathBuf| shown(File::open(path));
     let packet = socket(family, stream, SockFlag::empty(), None);
     let raw = socket(
@@ -67,6 +76,11 @@ fn try_all(folder: &PathBuf) -> Vec<(&'static str, &'static str, &'static str)> 
         SockFlag::empty(),
         SockProtocol::Icmp,
     );
+    let xdp = Socket::new(Domain::from(libc::AF_XDP), Type::from(libc::SOCK_RAW), None);
+    let without_keeper = match whom {
+        Whom::Proxy => "EPERM",
+        Whom::DataPlane { .. } => "another error",
+    };
     let listener = TcpListener::bind(("127.0.0.1", 0));
     let address = listener.as_ref().unwrap().local_addr().unwrap();
     let object = aya::Ebpf::load(include_bytes!("../bpf/pen.o")).map_err(|_| "not loaded");
@@ -176,6 +190,7 @@ fn try_all(folder: &PathBuf) -> Vec<(&'static str, &'static str, &'static str)> 
             shown(TcpListener::bind(("127.0.0.1", 81))),
         ),
         ("hear all packets", "EPERM", shown(unsure(packet))),
+        ("have a queue's packets", without_keeper, shown(xdp)),
         ("send any packet", "EPERM", shown(unsure(raw))),
         (
             "load a program",
@@ -189,7 +204,11 @@ fn try_all(folder: &PathBuf) -> Vec<(&'static str, &'static str, &'static str)> 
 fn a_confined_process_serves_and_does_nothing_else() {
     if let Some(folder) = env::var_os(TRY) {
         let folder = PathBuf::from(folder);
-        let wrong: Vec<_> = try_all(&folder)
+        let whom = match env::var_os(WORKERS) {
+            Some(_) => Whom::DataPlane { workers: true },
+            None => Whom::Proxy,
+        };
+        let wrong: Vec<_> = try_all(&folder, whom)
             .into_iter()
             .filter(|(_, expected, found)| expected != found)
             .collect();
@@ -211,27 +230,31 @@ fn a_confined_process_serves_and_does_nothing_else() {
     fs::set_permissions(folder.join("readable"), Permissions::from_mode(0o644)).unwrap();
     let user = User::from_name("nobody").unwrap().unwrap();
     chown(folder.join("own"), Some(user.uid.as_raw()), None).unwrap();
-    // In a process of its own: what is given up here does not come back.
-    let output = Command::new(env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "a_confined_process_serves_and_does_nothing_else",
-            "--nocapture",
-        ])
-        .env(TRY, &folder)
-        .output()
-        .unwrap();
-    fs::remove_dir_all(&folder).unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    if said.contains(UNCONFINED) {
-        return lab::skip(
-            "a_confined_process_serves_and_does_nothing_else",
-            "Landlock",
+    for workers in [None, Some((WORKERS, "1"))] {
+        // In a process of its own: what is given up here does not come back.
+        let output = Command::new(env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "a_confined_process_serves_and_does_nothing_else",
+                "--nocapture",
+            ])
+            .env(TRY, &folder)
+            .envs(workers)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if said.contains(UNCONFINED) {
+            fs::remove_dir_all(&folder).unwrap();
+            return lab::skip(
+                "a_confined_process_serves_and_does_nothing_else",
+                "Landlock",
+            );
+        }
+        assert!(
+            output.status.success() && said.contains("all was tried"),
+            "{workers:?}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
         );
     }
-    assert!(
-        output.status.success() && said.contains("all was tried"),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    fs::remove_dir_all(&folder).unwrap();
 }

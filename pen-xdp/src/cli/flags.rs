@@ -369,13 +369,9 @@ fn how_it_runs() -> [Arg; 11] {
         .short('w')
         .long("web-stats")
         .value_hint(ValueHint::FilePath),
-        value(
-            "user",
-            "USER",
-            "Go on as this user, with its groups; proxies alone",
-        )
-        .short('u')
-        .long("user"),
+        value("user", "USER", "Go on as this user, with its groups")
+            .short('u')
+            .long("user"),
         switch(
             "allow_exit",
             "Let the command exit stop Pen, as SIGTERM does",

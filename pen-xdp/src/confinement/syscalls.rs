@@ -1,4 +1,4 @@
-//! The calls of the kernel that a proxy makes; all others fail with EPERM.
+//! The calls of the kernel that a proxy makes, and a data plane; all others fail with EPERM.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, apply_filter,
 };
+
+use super::Whom;
 
 /// Whatever their arguments.
 const CALLS: &[i64] = &[
@@ -150,6 +152,11 @@ const IOCTLS: [u64; 6] = [
     // Whose names of interfaces the C library asks for, in addresses like fe80::1%eth0.
     libc::SIOCGIFINDEX,
 ];
+/// Which the keeper opens (`confinement/sockets.rs`): without it the kernel refuses.
+const WORKERS_FAMILIES: &[i32] = &[libc::AF_XDP];
+/// An interface's driver, features and queues (without CAP_NET_ADMIN nothing is set by it), and its
+/// name, which libxdp asks for.
+const DATA_PLANE_IOCTLS: &[u64] = &[libc::SIOCETHTOOL, libc::SIOCGIFNAME];
 /// A thread's name; names for memory, by the C library.
 const PRCTLS: [i32; 3] = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
 /// What a new process has of its own: none may be had, in which it would be root, nor a process that
@@ -163,16 +170,24 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWNET;
 
 /// Holds this thread, and all that it starts, to these calls.
-pub(super) fn confine() -> Result<()> {
+pub(super) fn confine(whom: Whom) -> Result<()> {
     let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for call in CALLS.iter().chain(OLDER_CALLS) {
         allowed.insert(*call, Vec::new());
     }
-    let families = FAMILIES.map(|family| argument(0, SeccompCmpOp::Eq, family as u64));
+    let (more_families, more_ioctls) = match whom {
+        Whom::Proxy => (&[][..], &[][..]),
+        Whom::DataPlane { workers: false } => (&[][..], DATA_PLANE_IOCTLS),
+        Whom::DataPlane { workers: true } => (WORKERS_FAMILIES, DATA_PLANE_IOCTLS),
+    };
+    let families = FAMILIES.iter().chain(more_families);
+    let families = families.map(|family| argument(0, SeccompCmpOp::Eq, *family as u64));
     allowed.insert(libc::SYS_socket, all(families)?);
-    let ioctls = IOCTLS.map(|ioctl| argument(1, SeccompCmpOp::Eq, ioctl));
+    let ioctls = IOCTLS.iter().chain(more_ioctls);
+    let ioctls = ioctls.map(|ioctl| argument(1, SeccompCmpOp::Eq, *ioctl));
     allowed.insert(libc::SYS_ioctl, all(ioctls)?);
-    let prctls = PRCTLS.map(|prctl| argument(0, SeccompCmpOp::Eq, prctl as u64));
+    let prctls = PRCTLS.iter();
+    let prctls = prctls.map(|prctl| argument(0, SeccompCmpOp::Eq, *prctl as u64));
     allowed.insert(libc::SYS_prctl, all(prctls)?);
     let mask = (NAMESPACES | libc::CLONE_THREAD) as u64;
     let thread = argument(0, SeccompCmpOp::MaskedEq(mask), libc::CLONE_THREAD as u64);
@@ -214,8 +229,8 @@ fn argument(
     SeccompRule::new(vec![condition])
 }
 
-fn all<const N: usize>(
-    rules: [Result<SeccompRule, seccompiler::BackendError>; N],
+fn all(
+    rules: impl IntoIterator<Item = Result<SeccompRule, seccompiler::BackendError>>,
 ) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     rules.into_iter().collect()
 }

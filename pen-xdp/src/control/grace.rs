@@ -8,11 +8,15 @@ use std::{
 };
 
 use crate::ebpf::ReadersMap;
+use crate::keeper::child::keeper;
+use crate::keeper::request::{OfInterface, Request};
 
 /// How long a worker may take over one pass before it is reported instead of waited for.
 const WORKERS: Duration = Duration::from_secs(2);
 /// Between two looks at the workers.
 const LOOK: Duration = Duration::from_micros(200);
+/// What a keeper is asked.
+const PASSED: Request = Request::Interface(OfInterface::WaitForReaders);
 /// `MEMBARRIER_CMD_GLOBAL` (include/uapi/linux/membarrier.h).
 const GLOBAL: libc::c_int = 1;
 
@@ -50,6 +54,8 @@ pub enum Readers {
     Membarrier,
     /// An update of an array of maps.
     Map(ReadersMap),
+    /// The same by a keeper, who may make maps.
+    Keeper,
 }
 
 impl Readers {
@@ -61,6 +67,13 @@ impl Readers {
         let Err(missing) = membarrier() else {
             return Ok(Self::Membarrier);
         };
+        if let Some(keeper) = keeper() {
+            let map = keeper.ask(&PASSED);
+            return map.map(|_| Self::Keeper).map_err(|map| NoGrace::Nothing {
+                membarrier: missing,
+                map,
+            });
+        }
         let map = ReadersMap::create().and_then(|map| map.wait().map(|()| map));
         match map {
             Ok(map) => {
@@ -91,6 +104,11 @@ impl Readers {
             Self::None => Ok(()),
             Self::Membarrier => membarrier().map_err(NoGrace::Kernel),
             Self::Map(map) => map.wait().map_err(NoGrace::Kernel),
+            Self::Keeper => {
+                let keeper = keeper().ok_or_else(|| io::ErrorKind::NotConnected.into());
+                let passed = keeper.and_then(|keeper| keeper.ask(&PASSED));
+                passed.map(drop).map_err(NoGrace::Kernel)
+            }
         }
     }
 }

@@ -113,7 +113,7 @@ fn data_plane(config: &Config) -> Result<Vec<String>> {
             "warning: {name} is down; mend: ip link set {name} up"
         ));
     }
-    if let Err(error) = keeper.check_privileges(config.plane != Plane::AfPacket) {
+    if let Err(error) = keeper.check_privileges() {
         sentences.push(format!("warning: {error}"));
     }
     let notes = segments.notes.iter();

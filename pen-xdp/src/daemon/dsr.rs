@@ -67,7 +67,7 @@ pub(super) struct Dsr {
     pub(super) announce_again: Option<Again>,
     pub(super) flow_clock: FlowClock,
     /// Given back last of all.
-    pub(super) lock: InterfaceLock,
+    pub(super) lock: Option<InterfaceLock>,
 }
 
 impl Dsr {

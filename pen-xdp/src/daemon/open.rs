@@ -161,7 +161,7 @@ fn fill_program(
 }
 
 /// The packet socket: one worker, no program, memory of this process.
-fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result<Opened> {
+fn open_packet(keeper: &mut Keeper, state: &State, events: &Sender<Event>) -> Result<Opened> {
     let config = state.config();
     let cpus = possible_cpus().context("the number of CPUs is not known")?;
     let shape = Shape::new(config.table_memory(), cpus, 1);
@@ -208,7 +208,6 @@ fn open_packet(keeper: &Keeper, state: &State, events: &Sender<Event>) -> Result
 
 /// The program, and workers if the mode is good for them or they were asked for.
 fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) -> Result<Opened> {
-    let config = state.config().clone();
     let today = keeper.queues().context("the queues can't be counted")?;
     // Without it nothing could be changed, so nothing is begun.
     let readers = Arc::new(keeper.readers()?);
@@ -221,7 +220,7 @@ fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) 
         after: (0, 0),
     };
     note.leave(&filled.memory);
-    let attachment = keeper.attach(config.xdp_mode, config.finish_checksums)?;
+    let attachment = keeper.attach()?;
     note.after = keeper.queues().context("the queues can't be counted")?;
     note.leave(&filled.memory);
     let native = attachment.mode == HookMode::Native;
@@ -322,7 +321,7 @@ fn climb(
 
 /// Makes the interface's settings what this way of forwarding wants.
 fn set(keeper: &mut Keeper, opened: &mut Opened, wanted: Wanted) -> Result<()> {
-    for why in keeper.set(wanted)?.refused.clone() {
+    for why in keeper.set(wanted)? {
         note_degraded(&mut opened.degraded, "interface settings", why);
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use pen_common::{
-    config::{Config, Plane, Service},
+    config::{Config, Service},
     tables::Mac,
 };
 use tokio::time::{Duration, timeout_at};
@@ -170,7 +170,7 @@ struct Ready {
 struct DsrReady {
     watch: Watch,
     keeper: Keeper,
-    lock: InterfaceLock,
+    lock: Option<InterfaceLock>,
 }
 
 impl Ready {
@@ -217,8 +217,8 @@ impl Ready {
 }
 
 /// Looks at the interface and makes it this process's own.
-async fn claim(config: &Config) -> Result<(Keeper, InterfaceLock)> {
-    let keeper = Keeper::open(config)?;
+async fn claim(config: &Config) -> Result<(Keeper, Option<InterfaceLock>)> {
+    let mut keeper = Keeper::open(config)?;
     let segments = keeper.segments(config)?;
     let unreachable = keeper.unreachable(&segments);
     if !unreachable.is_empty() {
@@ -228,7 +228,6 @@ async fn claim(config: &Config) -> Result<(Keeper, InterfaceLock)> {
     for note in &segments.notes {
         tracing::warn!("{note}");
     }
-    keeper.check_privileges(config.plane != Plane::AfPacket)?;
     // Before anything is touched: what is there may be a living daemon's.
     let lock = keeper.lock().await?;
     Ok((keeper, lock))

@@ -12,7 +12,7 @@ mod refusal;
 
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -29,6 +29,7 @@ use aya::{
     },
 };
 use pen_common::config::XdpMode;
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 pub use self::readers::ReadersMap;
@@ -62,7 +63,7 @@ pub struct Place {
 }
 
 /// How the program hangs on the interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// Native or generic.
     pub mode: HookMode,
@@ -151,6 +152,20 @@ impl Steering {
     /// The memory.
     pub fn memory(&self) -> &Arc<Mapped> {
         &self.memory
+    }
+
+    /// The maps that the memory is in, in the order of [`Array::ALL`].
+    ///
+    /// # Errors
+    /// A pin is gone.
+    pub fn arrays(&self) -> Result<Vec<OwnedFd>, OpenError> {
+        let open = |array: &Array| -> Result<OwnedFd, OpenError> {
+            let data = MapData::from_pin(self.maps.join(array.name()))
+                .map_err(|error| OpenError::other("a pinned map can't be opened", error))?;
+            let descriptor = data.fd().as_fd().try_clone_to_owned();
+            descriptor.map_err(|error| OpenError::other("a map has no descriptor", error))
+        };
+        Array::ALL.iter().map(open).collect()
     }
 
     /// Whether the memory is that of the process before.

@@ -10,6 +10,7 @@ use nix::unistd::User;
 use pen_common::config::Config;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::claim::Claim;
 use super::control::Control;
 use super::identity::Identity;
 use super::request::{Answer, Listen, Request};
@@ -26,8 +27,8 @@ const PROCESSES: &str = "/proc";
 /// What may be said of a file that is made: no bit lends its owner's rights to others.
 const PERMISSIONS: u32 = 0o777;
 
-/// An answer, and the descriptor beside it.
-pub(super) type Given = (Answer, Option<OwnedFd>);
+/// An answer, and the descriptors beside it.
+pub(crate) type Given = (Answer, Vec<OwnedFd>);
 
 /// Answers requests.
 pub(super) struct Answers {
@@ -36,6 +37,7 @@ pub(super) struct Answers {
     rights: Rights,
     start: Start,
     control: Control,
+    claim: Claim,
 }
 
 impl Answers {
@@ -52,24 +54,25 @@ impl Answers {
             rights,
             start: start.clone(),
             control: Control::new(config),
+            claim: Claim::default(),
         })
     }
 
     /// What comes of a request.
-    pub(super) fn answer(&mut self, request: Request) -> Given {
+    pub(super) fn answer(&mut self, request: Request, beside: Option<OwnedFd>) -> Given {
         let given = match request {
             Request::Read(path) => self
                 .as_named(&path, || files::open(&path))
-                .map(|file| (Answer::Done, Some(file.into()))),
+                .map(|file| (Answer::Done, vec![file.into()])),
             Request::Append { path, mode } => self
                 .as_user(&path, || files::append(&path, mode & PERMISSIONS))
-                .map(|file| (Answer::Done, Some(file.into()))),
+                .map(|file| (Answer::Done, vec![file.into()])),
             Request::List(path) => self
                 .as_named(&path, || files::list(&path))
-                .map(|found| (Answer::Listed(found), None)),
+                .map(|found| (Answer::Listed(found), Vec::new())),
             Request::Stat(path) => self
                 .on_the_way(&path, || files::stat(&path))
-                .map(|found| (Answer::Stat(found), None)),
+                .map(|found| (Answer::Stat(found), Vec::new())),
             Request::Link(path) => self.link(&path),
             Request::Watch(folders) => self.watch(&folders),
             Request::Replace {
@@ -81,29 +84,37 @@ impl Answers {
                     let mode = mode & PERMISSIONS;
                     replace_file(&path, contents.as_bytes(), How { mode, links })
                 })
-                .map(|()| (Answer::Done, None)),
+                .map(|()| (Answer::Done, Vec::new())),
             Request::Listen(at) => self.listen(&at),
             Request::Remove(path, identity) => self
                 .identity
                 .as_user(|| listening::remove(&path, identity))
-                .map(|()| (Answer::Done, None)),
+                .map(|()| (Answer::Done, Vec::new())),
             Request::Control => self.control.open(&self.identity),
             Request::ControlAppears => self.control.appear(&self.identity),
             Request::Transparent { v6 } => self.transparent(v6),
             Request::Configuration => {
                 self.rights.read(&self.start);
-                Ok((Answer::Done, None))
+                Ok((Answer::Done, Vec::new()))
             }
             Request::Tell(told) => {
                 notify::pass_on(&told);
-                Ok((Answer::Done, None))
+                Ok((Answer::Done, Vec::new()))
             }
             Request::Serving(line) => {
                 notify::ready(&line);
-                Ok((Answer::Done, None))
+                Ok((Answer::Done, Vec::new()))
             }
+            Request::Claim => self.claim.claim(self.rights.interface.as_ref()),
+            Request::Sockets => (self.claim).hand_out(self.rights.interface.as_ref(), beside),
+            Request::Interface(asked) => self.claim.answer(asked, beside),
         };
-        given.unwrap_or_else(|error| (Answer::refused(&error), None))
+        given.unwrap_or_else(|error| (Answer::refused(&error), Vec::new()))
+    }
+
+    /// Calls for AF_XDP sockets, if there may be any.
+    pub(super) fn claim(&mut self) -> &mut Claim {
+        &mut self.claim
     }
 
     /// As the user, who has no business with what the kernel shows of this very process.
@@ -158,7 +169,7 @@ impl Answers {
                 false => self.as_user(folder, add),
             }?;
         }
-        Ok((Answer::Watching(all), Some(watched.told()?)))
+        Ok((Answer::Watching(all), vec![watched.told()?]))
     }
 
     fn link(&mut self, path: &Path) -> io::Result<Given> {
@@ -166,14 +177,16 @@ impl Answers {
         if self.rights.leads(path) && is_roots_word(path).unwrap_or_default() {
             self.rights.led(path, &target);
         }
-        Ok((Answer::Link(target), None))
+        Ok((Answer::Link(target), Vec::new()))
     }
 
     /// Below port 1024 there are the listeners of the configuration alone.
     fn listen(&self, at: &Listen) -> io::Result<Given> {
         let named = self.rights.listens(at);
         let is_path = matches!(at, Listen::Unix { .. });
-        match self.identity.by(named, || listening::open(at)) {
+        let opened = self.identity.by(named, || listening::open(at));
+        let opened = opened.map(|(answer, socket)| (answer, socket.into_iter().collect()));
+        match opened {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) && !named && !is_path => {
                 Err(io::Error::other(format!(
                     "{error}: as {} Pen listens below port 1024 only where the file or the line \
@@ -200,6 +213,6 @@ impl Answers {
             true => socket.set_ip_transparent_v6(true),
             false => socket.set_ip_transparent_v4(true),
         }?;
-        Ok((Answer::Done, Some(socket.into())))
+        Ok((Answer::Done, vec![socket.into()]))
     }
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -12,6 +12,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{dup2_stdin, getppid};
 
+use super::answers::Given;
 use super::request::{Answer, Request, receive, send};
 use crate::daemon::notify::Told;
 
@@ -67,6 +68,16 @@ pub fn die_with_keeper() -> Result<()> {
     Ok(())
 }
 
+/// Has the keeper answer calls for AF_XDP sockets, which come by this descriptor.
+///
+/// # Errors
+/// It does not.
+pub fn have_sockets(calls: OwnedFd) -> Result<()> {
+    let keeper = keeper().context("there is no keeper")?;
+    keeper.ask_with(&Request::Sockets, Some(calls.as_fd()))?;
+    Ok(())
+}
+
 /// This process's keeper; without one it does everything itself.
 pub(crate) fn keeper() -> Option<&'static Keeper> {
     KEEPER.get()
@@ -111,9 +122,21 @@ impl Keeper {
     ///
     /// # Errors
     /// What the keeper, or the kernel, says against it.
-    pub(crate) fn ask(&self, request: &Request) -> io::Result<(Answer, Option<OwnedFd>)> {
+    pub(crate) fn ask(&self, request: &Request) -> io::Result<Given> {
+        self.ask_with(request, None)
+    }
+
+    /// The same with a descriptor beside the request.
+    ///
+    /// # Errors
+    /// As [`Keeper::ask`].
+    pub(crate) fn ask_with(
+        &self,
+        request: &Request,
+        beside: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Given> {
         let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        exchange(&stream, request)
+        exchange(&stream, request, beside)
     }
 
     /// Has the service manager told something. What it hears again soon anyway holds nobody up for a
@@ -127,7 +150,7 @@ impl Keeper {
             return self.ask(&request).map(drop);
         }
         match self.stream.try_lock() {
-            Ok(stream) => exchange(&stream, &request).map(drop),
+            Ok(stream) => exchange(&stream, &request, None).map(drop),
             Err(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -137,15 +160,20 @@ impl Keeper {
     /// # Errors
     /// As [`Keeper::ask`].
     pub(crate) fn descriptor(&self, request: &Request) -> io::Result<OwnedFd> {
-        match self.ask(request)? {
-            (_, Some(descriptor)) => Ok(descriptor),
-            other => Err(unexpected(other)),
+        let (answer, mut descriptors) = self.ask(request)?;
+        match descriptors.pop() {
+            Some(descriptor) => Ok(descriptor),
+            None => Err(unexpected((answer, descriptors))),
         }
     }
 }
 
-fn exchange(stream: &UnixStream, request: &Request) -> io::Result<(Answer, Option<OwnedFd>)> {
-    send(stream, request, None)?;
+fn exchange(
+    stream: &UnixStream,
+    request: &Request,
+    beside: Option<BorrowedFd<'_>>,
+) -> io::Result<Given> {
+    send(stream, request, beside.as_slice())?;
     let answer = receive(stream)?;
     match answer.ok_or_else(|| io::Error::other("the keeper is gone"))? {
         (Answer::Refused { code, why }, _) => Err(match code {
@@ -156,7 +184,12 @@ fn exchange(stream: &UnixStream, request: &Request) -> io::Result<(Answer, Optio
     }
 }
 
+/// An answer that has one descriptor beside it, or none.
+pub(crate) fn with_one((answer, descriptors): Given) -> (Answer, Option<OwnedFd>) {
+    (answer, descriptors.into_iter().next())
+}
+
 /// An answer to another question, which no keeper of this program gives.
-pub(crate) fn unexpected(answer: (Answer, Option<OwnedFd>)) -> io::Error {
-    io::Error::other(format!("the keeper answers {:?}", answer.0))
+pub(crate) fn unexpected<D>((answer, _): (Answer, D)) -> io::Error {
+    io::Error::other(format!("the keeper answers {answer:?}"))
 }

@@ -43,7 +43,10 @@ impl Control {
         let owner = self.by_root.then(|| identity.user());
         self.file = identity.by(self.by_root, || told(SocketFile::of(&self.config, owner)))?;
         let listener = self.file.as_mut().and_then(SocketFile::take_listener);
-        Ok((Answer::Done, listener.map(OwnedFd::from)))
+        Ok((
+            Answer::Done,
+            listener.map(OwnedFd::from).into_iter().collect(),
+        ))
     }
 
     /// Gives it its name.
@@ -54,7 +57,7 @@ impl Control {
         if let Some(file) = &mut self.file {
             identity.by(self.by_root, || told(file.appear()))?;
         }
-        Ok((Answer::Done, None))
+        Ok((Answer::Done, Vec::new()))
     }
 
     /// Removes it.

@@ -2,7 +2,7 @@
 //! asks and the configuration names. It hears nobody else: no network, no control socket.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, User, alarm};
@@ -53,6 +54,10 @@ pub fn keep(
     let pid_file = PidPlace::of(config, &identity);
     pid_file.check()?;
     let heard = hear()?;
+    if config.dsr_services().next().is_some() {
+        // Frames of AF_XDP sockets stay in memory. Where it can't be raised, who needs more says so.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    }
     let (own, theirs) = UnixStream::pair().context("no way to the process that serves")?;
     let mut keeping = Keeping {
         answers: Answers::new(config, start, user)?,
@@ -90,7 +95,7 @@ impl<R: FnOnce() -> io::Result<()>> Keeping<R> {
         mut serves: impl FnMut() -> Result<()>,
     ) -> Result<ExitStatus> {
         loop {
-            let (signal, request) = self.wait(heard)?;
+            let (signal, request, call) = self.wait(heard)?;
             if signal {
                 while let Some(signal) = heard.read_signal().context("no signals are heard")? {
                     self.pass_on(signal.ssi_signo);
@@ -103,36 +108,51 @@ impl<R: FnOnce() -> io::Result<()>> Keeping<R> {
                 match in_time(|| receive(&self.way))
                     .context("what the process that serves asks is no request")?
                 {
-                    Some((request, _)) => self.answer(request, &mut serves)?,
+                    Some((request, beside)) => {
+                        self.answer(request, beside.into_iter().next(), &mut serves)?
+                    }
                     // It ends, or has shut the door and lives on.
                     None => return self.let_end(),
                 }
             }
+            if call {
+                in_time(|| self.answers.claim().hand_out_one());
+            }
         }
     }
 
-    /// Whether there are signals, and a request.
-    fn wait(&self, heard: &SignalFd) -> Result<(bool, bool)> {
-        let mut sources = [
+    /// Whether there are signals, a request, and a call for a socket.
+    fn wait(&mut self, heard: &SignalFd) -> Result<(bool, bool, bool)> {
+        let calls = self.answers.claim().sockets();
+        let mut sources = vec![
             PollFd::new(heard.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.way.as_fd(), PollFlags::POLLIN),
         ];
+        sources.extend(calls.map(|calls| PollFd::new(calls, PollFlags::POLLIN)));
         match poll(&mut sources, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => bail!("nothing can be waited for: {error}"),
         }
-        let [signals, requests] = sources.map(|source| source.any() == Some(true));
-        Ok((signals, requests))
+        let is_any = |at: usize| sources.get(at).and_then(PollFd::any) == Some(true);
+        // Whose callers are gone says so without end; its call must not be waited for.
+        let revents = sources.get(2).and_then(PollFd::revents);
+        let call = revents.is_some_and(|found| found.contains(PollFlags::POLLIN));
+        Ok((is_any(0), is_any(1), call))
     }
 
-    fn answer(&mut self, request: Request, serves: &mut impl FnMut() -> Result<()>) -> Result<()> {
+    fn answer(
+        &mut self,
+        request: Request,
+        beside: Option<OwnedFd>,
+        serves: &mut impl FnMut() -> Result<()>,
+    ) -> Result<()> {
         let is_ready = matches!(request, Request::Serving(_));
-        let (answer, descriptor) = match is_ready.then(&mut *serves) {
+        let (answer, descriptors) = match is_ready.then(&mut *serves) {
             Some(Err(error)) => {
                 let why = format!("{error:#}");
-                (Answer::Refused { code: None, why }, None)
+                (Answer::Refused { code: None, why }, Vec::new())
             }
-            Some(Ok(())) | None => self.answers.answer(request),
+            Some(Ok(())) | None => self.answers.answer(request, beside),
         };
         if is_ready
             && answer == Answer::Done
@@ -140,11 +160,11 @@ impl<R: FnOnce() -> io::Result<()>> Keeping<R> {
         {
             ready().context("whoever started this daemon did not wait for it")?;
         }
-        let descriptor = descriptor.as_ref().map(AsFd::as_fd);
-        let sent = match in_time(|| send(&self.way, &answer, descriptor)) {
+        let beside: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let sent = match in_time(|| send(&self.way, &answer, &beside)) {
             // A name that is no text, or more of them than a message holds.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                in_time(|| send(&self.way, &Answer::refused(&error), None))
+                in_time(|| send(&self.way, &Answer::refused(&error), &[]))
             }
             sent => sent,
         };
@@ -208,7 +228,7 @@ fn spawn(user: &str, way: UnixStream) -> Result<Child> {
     command
         .args(std::env::args_os().skip(1))
         .env(KEPT_AS, user)
-        .stdin(Stdio::from(std::os::fd::OwnedFd::from(way)))
+        .stdin(Stdio::from(OwnedFd::from(way)))
         // What a terminal sends to all is passed on to it, and would come twice.
         .process_group(0);
     hand_on(&mut command);

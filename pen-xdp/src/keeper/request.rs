@@ -1,10 +1,10 @@
 //! What the process that serves asks its keeper for, and how both are said: a length, then JSON, with
-//! a descriptor beside the length where there is one (SCM_RIGHTS, unix(7)).
+//! descriptors beside the length where there are any (SCM_RIGHTS, unix(7)).
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -17,10 +17,17 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::announce::Announced;
 use crate::daemon::notify::Told;
+use crate::ebpf::Attachment;
 use crate::files::{Entry, Stat};
+use crate::mapped::{Array, Shape};
+use crate::neighbor::Order;
+use crate::nic::{Change, Wanted};
 use crate::replace_file::How;
 
+/// Most descriptors beside a message: the program's memory.
+const DESCRIPTORS_MAX: usize = Array::ALL.len();
 /// Longest message, bytes: a configuration may be as long as a file of one, and JSON adds to it.
 const MESSAGE_MAX: u32 = 160 << 20;
 
@@ -72,6 +79,66 @@ pub enum Request {
     Tell(Told),
     /// It serves now, and whom.
     Serving(String),
+    /// The interface of services in DSR is to be this daemon's, until its end.
+    Claim,
+    /// Calls of socket(2) for AF_XDP come by the descriptor beside this (seccomp_unotify(2)).
+    Sockets,
+    /// Something about the interface that was claimed.
+    Interface(OfInterface),
+}
+
+/// What is done with the interface that the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OfInterface {
+    /// What a killed daemon left set on it is put right.
+    RestoreLeftOver,
+    /// The program that a killed daemon left is taken off.
+    DetachLeftOver,
+    /// The program's memory.
+    Memory {
+        /// Not that of the daemon before.
+        fresh: bool,
+        /// For slots of tables.
+        slot_bytes: u64,
+        /// Who count in it.
+        workers: u32,
+    },
+    /// The program is hung on it.
+    Attach,
+    /// What AF_XDP needs is set on it.
+    Set(Wanted),
+    /// The program hands this queue's frames to the socket beside this.
+    SetSocket(u32),
+    /// The program forwards this queue's frames itself.
+    UnsetSocket(u32),
+    /// The AF_XDP socket beside this drives its device itself.
+    BusyPoll,
+    /// A packet socket on it.
+    PacketSocket,
+    /// The kernel's entry of a neighbour.
+    Neighbor {
+        /// On the interface, or on a VLAN device on top of it.
+        ifindex: u32,
+        /// Of whom.
+        address: IpAddr,
+        /// What becomes of it.
+        order: Order,
+    },
+    /// It hears solicitations for these VIPs.
+    Hear(BTreeSet<IpAddr>),
+    /// It hears solicitations for any address, or no more.
+    HearAll(bool),
+    /// The segment is told where VIPs are.
+    Announce {
+        /// Which.
+        vips: Vec<Announced>,
+        /// Where.
+        mac: [u8; 6],
+    },
+    /// Answered when every program has ended that runs now.
+    WaitForReaders,
+    /// The program is taken off, and what was changed is given back.
+    Close,
 }
 
 /// A listening socket.
@@ -102,7 +169,7 @@ pub enum Listen {
     },
 }
 
-/// What comes of it; a descriptor comes beside it.
+/// What comes of it; descriptors come beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// It is done, or the descriptor is what was asked for.
@@ -119,6 +186,24 @@ pub enum Answer {
     Bound(SocketAddr),
     /// Device and inode of a Unix socket's file.
     Made(u64, u64),
+    /// Sentences for the operator.
+    Said(Vec<String>),
+    /// How large the arrays of the program's memory are, and whether the daemon before had it.
+    Memory {
+        /// Their sizes.
+        shape: Shape,
+        /// See above.
+        adopted: bool,
+    },
+    /// How the program hangs on the interface.
+    Attached(Attachment),
+    /// Of the interface.
+    Set {
+        /// Ours.
+        changes: Vec<Change>,
+        /// What could not be set.
+        refused: Vec<String>,
+    },
     /// It is not done.
     Refused {
         /// What the kernel calls it.
@@ -145,18 +230,17 @@ impl Answer {
 pub fn send<T: Serialize>(
     mut stream: &UnixStream,
     message: &T,
-    descriptor: Option<BorrowedFd<'_>>,
+    descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let unsaid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let body = serde_json::to_vec(message).map_err(|error| unsaid(error.to_string()))?;
     let length = u32::try_from(body.len()).ok();
     let length = length.filter(|length| *length <= MESSAGE_MAX);
     let length = length.ok_or_else(|| unsaid("it is too long to be said".to_owned()))?;
-    let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
-    let mut room = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut room = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut beside = SendAncillaryBuffer::new(&mut room);
-    if !descriptors.is_empty() {
-        beside.push(SendAncillaryMessage::ScmRights(&descriptors));
+    if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(unsaid("too many descriptors beside it".to_owned()));
     }
     let length = length.to_le_bytes();
     let sent = sendmsg(
@@ -175,9 +259,9 @@ pub fn send<T: Serialize>(
 /// It is none, or does not come to its end.
 pub fn receive<T: DeserializeOwned>(
     mut stream: &UnixStream,
-) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut length = [0; 4];
-    let mut room = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut room = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut beside = RecvAncillaryBuffer::new(&mut room);
     let received = loop {
         let mut parts = [IoSliceMut::new(&mut length)];
@@ -189,10 +273,10 @@ pub fn receive<T: DeserializeOwned>(
     if received == 0 {
         return Ok(None);
     }
-    let mut descriptor = None;
+    let mut descriptors = Vec::new();
     for message in beside.drain() {
-        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-            descriptor = descriptor.or(descriptors.last());
+        if let RecvAncillaryMessage::ScmRights(more) = message {
+            descriptors.extend(more);
         }
     }
     stream.read_exact(&mut length[received..])?;
@@ -206,7 +290,7 @@ pub fn receive<T: DeserializeOwned>(
     if read != length as usize {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Some((serde_json::from_slice(&body)?, descriptor)))
+    Ok(Some((serde_json::from_slice(&body)?, descriptors)))
 }
 
 #[cfg(test)]
@@ -222,18 +306,21 @@ mod tests {
         let (one, other) = UnixStream::pair().unwrap();
         let request = Request::Read(PathBuf::from("/etc/hosts"));
         let file = File::open("/etc/passwd").unwrap();
-        send(&one, &request, Some(file.as_fd())).unwrap();
-        send(&one, &Request::Configuration, None).unwrap();
-        let (heard, descriptor) = receive::<Request>(&other).unwrap().unwrap();
-        assert_eq!(heard, request);
+        let most = [file.as_fd(); DESCRIPTORS_MAX];
+        send(&one, &request, &most).unwrap();
+        send(&one, &Request::Configuration, &[]).unwrap();
+        let (heard, descriptors) = receive::<Request>(&other).unwrap().unwrap();
+        assert_eq!((heard, descriptors.len()), (request.clone(), most.len()));
         let mut text = String::new();
-        File::from(descriptor.unwrap())
+        File::from(descriptors.into_iter().next_back().unwrap())
             .read_to_string(&mut text)
             .unwrap();
         assert!(text.contains("root"));
-        let (heard, descriptor) = receive::<Request>(&other).unwrap().unwrap();
+        let (heard, descriptors) = receive::<Request>(&other).unwrap().unwrap();
         assert_eq!(heard, Request::Configuration);
-        assert!(descriptor.is_none());
+        assert!(descriptors.is_empty());
+        let too_many = [file.as_fd(); DESCRIPTORS_MAX + 1];
+        assert!(send(&one, &request, &too_many).is_err());
 
         for garbage in [
             &b"\xff\xff\xff\xff"[..],

@@ -28,6 +28,8 @@ pub(super) struct Rights {
     udp: BTreeSet<SocketAddr>,
     /// Whether servers may see clients' addresses.
     pub(super) transparent: bool,
+    /// Names the interface of services in DSR. What it says of that one holds until a restart.
+    pub(super) interface: Option<Config>,
 }
 
 impl Rights {
@@ -64,6 +66,9 @@ impl Rights {
         }
         for service in config.proxy_services() {
             self.add_service(service);
+        }
+        if self.interface.is_none() && config.dsr_services().next().is_some() {
+            self.interface = Some(config.clone());
         }
     }
 

@@ -32,6 +32,8 @@ use pen_common::{
     verdict::{COUNTERS, Reason},
 };
 
+use serde::{Deserialize, Serialize};
+
 pub use memory::MappedMemory;
 
 /// Least rows for workers.
@@ -45,7 +47,7 @@ const _: () = assert!(NOTE + NOTE_WORDS <= FLOW_CLOCK_AT && FLOW_CLOCK_AT < HEAD
 const PAGE_WORDS: usize = 512;
 
 /// What is decided at load time: how large the arrays of free size are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     /// Words of the slot array, `SLOTS_PER_WORD` slots each.
     pub slot_words: u32,

@@ -11,7 +11,9 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use serde::{Deserialize, Serialize};
 
+use super::{Hold, hold_of};
 use crate::netlink::Netlink;
 
 /// The mark on entries of ours (`NDA_PROTOCOL`, kernel 5.0): 'P'. Nobody has registered it in
@@ -35,6 +37,61 @@ pub(super) struct Seen {
     /// namespace that has had no IPv4 address yet it takes every one for a broadcast address, and
     /// remembers that in the entry.
     pub(super) misjudged: bool,
+}
+
+/// What is done with an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// It is made, or marked as ours; with the mark the kernel keeps it resolved.
+    Make {
+        /// See above.
+        managed: bool,
+    },
+    /// The kernel verifies it.
+    Probe,
+    /// It is the kernel's alone again.
+    Unmanage,
+    /// It goes away.
+    Delete,
+}
+
+/// Whether this may be done on behalf of one who is not trusted: entries of others are left alone.
+///
+/// # Errors
+/// The kernel does not show the entry.
+pub(crate) fn may(
+    netlink: &mut Netlink,
+    (ifindex, address): (u32, IpAddr),
+    order: Order,
+) -> io::Result<bool> {
+    let seen = match one(netlink, ifindex, address) {
+        Ok(seen) => Some(seen),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(match (order, seen) {
+        (Order::Make { .. }, seen) => hold_of(seen.as_ref()) != Hold::Foreign,
+        // It has gone by itself.
+        (_, None) => true,
+        (_, Some(seen)) => seen.ours,
+    })
+}
+
+/// Has the kernel do it. Needs `CAP_NET_ADMIN`.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(crate) fn carry_out(
+    netlink: &mut Netlink,
+    (ifindex, address): (u32, IpAddr),
+    order: Order,
+) -> io::Result<()> {
+    match order {
+        Order::Make { managed } => make(netlink, ifindex, address, managed),
+        Order::Probe => probe(netlink, ifindex, address),
+        Order::Unmanage => unmanage(netlink, ifindex, address),
+        Order::Delete => delete(netlink, ifindex, address),
+    }
 }
 
 /// All entries of one interface.
@@ -101,12 +158,7 @@ pub(super) fn read(message: &RouteNetlinkMessage, ifindex: u32) -> Option<(IpAdd
 ///
 /// Every entry of ours is marked as learnt from elsewhere too: others count against
 /// `net.ipv4.neigh.default.gc_thresh3`, 1,024 for the whole host, and may be collected.
-pub(super) fn make(
-    netlink: &mut Netlink,
-    ifindex: u32,
-    address: IpAddr,
-    managed: bool,
-) -> io::Result<()> {
+fn make(netlink: &mut Netlink, ifindex: u32, address: IpAddr, managed: bool) -> io::Result<()> {
     let mut message = entry(ifindex, address);
     message.header.flags = NeighbourFlags::ExtLearned;
     if managed {
@@ -127,7 +179,7 @@ pub(super) fn make(
 }
 
 /// Has the kernel verify an entry of ours as if a packet had used it.
-pub(super) fn probe(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
+fn probe(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
     let mut message = entry(ifindex, address);
     message.header.flags = NeighbourFlags::Use | NeighbourFlags::ExtLearned;
     netlink.order(RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE)
@@ -135,7 +187,7 @@ pub(super) fn probe(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io:
 
 /// Takes the marks off (any order without them does) and ours too: the entry ages like every other
 /// again. The kernel can't forget a protocol number, so it gets the kernel's own.
-pub(super) fn unmanage(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
+fn unmanage(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
     let mut message = entry(ifindex, address);
     message.header.flags = NeighbourFlags::Use;
     message
@@ -145,7 +197,7 @@ pub(super) fn unmanage(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> 
 }
 
 /// Deletes the entry.
-pub(super) fn delete(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
+fn delete(netlink: &mut Netlink, ifindex: u32, address: IpAddr) -> io::Result<()> {
     netlink.order(
         RouteNetlinkMessage::DelNeighbour(entry(ifindex, address)),
         0,

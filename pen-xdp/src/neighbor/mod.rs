@@ -23,10 +23,15 @@ use std::net::IpAddr;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
+use crate::keeper::child::keeper;
+use crate::keeper::request::{OfInterface, Request};
 use crate::netlink::Netlink;
+pub use entry::Order;
 use entry::Seen;
+pub(crate) use entry::{carry_out, may};
 pub use layer2::check_layer2;
 pub use segments::Segments;
+pub(crate) use segments::is_segment_of;
 
 /// A back end's MAC is known, is another one, or is not known any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +132,7 @@ impl Neighbors {
             let known = wanted.contains(&address) || self.entries.contains_key(&address);
             if seen.ours && !known {
                 // Gone meanwhile is as good as deleted.
-                let _ = entry::delete(&mut self.netlink, self.ifindex, address);
+                let _ = self.order(address, Order::Delete);
             }
         }
         for &address in wanted {
@@ -254,16 +259,32 @@ impl Neighbors {
     /// Kernels before 5.16 take the mark without a word and without effect, so the first entry is
     /// read back.
     fn manage(&mut self, address: IpAddr) -> io::Result<()> {
-        let mark = self.managed != Some(false);
-        entry::make(&mut self.netlink, self.ifindex, address, mark)?;
+        let managed = self.managed != Some(false);
+        self.order(address, Order::Make { managed })?;
         if self.managed.is_none() {
             let seen = entry::one(&mut self.netlink, self.ifindex, address)?;
             self.managed = Some(seen.managed);
         }
         if self.managed == Some(false) {
-            entry::probe(&mut self.netlink, self.ifindex, address)?;
+            self.order(address, Order::Probe)?;
         }
         Ok(())
+    }
+
+    /// Has it done by whoever may.
+    fn order(&mut self, address: IpAddr, order: Order) -> io::Result<()> {
+        let ifindex = self.ifindex;
+        match keeper() {
+            Some(keeper) => {
+                let request = OfInterface::Neighbor {
+                    ifindex,
+                    address,
+                    order,
+                };
+                keeper.ask(&Request::Interface(request)).map(drop)
+            }
+            None => carry_out(&mut self.netlink, (ifindex, address), order),
+        }
     }
 
     /// A refusal here is one of the moment (the interface is down): the next call tries again,
@@ -281,10 +302,10 @@ impl Neighbors {
                 Mend::Nothing => Ok(()),
                 Mend::Make => self.manage(address),
                 Mend::MakeAnew => {
-                    let _ = entry::delete(&mut self.netlink, self.ifindex, address);
+                    let _ = self.order(address, Order::Delete);
                     self.manage(address)
                 }
-                Mend::Probe => entry::probe(&mut self.netlink, self.ifindex, address),
+                Mend::Probe => self.order(address, Order::Probe),
             };
         }
     }
@@ -294,8 +315,8 @@ impl Neighbors {
             return Ok(());
         };
         let done = match entry.hold {
-            Hold::Created => entry::delete(&mut self.netlink, self.ifindex, address),
-            Hold::Borrowed => entry::unmanage(&mut self.netlink, self.ifindex, address),
+            Hold::Created => self.order(address, Order::Delete),
+            Hold::Borrowed => self.order(address, Order::Unmanage),
             Hold::Foreign => Ok(()),
         };
         // The entry may have gone with the interface, or been deleted by hand.

@@ -87,6 +87,21 @@ impl Segments {
     }
 }
 
+/// Whether interface `ifindex` is a VLAN device on top of interface `lower`.
+///
+/// # Errors
+/// The kernel does not show it.
+pub(crate) fn is_segment_of(netlink: &mut Netlink, ifindex: u32, lower: u32) -> io::Result<bool> {
+    let mut question = LinkMessage::default();
+    question.header.index = ifindex;
+    let answer = netlink.ask(RouteNetlinkMessage::GetLink(question))?;
+    Ok(if let RouteNetlinkMessage::NewLink(link) = &answer {
+        vlan_on(link, lower).is_some()
+    } else {
+        false
+    })
+}
+
 /// VLAN and index of a VLAN device on top of interface `lower`; outer tags (802.1ad) are none that
 /// a service can name.
 fn vlan_on(link: &LinkMessage, lower: u32) -> Option<(u16, u32)> {

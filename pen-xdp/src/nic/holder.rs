@@ -5,11 +5,12 @@ use std::{fmt, fs, io};
 use aya::programs::links::LinkType;
 use aya::programs::{loaded_links, loaded_programs};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp, XdpAttached};
+use serde::{Deserialize, Serialize};
 
 use crate::netlink::Netlink;
 
 /// Where on the receive path the program stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HookMode {
     /// In the driver.
     Native,

@@ -24,7 +24,7 @@ use super::ethtool::Ethtool;
 use super::{Nic, sysfs};
 
 /// What the interface will be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Wanted {
     /// The program runs in generic mode: behind GRO, which would hand it merged packets.
     pub generic: bool,

@@ -69,23 +69,35 @@ pub enum OpenError {
     },
 }
 
+/// The socket alone, for whoever may not open it.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open_socket(interface: &str) -> Result<OwnedFd, OpenError> {
+    socket::open(interface)
+}
+
 impl RawPort {
     /// Opens a socket that sees every packet that the interface receives, and none that it sends.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(interface: &str) -> Result<Self, OpenError> {
-        let socket = socket::open(interface)?;
+        open_socket(interface).map(Self::of)
+    }
+
+    /// With such a socket.
+    pub fn of(socket: OwnedFd) -> Self {
         let mut accounting = Accounting::new(BATCH as u32);
         accounting.post_receive(BATCH);
-        Ok(Self {
+        Self {
             socket,
             slots: vec![0; BATCH * SLOT].into(),
             arrivals: Vec::with_capacity(BATCH),
             departures: Vec::with_capacity(BATCH),
             accounting,
             losses: Losses::default(),
-        })
+        }
     }
 
     /// Sends what was decided to be sent. What the kernel refuses is lost and counted, unless the

@@ -38,6 +38,7 @@ mod rings;
 pub use open::{Degraded, OpenError, XskConfig, ZeroCopy};
 
 use options::Socket;
+pub(crate) use options::prefer_busy_poll;
 use rings::Rings;
 
 /// Bytes of a frame; a packet gets what the kernel's headroom of 256 leaves.

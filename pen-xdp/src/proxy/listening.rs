@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::udp;
-use crate::keeper::child::{keeper, unexpected};
+use crate::keeper::child::{keeper, unexpected, with_one};
 use crate::keeper::request::{Answer, Listen, Request};
 
 /// A socket for connections, and the address that it has in the end. `alone` makes sure that nobody
@@ -51,7 +51,7 @@ fn bound(at: &Listen) -> io::Result<(SocketAddr, OwnedFd)> {
 
 fn ask(at: &Listen) -> io::Result<(Answer, Option<OwnedFd>)> {
     match keeper() {
-        Some(keeper) => keeper.ask(&Request::Listen(at.clone())),
+        Some(keeper) => keeper.ask(&Request::Listen(at.clone())).map(with_one),
         None => open(at),
     }
 }

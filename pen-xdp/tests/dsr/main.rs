@@ -7,6 +7,9 @@
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+#[path = "../keeper/stolen.rs"]
+mod stolen;
+
 mod access;
 mod announce;
 mod background;
@@ -32,4 +35,5 @@ mod signals;
 mod survive;
 mod tarpit;
 mod units;
+mod user;
 mod wire;

@@ -14,6 +14,7 @@ use std::{
 use lab::{Lab, Nginx, Signal, Station, fetch};
 
 use crate::rig::{Pen, START, assert_nothing_left, service};
+use crate::user::SMALL;
 
 /// What `systemd-analyze security` may say, in tenths: what has changed from that is to be meant.
 const EXPOSURE_MAX: u32 = 36;
@@ -110,6 +111,11 @@ fn as_user() -> String {
     )
 }
 
+/// Both, as another user.
+fn both_as_user(lab: &Lab) -> String {
+    format!("{SMALL}{}", both(lab))
+}
+
 /// Pen for these services, with these capabilities; the file is somebody else's.
 fn start(lab: &Lab, capabilities: &[&String], services: &str) -> Pen {
     let set = capabilities.iter().map(|name| {
@@ -196,6 +202,15 @@ fn pen_needs_the_capabilities_that_its_units_leave_it() {
     let pen = start(&lab, &all.iter().collect::<Vec<_>>(), &as_user()).ready();
     pen.stop(&lab, lab.balancer());
     needed.extend(self::needed(&lab, &all, &as_user()));
+    // Both together need no more.
+    let services = both_as_user(&lab);
+    let pen = start(&lab, &all.iter().collect::<Vec<_>>(), &services).ready();
+    for vip in lab.vips() {
+        let page = fetch(lab.client(), vip, 80, "/").unwrap();
+        assert!(page.starts_with("be0"), "{page}");
+    }
+    assert!(pen.count("redirected") > 0);
+    pen.stop(&lab, lab.balancer());
     assert_eq!(needed, all.into_iter().collect());
 }
 
@@ -258,7 +273,11 @@ fn the_units_allow_every_system_call() {
         .unwrap();
     let logged = proxy() + &format!("log = \"{}\"\n", log.join("access").display());
     let mut traced = String::new();
-    for (services, in_dsr) in [(both(&lab), true), (as_user(), false)] {
+    for (services, in_dsr) in [
+        (both(&lab), true),
+        (as_user(), false),
+        (both_as_user(&lab), true),
+    ] {
         let services = services.replace(&proxy(), &logged);
         let mut pen = Pen::launch_by(&lab, (0, "eth0"), &by, &services).ready();
         for vip in lab.vips().filter(|_| in_dsr) {

@@ -6,89 +6,30 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{Read, Write},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{MetadataExt, PermissionsExt, chown, symlink},
-            net::{UnixListener, UnixStream},
-        },
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt, chown, symlink},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use lab::{Lab, Nginx, Signal};
-use nix::poll::{PollFd, PollFlags, poll};
-use pen::keeper::request::{Answer, Listen, Request, receive, send};
+use lab::{Nginx, Signal};
+use pen::keeper::request::{Answer, Listen, Request};
 use pen::replace_file::{How, Links};
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::{
     authority::{Authority, Wish},
     python,
     rig::{Pen, addresses, answerers, lab, server, wait_for},
+    stolen::{self, Way},
     user::{configuration, folder},
 };
 
 /// The process that serves for this one.
 pub(crate) fn serving(pen: &Pen) -> u32 {
-    let keeper = pen.process.id();
-    let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
-    children.trim().parse().unwrap()
-}
-
-/// The way to the keeper, as the process that serves has it.
-fn stolen(pen: &Pen) -> UnixStream {
-    let serving = serving(pen);
-    let pid = Pid::from_raw(serving.cast_signed()).unwrap();
-    let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    for entry in fs::read_dir(format!("/proc/{serving}/fd")).unwrap() {
-        let entry = entry.unwrap();
-        let target = fs::read_link(entry.path()).unwrap();
-        if !target.to_str().unwrap().starts_with("socket:") {
-            continue;
-        }
-        let number: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
-        let descriptor = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).unwrap();
-        let of = socket_peercred(&descriptor);
-        if of.is_ok_and(|of| of.pid.as_raw_pid() == pen.process.id().cast_signed()) {
-            return UnixStream::from(descriptor);
-        }
-    }
-    panic!("no way to the keeper");
-}
-
-/// Stops the process that serves while it waits for no answer: the answers that come are ours then.
-fn hold(lab: &Lab, pen: &Pen, way: &UnixStream) {
-    let serving = serving(pen).to_string();
-    let signal = |name: &str| {
-        let words = [name, serving.as_str()];
-        lab.balancer().run_ok("kill", words).unwrap()
-    };
-    loop {
-        signal("-STOP");
-        let mut wait = [PollFd::new(way.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut wait, 300u16).unwrap() == 0 {
-            return;
-        }
-        signal("-CONT");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn ask(way: &UnixStream, request: &Request) -> (Answer, Option<OwnedFd>) {
-    send(way, request, None).unwrap();
-    receive(way).unwrap().unwrap()
-}
-
-/// Why a request is refused.
-fn refused(way: &UnixStream, request: Request) -> String {
-    match ask(way, &request) {
-        (Answer::Refused { why, .. }, None) => why,
-        other => panic!("{request:?}: {other:?}"),
-    }
+    stolen::serving(pen.process.id())
 }
 
 fn tcp(address: &str) -> Request {
@@ -127,14 +68,14 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
     symlink("/proc/thread-self/maps", theirs.join("maps")).unwrap();
     let (config, control) = configuration(&lab, "\"80\"", &more);
     let pen = Pen::start_file(&lab, &config, &control);
-    let way = stolen(&pen);
-    hold(&lab, &pen, &way);
+    let way = Way::to(pen.process.id());
+    way.hold();
 
     for file in [&key, &names.join("b.test.pem"), &config] {
-        let (answer, file) = ask(&way, &Request::Read(file.clone()));
+        let (answer, mut file) = way.ask(&Request::Read(file.clone()));
         assert_eq!(answer, Answer::Done);
         let mut text = Vec::new();
-        File::from(file.unwrap()).read_to_end(&mut text).unwrap();
+        File::from(file.remove(0)).read_to_end(&mut text).unwrap();
         assert!(!text.is_empty());
     }
     let denied = "Permission denied";
@@ -150,10 +91,10 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
             fs::Permissions::from_mode(0o600),
         )
         .unwrap();
-        let why = refused(&way, Request::Read(path.clone()));
+        let why = way.refused(&Request::Read(path.clone()), &[]);
         assert!(why.contains(denied), "{}: {why}", path.display());
     }
-    let why = refused(&way, Request::Read(theirs.join("ca.pem")));
+    let why = way.refused(&Request::Read(theirs.join("ca.pem")), &[]);
     assert!(
         why.contains("others than root may write in a folder on the way"),
         "{why}"
@@ -191,23 +132,23 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
         tcp("0.0.0.0:81"),
         tcp("127.0.0.1:80"),
     ] {
-        let why = refused(&way, request.clone());
+        let why = way.refused(&request, &[]);
         assert!(why.contains(denied), "{request:?}: {why}");
     }
     assert!(!Path::new("/etc/pen-was-here").exists());
-    let watched = ask(&way, &Request::Watch(BTreeSet::from(["/root".into()])));
+    let watched = way.ask(&Request::Watch(BTreeSet::from(["/root".into()])));
     assert_eq!(watched.0, Answer::Watching(false));
-    let why = refused(&way, Request::Control);
+    let why = way.refused(&Request::Control, &[]);
     assert!(why.contains("busy"), "{why}");
-    let why = refused(&way, Request::Transparent { v6: false });
+    let why = way.refused(&Request::Transparent { v6: false }, &[]);
     assert!(why.contains("not permitted"), "{why}");
     // A socket's file of root's.
     let roots = lab.folder().join("roots.sock");
     let _listener = UnixListener::bind(&roots).unwrap();
     let found = fs::metadata(&roots).unwrap();
-    let why = refused(
-        &way,
-        Request::Remove(roots.clone(), (found.dev(), found.ino())),
+    let why = way.refused(
+        &Request::Remove(roots.clone(), (found.dev(), found.ino())),
+        &[],
     );
     assert!(why.contains(denied), "{why}");
     assert!(roots.exists());
@@ -221,7 +162,7 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
             links: Links::Refuse,
         },
     };
-    assert_eq!(ask(&way, &made).0, Answer::Done);
+    assert_eq!(way.ask(&made).0, Answer::Done);
     assert_eq!(fs::metadata(&page).unwrap().mode() & 0o7777, 0o755);
     // A configuration that is the user's gives nothing of root's.
     let text = fs::read_to_string(&config).unwrap();
@@ -231,10 +172,10 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
     fs::write(&config, text).unwrap();
     let owner = fs::metadata(&theirs).unwrap().uid();
     chown(&config, Some(owner), None).unwrap();
-    assert_eq!(ask(&way, &Request::Configuration).0, Answer::Done);
+    assert_eq!(way.ask(&Request::Configuration).0, Answer::Done);
     let secret = lab.folder().join("authority/ca.key");
     for request in [Request::Read(secret.clone()), tcp("[::]:81")] {
-        let why = refused(&way, request.clone());
+        let why = way.refused(&request, &[]);
         assert!(why.contains(denied), "{request:?}: {why}");
     }
     assert!(
@@ -243,22 +184,20 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
             .contains("others than root may write it")
     );
     chown(&config, Some(0), None).unwrap();
-    assert_eq!(ask(&way, &Request::Configuration).0, Answer::Done);
+    assert_eq!(way.ask(&Request::Configuration).0, Answer::Done);
     for request in [Request::Read(secret), tcp("[::]:81")] {
-        let (answer, given) = ask(&way, &request);
-        assert!(given.is_some(), "{request:?}: {answer:?}");
+        let (answer, given) = way.ask(&request);
+        assert!(!given.is_empty(), "{request:?}: {answer:?}");
     }
     // What the user may have anyway.
-    let (answer, socket) = ask(&way, &tcp("127.0.0.1:8080"));
+    let (answer, socket) = way.ask(&tcp("127.0.0.1:8080"));
     assert!(
-        matches!(answer, Answer::Bound(_)) && socket.is_some(),
+        matches!(answer, Answer::Bound(_)) && !socket.is_empty(),
         "{answer:?}"
     );
     // It was nothing to those who serve.
     drop(socket);
-    lab.balancer()
-        .run_ok("kill", ["-CONT", &serving(&pen).to_string()])
-        .unwrap();
+    way.let_go();
     let url = format!("https://{}:80/", addresses()[0]);
     let page = lab.client().run_ok("curl", ["-sSkm", "9", &url]).unwrap();
     assert!(page.stdout.starts_with("be0"), "{}", page.text());
@@ -310,7 +249,9 @@ fn a_keeper_and_the_one_that_serves_end_together() {
     // What is no request ends both.
     let mut pen = Pen::start(&lab, &words);
     let serving = serving(&pen);
-    stolen(&pen).write_all(b"\x04\0\0\0nope").unwrap();
+    (&Way::to(pen.process.id()).stream)
+        .write_all(b"\x04\0\0\0nope")
+        .unwrap();
     let status = pen.process.wait(Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(2), "{}", pen.process.output());
     assert!(gone(serving));

@@ -8,6 +8,9 @@
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+#[path = "../keeper/stolen.rs"]
+mod stolen;
+
 mod access;
 mod activation;
 mod authority;

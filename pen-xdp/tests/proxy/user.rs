@@ -165,25 +165,15 @@ fn a_user_that_can_not_be_become_is_refused_by_name() {
     }
     let lab = lab(1);
     let pen = env!("CARGO_BIN_EXE_pen");
-    let past = "dsr_if eth0";
-    let to = server(0);
-    for (words, why) in [
-        (
-            vec!["-u", "nosuch", "80", &to],
-            "there is no such user on this host",
-        ),
-        (
-            vec!["-u", "nobody", "-O", past, "192.0.2.1:80", &to],
-            "is in DSR, which needs root as yet",
-        ),
-    ] {
-        for check in [true, false] {
-            let mut all = vec!["-f"];
-            all.extend(check.then_some("--check"));
-            all.extend(&words);
-            let output = lab.balancer().run(pen, &all).unwrap();
-            assert_eq!(output.status.code(), Some(2), "{all:?}: {}", output.text());
-            assert!(output.text().contains(why), "{}", output.text());
-        }
+    for check in [true, false] {
+        let mut words = vec!["-f", "-u", "nosuch", "80", "192.0.2.9:80"];
+        words.extend(check.then_some("--check"));
+        let output = lab.balancer().run(pen, &words).unwrap();
+        let said = output.text();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(
+            said.contains("there is no such user on this host"),
+            "{said}"
+        );
     }
 }

@@ -8,6 +8,8 @@ use std::{
         net::UnixListener,
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +23,10 @@ use crate::proxy::listening::knock;
 
 /// Behind the name of a socket whose daemon does not serve yet.
 const STARTING: &str = ".starting";
+/// How long a daemon that answers may be one that ends: the kernel ends it a moment after its keeper.
+const ENDING: Duration = Duration::from_millis(500);
+/// Between two knocks.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Who may open the file.
 #[derive(Clone, Copy, Debug)]
@@ -197,9 +203,15 @@ fn make_free(path: &Path) -> Result<()> {
             path.display()
         );
     }
-    let tried = match knock(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => try_as_owner(path, error),
-        tried => tried,
+    let end = Instant::now() + ENDING;
+    let tried = loop {
+        match knock(path) {
+            Ok(()) if Instant::now() < end => thread::sleep(AGAIN),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                break try_as_owner(path, error);
+            }
+            tried => break tried,
+        }
     };
     match tried {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}

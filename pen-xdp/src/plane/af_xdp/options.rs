@@ -12,6 +12,9 @@ use std::{
 
 use xsk_rs::TxQueue;
 
+use crate::keeper::child::keeper;
+use crate::keeper::request::{OfInterface, Request};
+
 /// How long one look at the device may take, microseconds.
 const BUSY_POLL_US: libc::c_int = 20;
 /// Packets that one look at the device may take.
@@ -36,15 +39,13 @@ impl Socket {
         }
     }
 
-    /// Lets the worker drive the device's NAPI instead of interrupts (Linux 5.11).
+    /// As [`prefer_busy_poll`], by whoever may.
     pub(super) fn prefer_busy_poll(&self) -> io::Result<()> {
-        self.set(libc::SOL_SOCKET, libc::SO_PREFER_BUSY_POLL, 1)?;
-        self.set(libc::SOL_SOCKET, libc::SO_BUSY_POLL, BUSY_POLL_US)?;
-        self.set(
-            libc::SOL_SOCKET,
-            libc::SO_BUSY_POLL_BUDGET,
-            BUSY_POLL_BUDGET,
-        )
+        let Some(keeper) = keeper() else {
+            return prefer_busy_poll(self.as_fd());
+        };
+        let request = Request::Interface(OfInterface::BusyPoll);
+        keeper.ask_with(&request, Some(self.as_fd())).map(drop)
     }
 
     /// Lets one wake-up send more than 32 packets (Linux 6.17, copy mode), and says how many the
@@ -53,7 +54,7 @@ impl Socket {
     pub(super) fn raise_send_budget(&self, ring: u32) -> io::Result<u32> {
         let budget = SEND_BUDGET.min(ring);
         let value = libc::c_int::try_from(budget).map_err(io::Error::other)?;
-        self.set(libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, value)?;
+        set(self.as_fd(), libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, value)?;
         Ok(budget)
     }
 
@@ -94,17 +95,37 @@ impl Socket {
             unsafe { libc::recvfrom(self.fd, none, 0, flags, ptr::null_mut(), ptr::null_mut()) };
         usable(answer)
     }
+}
 
-    fn set(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-        let len = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: `value` is valid for the call to read, and `len` is its size.
-        let answer =
-            unsafe { libc::setsockopt(self.fd, level, name, (&raw const value).cast(), len) };
-        if answer < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+/// Lets the worker drive the device's NAPI instead of interrupts (Linux 5.11). Needs `CAP_NET_ADMIN`.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(crate) fn prefer_busy_poll(socket: BorrowedFd<'_>) -> io::Result<()> {
+    for (name, value) in [
+        (libc::SO_PREFER_BUSY_POLL, 1),
+        (libc::SO_BUSY_POLL, BUSY_POLL_US),
+        (libc::SO_BUSY_POLL_BUDGET, BUSY_POLL_BUDGET),
+    ] {
+        set(socket, libc::SOL_SOCKET, name, value)?;
     }
+    Ok(())
+}
+
+fn set(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let (fd, len) = (socket.as_raw_fd(), size_of::<libc::c_int>());
+    let (value, len) = ((&raw const value).cast(), len as libc::socklen_t);
+    // SAFETY: `value` is valid for the call to read, and `len` is its size.
+    let answer = unsafe { libc::setsockopt(fd, level, name, value, len) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 impl AsFd for Socket {
