@@ -105,9 +105,10 @@ impl Daemon {
                 let found = next.apply(Command::Neighbor { address, mac });
                 found.map_err(|refusal| refusal.to_string())?;
             }
-            let after = Snapshot::compile(&next, Some(&dsr.snapshot)).map_err(|e| e.to_string())?;
+            let after =
+                Snapshot::compile(&next, Some(&dsr.opened.snapshot)).map_err(|e| e.to_string())?;
             let flows = dsr.seen(state).flows();
-            plan.pools = pools(state, (&dsr.snapshot, &after), &flows);
+            plan.pools = pools(state, (&dsr.opened.snapshot, &after), &flows);
         }
         Ok(plan)
     }

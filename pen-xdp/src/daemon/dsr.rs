@@ -4,31 +4,33 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, Sender};
 use pen_common::{
     config::{Config, Plane},
-    control::{Degraded, QueueStatus, Rung, XdpStatus},
     tables::Mac,
 };
 
-use super::{change::Change, flow_clock::FlowClock, open, start};
+use super::{
+    change::Change,
+    flow_clock::FlowClock,
+    open::Opened,
+    start,
+    workers::{reopen, to_program},
+};
 use crate::{
     control::{
-        grace::Readers,
-        publish::Publisher,
         report::Seen,
         snapshot::Snapshot,
         state::{Command, State},
     },
     keeper::Keeper,
     lock::InterfaceLock,
-    mapped::Mapped,
     neighbor::Resolved,
+    nic::forgets_program,
     plane::{Event, Workers},
     watch::{NetEvent, Watch},
 };
@@ -51,18 +53,11 @@ pub(super) struct Again {
 
 /// The data plane at work.
 pub(super) struct Dsr {
-    pub(super) snapshot: Snapshot,
-    pub(super) publisher: Publisher,
-    pub(super) memory: Arc<Mapped>,
-    pub(super) readers: Arc<Readers>,
+    pub(super) opened: Opened,
     pub(super) keeper: Keeper,
     pub(super) watch: Watch,
-    pub(super) plane: Plane,
-    pub(super) rungs: Vec<Rung>,
-    pub(super) xdp: XdpStatus,
-    pub(super) queues: Vec<QueueStatus>,
-    pub(super) degraded: Vec<Degraded>,
-    pub(super) workers: Option<Workers>,
+    /// For workers, and from them.
+    pub(super) worker_events: Sender<Event>,
     pub(super) events: Receiver<Event>,
     pub(super) announce_again: Option<Again>,
     pub(super) flow_clock: FlowClock,
@@ -74,6 +69,7 @@ impl Dsr {
     /// What forwards, and for whom.
     pub(super) fn in_one_line(&self, config: &Config) -> String {
         let mode = self
+            .opened
             .xdp
             .mode
             .map(|mode| format!(", {mode} XDP"))
@@ -82,13 +78,13 @@ impl Dsr {
             "{} on {}: plane {}{mode}",
             start::listen_line(config.dsr_services()),
             config.interface,
-            self.plane
+            self.opened.plane
         )
     }
 
     /// Cores that workers are kept on.
     pub(super) fn cores(&self) -> BTreeSet<usize> {
-        let queues = self.queues.iter();
+        let queues = self.opened.queues.iter();
         queues
             .filter_map(|queue| queue.core.map(|core| core as usize))
             .collect()
@@ -98,18 +94,14 @@ impl Dsr {
     /// that it needs.
     pub(super) fn close(self, keeps_forwarding: bool) {
         let Self {
+            mut opened,
             mut keeper,
-            workers,
-            queues,
             watch,
             lock,
             ..
         } = self;
-        for queue in &queues {
-            keeper.unset_socket(queue.queue);
-        }
-        drop(workers);
-        if keeps_forwarding && self.plane != Plane::AfPacket {
+        to_program(&mut keeper, &mut opened);
+        if keeps_forwarding && opened.plane != Plane::AfPacket {
             tracing::info!("{}: the program goes on by itself", keeper.nic.name);
             keeper.leave();
         } else {
@@ -125,8 +117,8 @@ impl Dsr {
     pub(super) fn seen<'a>(&'a self, state: &'a State) -> Seen<'a> {
         Seen {
             state,
-            snapshot: &self.snapshot,
-            memory: &self.memory,
+            snapshot: &self.opened.snapshot,
+            memory: &self.opened.memory,
         }
     }
 
@@ -173,7 +165,7 @@ impl Dsr {
                     self.announce(ANNOUNCEMENTS, &change.state);
                 }
             }
-            NetEvent::Queues { rx, tx } => self.queues_changed(rx, tx),
+            NetEvent::Queues { rx, tx } => self.queues_changed(rx, tx, change),
             NetEvent::LinkGone => {
                 anyhow::bail!("interface {} is gone", self.keeper.nic.name);
             }
@@ -195,9 +187,9 @@ impl Dsr {
         for pool in &published.config().pools {
             for backend in pool.backends.iter().filter(|b| b.address == address) {
                 let id = published.id(&pool.name, &backend.name);
-                if let Some(was) = self.snapshot.backends.get_mut(&id) {
+                if let Some(was) = self.opened.snapshot.backends.get_mut(&id) {
                     was.mac = mac;
-                    self.publisher.replace_mac(id, mac);
+                    self.opened.publisher.replace_mac(id, mac);
                 }
             }
         }
@@ -224,12 +216,8 @@ impl Dsr {
     fn link(&mut self, mac: [u8; 6], mtu: u32, change: &mut Change) {
         self.keeper.nic.link.mac = mac;
         self.keeper.nic.link.mtu = mtu;
-        let multi_buffer = self
-            .queues
-            .iter()
-            .all(|q| q.worker.is_none() || q.multi_buffer);
-        let redirect_len_max = match self.plane {
-            Plane::AfXdp => open::redirect_len_max(mtu, multi_buffer),
+        let redirect_len_max = match self.opened.plane {
+            Plane::AfXdp => self.opened.longest(mtu),
             Plane::Auto | Plane::Xdp | Plane::AfPacket => 0,
         };
         change.observe(Command::Interface {
@@ -238,25 +226,38 @@ impl Dsr {
         });
     }
 
-    fn queues_changed(&mut self, rx: u32, tx: u32) {
-        let known = self.queues.len() as u32;
-        tracing::warn!("the interface has {rx} receive and {tx} transmit queues now");
-        self.degraded.retain(|degraded| degraded.what != "queues");
-        if rx > known && self.plane == Plane::AfXdp {
-            self.degraded.push(Degraded {
-                what: "queues".to_owned(),
-                why: format!(
-                    "{rx} receive queues, of which {known} were there at start; the \
-                              program serves the others. Restart to serve them by workers"
-                ),
-            });
+    /// The operator has changed their number (`ethtool -L`).
+    fn queues_changed(&mut self, rx: u32, tx: u32, change: &mut Change) {
+        if std::mem::replace(&mut self.opened.counted, (rx, tx)) == (rx, tx) {
+            return;
         }
+        tracing::warn!("the interface has {rx} receive and {tx} transmit queues now");
+        // A packet socket has them all.
+        if self.opened.plane == Plane::AfPacket {
+            return;
+        }
+        if forgets_program(&self.keeper.nic.driver)
+            && let Err(error) = self.keeper.attach()
+        {
+            tracing::error!("new queues are without the program: {error:#}");
+        }
+        let config = change.state.config();
+        reopen(
+            &mut self.keeper,
+            config,
+            &self.worker_events,
+            &mut self.opened,
+        );
+        // Those of the workers before are gone with them.
+        change.epochs = self.opened.workers.as_ref().map(Workers::epochs);
+        let (mac, mtu) = (self.keeper.nic.link.mac, self.keeper.nic.link.mtu);
+        self.link(mac, mtu, change);
     }
 
     /// Looks at what nobody tells: time, workers.
     pub(super) fn tick(&mut self, now_ms: u64, state: &State) {
         self.flow_clock.go_on(now_ms);
-        self.memory.set_flow_clock(self.flow_clock.seconds());
+        self.opened.memory.set_flow_clock(self.flow_clock.seconds());
         for event in self.events.try_iter().take(EVENTS_AT_ONCE) {
             match event {
                 Event::NoMac { queue } => {
@@ -309,11 +310,11 @@ impl Dsr {
     /// # Errors
     /// Nothing has changed then.
     pub(super) fn publish(&mut self, state: &State, anyway: bool) -> Result<()> {
-        let snapshot = Snapshot::compile(state, Some(&self.snapshot))?;
-        if anyway || snapshot.differs(&self.snapshot) {
-            self.publisher.publish(&snapshot)?;
-            let before = std::mem::replace(&mut self.snapshot, snapshot);
-            if before.traps_v6() != self.snapshot.traps_v6() {
+        let snapshot = Snapshot::compile(state, Some(&self.opened.snapshot))?;
+        if anyway || snapshot.differs(&self.opened.snapshot) {
+            self.opened.publisher.publish(&snapshot)?;
+            let before = std::mem::replace(&mut self.opened.snapshot, snapshot);
+            if before.traps_v6() != self.opened.snapshot.traps_v6() {
                 self.hear();
             }
         }
@@ -322,7 +323,7 @@ impl Dsr {
 
     /// Hears those who ask for addresses of the tarpit, too.
     fn hear(&mut self) {
-        if let Err(error) = self.keeper.hear_all(self.snapshot.traps_v6()) {
+        if let Err(error) = self.keeper.hear_all(self.opened.snapshot.traps_v6()) {
             tracing::warn!("{error:#}; the tarpit's IPv6 addresses may be asked for in vain");
         }
     }

@@ -22,6 +22,7 @@ mod reload;
 mod signals;
 pub mod start;
 mod status;
+mod workers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -428,7 +429,7 @@ impl Daemon {
                 self.change.graced = waiting;
                 match &self.dsr {
                     Some(dsr) => {
-                        self.change.epochs = dsr.workers.as_ref().map(Workers::epochs);
+                        self.change.epochs = dsr.opened.workers.as_ref().map(Workers::epochs);
                         self.start_grace();
                     }
                     // Only a data plane may still read what was replaced.
@@ -485,7 +486,7 @@ impl Daemon {
                 if configured && start::own_vips(state) != start::own_vips(last) {
                     dsr.announce(dsr::ANNOUNCEMENTS, state);
                 }
-                dsr.publisher.generation()
+                dsr.opened.publisher.generation()
             }
             None => before + u64::from(rerouted),
         };
@@ -506,8 +507,8 @@ impl Daemon {
     fn start_grace(&mut self) {
         let Some(dsr) = &self.dsr else { return };
         let then = self.change.epochs.clone();
-        let watcher = dsr.workers.as_ref().map(Workers::watcher);
-        let readers = Arc::clone(&dsr.readers);
+        let watcher = dsr.opened.workers.as_ref().map(Workers::watcher);
+        let readers = Arc::clone(&dsr.opened.readers);
         let pause = self.change.pause();
         self.change.grace = Some(tokio::task::spawn_blocking(move || {
             thread::sleep(pause);

@@ -1,15 +1,16 @@
 //! Choosing the plane: what is tried, in which order, and what came of it.
 
-use std::{ops::Range, os::fd::AsFd, sync::Arc, thread};
+use std::{ops::Range, sync::Arc};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use crossbeam::channel::Sender;
 use pen_common::{
-    config::{Busy, Plane, Workers as WorkersWanted, XdpMode},
+    config::{Plane, XdpMode},
     control::{Degraded, QueueStatus, Rung, ServedBy, XdpStatus},
 };
 
 use super::queues;
+use super::workers::{core_count, cores, longest, open_workers, plane_busy, polls, to_program};
 use crate::{
     control::{
         grace::Readers,
@@ -20,15 +21,9 @@ use crate::{
     ebpf::possible_cpus,
     keeper::Keeper,
     mapped::{Mapped, MappedMemory, Shape},
-    nic::{HookMode, Wanted, interrupts},
-    plane::{
-        self, Event, Port, Queue, WorkerConfig, Workers,
-        af_xdp::{Mode, PACKET_MAX},
-    },
+    nic::{HookMode, Wanted},
+    plane::{self, Event, Queue, WorkerConfig, Workers, af_xdp::Mode},
 };
-
-/// Bytes of an Ethernet header with one VLAN tag more than the MTU leaves room for.
-const LINK_LEN: u32 = 14 + 4;
 
 /// A plane at work.
 pub struct Opened {
@@ -38,6 +33,8 @@ pub struct Opened {
     pub rungs: Vec<Rung>,
     /// How the program hangs on the interface.
     pub xdp: XdpStatus,
+    /// Receive and transmit queues when they were looked at last.
+    pub counted: (u32, u32),
     /// The receive queues, as they were opened.
     pub queues: Vec<QueueStatus>,
     /// What works less well than it could.
@@ -67,8 +64,14 @@ impl Opened {
         }
     }
 
+    /// The longest frame that every queue's socket takes, bytes; `mtu` is the interface's.
+    pub(super) fn longest(&self, mtu: u32) -> u32 {
+        let takes_whole = |queue: &QueueStatus| queue.worker.is_none() || queue.multi_buffer;
+        longest(mtu, self.queues.iter().all(takes_whole))
+    }
+
     /// Says that worker `number`, on its core, has the queue, and what its socket lacks.
-    fn served(&mut self, queue: u32, (number, core): (u32, Option<usize>), mode: Mode) {
+    pub(super) fn served(&mut self, queue: u32, (number, core): (u32, Option<usize>), mode: Mode) {
         if let Some(status) = self.queues.get_mut(queue as usize) {
             *status = QueueStatus {
                 served_by: ServedBy::Worker,
@@ -192,6 +195,7 @@ fn open_packet(keeper: &mut Keeper, state: &State, events: &Sender<Event>) -> Re
             mode: None,
             why: "the packet socket needs none".into(),
         },
+        counted: keeper.queues().context("the queues can't be counted")?,
         queues: vec![QueueStatus {
             worker: Some(0),
             core: core.and_then(|core| u32::try_from(core).ok()),
@@ -236,6 +240,7 @@ fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) 
         plane: Plane::Xdp,
         rungs: Vec::new(),
         xdp,
+        counted: note.after,
         queues: Vec::new(),
         degraded: Vec::new(),
         workers: None,
@@ -340,116 +345,6 @@ fn without_workers(wanted: Plane, opened: &mut Opened) {
     opened.rung(Plane::Xdp, true, why);
 }
 
-/// Gives every queue to the program. Workers that failed half way may have sockets in its map
-/// already: those go first, so that what is handed over meanwhile is still forwarded.
-fn to_program(keeper: &mut Keeper, opened: &mut Opened) {
-    for queue in &opened.queues {
-        keeper.unset_socket(queue.queue);
-    }
-    drop(opened.workers.take());
-    for status in &mut opened.queues {
-        *status = queue_status(status.queue, ServedBy::Program);
-    }
-}
-
-/// Opens a socket on every queue that can be served, starts the workers, then puts the sockets
-/// into the program's map.
-fn open_workers(
-    keeper: &mut Keeper,
-    state: &mut State,
-    events: &Sender<Event>,
-    opened: &mut Opened,
-    queues: u32,
-) -> Result<()> {
-    let config = state.config().clone();
-    let cores = cores();
-    let count = match config.workers {
-        WorkersWanted::Auto => queues.min((cores.len() as u32).saturating_sub(1).max(1)),
-        WorkersWanted::Count(count) => queues.min(u32::from(count).max(1)),
-    };
-    let cpus = possible_cpus().context("the number of CPUs is not known")?;
-    let mut workers: Vec<_> = (0..count as usize)
-        .map(|number| WorkerConfig {
-            core: cores.get(number % cores.len().max(1)).copied(),
-            busy: plane_busy(config.busy, number, core_count()),
-            queues: Vec::new(),
-        })
-        .collect();
-    let mut whole = true;
-    let mut sockets = Vec::new();
-    let mut first_error = None;
-    for queue in 0..queues {
-        let number = queue % count;
-        let worker = &mut workers[number as usize];
-        let busy_poll = polls(worker.busy, &keeper.nic.driver);
-        match keeper.open_queue(queue, &config, busy_poll) {
-            Ok(port) => {
-                let mode = port.mode().clone();
-                whole &= mode.multi_buffer;
-                let socket = port.descriptor().context("the socket has no descriptor")?;
-                sockets.push((queue, socket.try_clone_to_owned()?));
-                opened.served(queue, (number, worker.core), mode);
-                let row = cpus + number;
-                let memory =
-                    MappedMemory::new(Arc::clone(&opened.memory), row, config.finish_checksums);
-                worker.queues.push(Queue {
-                    number: queue,
-                    port,
-                    memory,
-                });
-            }
-            Err(error) => {
-                let what = format!("queue {queue}");
-                opened.degraded.push(Degraded {
-                    what,
-                    why: format!("the program serves it: {error}"),
-                });
-                first_error.get_or_insert(error);
-            }
-        }
-    }
-    if sockets.is_empty() {
-        bail!(first_error.map_or_else(|| anyhow!("no queue can be served"), Into::into));
-    }
-    publish_longest(keeper, state, opened, whole)?;
-    workers.retain(|worker| !worker.queues.is_empty());
-    opened.workers = Some(Workers::start(workers, events)?);
-    for (queue, socket) in sockets {
-        keeper.set_socket(queue, socket.as_fd())?;
-    }
-    Ok(())
-}
-
-/// A frame that a socket can't take whole, or that the interface could not send again, is none
-/// for a worker.
-pub fn redirect_len_max(mtu: u32, multi_buffer: bool) -> u32 {
-    let longest = mtu + LINK_LEN;
-    if multi_buffer {
-        longest
-    } else {
-        longest.min(PACKET_MAX)
-    }
-}
-
-fn publish_longest(
-    keeper: &Keeper,
-    state: &mut State,
-    opened: &mut Opened,
-    multi_buffer: bool,
-) -> Result<()> {
-    let redirect_len_max = redirect_len_max(keeper.nic.link.mtu, multi_buffer);
-    state.apply(Command::Interface {
-        mac: state.mac(),
-        redirect_len_max,
-    })?;
-    let snapshot = Snapshot::compile(state, Some(&opened.snapshot))?;
-    // No worker runs yet; the program may, over memory that it had before.
-    opened.readers.wait(|| true)?;
-    opened.publisher.publish(&snapshot)?;
-    opened.snapshot = snapshot;
-    Ok(())
-}
-
 /// The same lack on every queue is one lack.
 fn note_degraded(degraded: &mut Vec<Degraded>, what: &str, why: String) {
     if !degraded
@@ -460,41 +355,6 @@ fn note_degraded(degraded: &mut Vec<Degraded>, what: &str, why: String) {
             what: what.to_owned(),
             why,
         });
-    }
-}
-
-/// Cores for workers: the last first, because interrupts and all else begin at the first.
-fn cores() -> Vec<usize> {
-    let mut cores: Vec<usize> = core_affinity::get_core_ids()
-        .unwrap_or_default()
-        .into_iter()
-        .map(|core| core.id)
-        .collect();
-    cores.reverse();
-    cores
-}
-
-fn core_count() -> usize {
-    thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// When worker `number` spins. One core is always left to the rest of the machine.
-fn plane_busy(busy: Busy, number: usize, cores: usize) -> plane::Busy {
-    match busy {
-        _ if number + 1 >= cores => plane::Busy::Never,
-        Busy::Auto => plane::Busy::Auto,
-        Busy::Always => plane::Busy::Always,
-        Busy::Never => plane::Busy::Never,
-    }
-}
-
-/// Whether a worker drives its queues itself: only then may the interface defer its interrupts. A
-/// device that has none is driven when that is asked for.
-fn polls(busy: plane::Busy, driver: &str) -> bool {
-    match busy {
-        plane::Busy::Never => false,
-        plane::Busy::Auto => interrupts(driver),
-        plane::Busy::Always => true,
     }
 }
 
@@ -512,30 +372,5 @@ pub(super) fn queue_status(queue: u32, served_by: ServedBy) -> QueueStatus {
         heartbeat_age_ms: None,
         frames: None,
         xdp_statistics: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nobody_polls_where_one_core_has_to_do_for_all() {
-        for busy in [Busy::Auto, Busy::Always, Busy::Never] {
-            assert!(!polls(plane_busy(busy, 0, 1), "ice"), "{busy}");
-            assert_eq!(polls(plane_busy(busy, 0, 2), "ice"), busy != Busy::Never);
-            assert!(!polls(plane_busy(busy, 1, 2), "ice"), "{busy}");
-        }
-    }
-
-    #[test]
-    fn a_device_in_software_is_polled_on_demand_only() {
-        for (busy, polled) in [
-            (Busy::Auto, false),
-            (Busy::Always, true),
-            (Busy::Never, false),
-        ] {
-            assert_eq!(polls(plane_busy(busy, 0, 2), "veth"), polled, "{busy}");
-        }
     }
 }

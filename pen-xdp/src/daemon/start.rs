@@ -76,7 +76,9 @@ impl Daemon {
             socket,
         } = ready;
         let dsr = dsr.map(|ready| Dsr::open(ready, &mut state)).transpose()?;
-        let generation = dsr.as_ref().map_or(1, |dsr| dsr.publisher.generation());
+        let generation = dsr
+            .as_ref()
+            .map_or(1, |dsr| dsr.opened.publisher.generation());
         let mut daemon = Self {
             started: Instant::now(),
             reload: Reload::new(start),
@@ -107,7 +109,7 @@ impl Daemon {
         self.proxy = proxy.map(|bound| bound.start(&taken)).transpose()?;
         if let Some(dsr) = &mut self.dsr {
             dsr.announce(ANNOUNCEMENTS, &self.change.state);
-            self.change.epochs = dsr.workers.as_ref().map(Workers::epochs);
+            self.change.epochs = dsr.opened.workers.as_ref().map(Workers::epochs);
         }
         // Whatever changed while the plane was opened.
         self.change.observed();
@@ -138,18 +140,10 @@ impl Dsr {
         };
         let flow_clock = FlowClock::from(opened.memory.flow_clock(), coarse_ns() / 1_000_000);
         Ok(Self {
-            snapshot: opened.snapshot,
-            publisher: opened.publisher,
-            memory: opened.memory,
-            readers: opened.readers,
+            opened,
+            worker_events: sender,
             keeper,
             watch,
-            plane: opened.plane,
-            rungs: opened.rungs,
-            xdp: opened.xdp,
-            queues: opened.queues,
-            degraded: opened.degraded,
-            workers: opened.workers,
             events,
             announce_again: None,
             flow_clock,

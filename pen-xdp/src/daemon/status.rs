@@ -90,7 +90,7 @@ impl Dsr {
         let (queues, degraded) = self.queues(state.config());
         let config = state.config();
         let nic = &self.keeper.nic;
-        let taken = self.rungs.iter().find(|rung| rung.taken);
+        let taken = self.opened.rungs.iter().find(|rung| rung.taken);
         let status = DsrStatus {
             interface: InterfaceStatus {
                 name: nic.name.clone(),
@@ -101,11 +101,11 @@ impl Dsr {
             },
             plane: PlaneStatus {
                 wanted: config.plane,
-                actual: self.plane,
+                actual: self.opened.plane,
                 why: taken.map(|rung| rung.why.clone()).unwrap_or_default(),
-                rungs: self.rungs.clone(),
+                rungs: self.opened.rungs.clone(),
             },
-            xdp: self.xdp.clone(),
+            xdp: self.opened.xdp.clone(),
             busy: config.busy,
             queues,
             vips: seen.vips(),
@@ -120,17 +120,18 @@ impl Dsr {
     /// than it could, since the start or now.
     fn queues(&self, config: &Config) -> (Vec<QueueStatus>, Vec<Degraded>) {
         let reports = self
+            .opened
             .workers
             .as_ref()
             .map(|workers| workers.report())
             .unwrap_or_default();
-        let mut queues = self.queues.clone();
-        let mut degraded = self.degraded.clone();
+        let mut queues = self.opened.queues.clone();
+        let mut degraded = self.opened.degraded.clone();
         for worker in &reports {
             degraded.extend(heard(&mut queues, worker));
         }
         for status in queues.iter_mut().filter(|queue| queue.frames.is_some()) {
-            status.heartbeat_age_ms = match self.memory.heartbeat(status.queue) {
+            status.heartbeat_age_ms = match self.opened.memory.heartbeat(status.queue) {
                 0 => None,
                 beat => Some(coarse_ns().saturating_sub(beat) / 1_000_000),
             };

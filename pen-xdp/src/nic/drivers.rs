@@ -23,6 +23,13 @@ pub fn interrupts(driver: &str) -> bool {
     !matches!(driver, "veth" | "tun")
 }
 
+/// Whether new queues of a running device come without the program that the others have: what they
+/// receive passes by, until the program is attached again. `veth_set_channels` (drivers/net/veth.c, seen
+/// on 6.18) makes them so.
+pub fn forgets_program(driver: &str) -> bool {
+    driver == "veth"
+}
+
 #[cfg(test)]
 mod tests {
     use super::{interrupts, resets_link};

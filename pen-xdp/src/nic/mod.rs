@@ -15,7 +15,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 
 use crate::netlink::Netlink;
-pub use drivers::{interrupts, resets_link};
+pub use drivers::{forgets_program, interrupts, resets_link};
 use ethtool::Ethtool;
 pub use ethtool::Feature;
 pub use holder::{Holder, HookMode, who_holds_xdp};

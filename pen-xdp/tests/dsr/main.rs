@@ -25,6 +25,7 @@ mod names;
 mod neighbors;
 mod planes;
 mod protocols;
+mod queues;
 mod refuse;
 mod reload;
 mod rig;
