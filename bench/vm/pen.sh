@@ -11,7 +11,9 @@ pen_config() {
     cat <<CONFIG
 interface = "eth0"
 control = "$SOCKET"
+pid_file = "/run/pen.pid"
 foreground = true
+user = "$user"
 
 [[service]]
 name = "web"
@@ -224,8 +226,19 @@ tagged_fails() {
     ! in_ns "$cl" curl -sS --max-time 3 "http://$VIP_TAGGED/" >/dev/null 2>&1
 }
 
+# Who serves has no capability, and calls what the list lets it call.
+check_user() {
+    local seen
+    seen=$(guest 10 'pid=$(cat /run/pen.pid) && cd "/proc/$(tr -d " " <"/proc/$pid/task/$pid/children")" &&
+        sed -n "s/^\(Uid\|CapPrm\|Seccomp\):[[:space:]]*\([^[:space:]]*\).*/\1=\2/p" status') ||
+        fail "there is no process of $user's"
+    [ "$(sort <<<"$seen" | tr '\n' ' ')" = "CapPrm=0000000000000000 Seccomp=2 Uid=65534 " ] ||
+        fail "who serves as $user has: $seen"
+    say "pen serves as $user, without any capability"
+}
+
 pen_stop() {
-    guest 10 'kill -TERM $(pidof pen)' || fail "pen is gone before it was stopped"
+    guest 10 'kill -TERM $(cat /run/pen.pid)' || fail "pen is gone before it was stopped"
     within 15 guest 10 'test -s /run/pen.rc' || fail "pen does not end within 15 s of SIGTERM"
     local left
     left=$(guest 10 "cat /run/pen.rc | grep -vx 0; /sbin/ip -d link show eth0 | grep -o 'xdp.*';
@@ -239,6 +252,7 @@ pen_scenario() {
     [ "$tags" != stripped ] || [ "$(stripping)" = on ] || fail "$nic does not strip tags"
     pen_start
     pen_status "$work/status.json"
+    [ "$user" = root ] || check_user
     check_planes "$work/status.json"
     jq -r '.degraded[] | "vm: degraded: \(.what): \(.why)"' "$work/status.json"
     traffic

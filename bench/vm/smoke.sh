@@ -53,11 +53,12 @@ parse_arguments() {
 # socket there could not send. `tags` is what the NIC does to tagged frames while the kernel has no
 # interface for their VLAN: virtio-net drops them, the others take the tag out of the frame.
 choose_nic() {
-    queues=1 spare=0 mode=generic plane=xdp tags=stripped modules=$nic device=$nic
+    queues=1 spare=0 mode=generic plane=xdp tags=stripped modules=$nic device=$nic user=root
     case $nic in
         virtio-net | virtio-net-spare)
             queues=2 mode=native plane=af_xdp tags=filtered
-            [ "$nic" = virtio-net ] || spare=2
+            # That one as another user, too: with all that its kernel lacks.
+            [ "$nic" = virtio-net ] || spare=2 user=nobody
             # Two a pair, one for control, one for changes of the configuration.
             modules=virtio_pci,virtio_net,8021q
             device=virtio-net-pci,mq=on,vectors=$((2 * (queues + spare) + 2))
