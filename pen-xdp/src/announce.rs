@@ -49,7 +49,8 @@ pub enum ArpForm {
 pub struct Announcer {
     ifindex: u32,
     packet: File,
-    sockets: Vec<UdpSocket>,
+    /// With how many groups each is a member of.
+    sockets: Vec<(UdpSocket, usize)>,
     /// Group -> index into `sockets`.
     groups: BTreeMap<Ipv6Addr, usize>,
     hears_all: bool,
@@ -111,12 +112,15 @@ impl Announcer {
                 IpAddr::V4(_) => None,
             })
             .collect();
-        let (ifindex, sockets) = (self.ifindex, &self.sockets);
+        let (ifindex, sockets) = (self.ifindex, &mut self.sockets);
         self.groups.retain(|group, &mut index| {
             // What can't be left is left with its socket.
-            let _ = (!wanted.contains(group))
-                .then(|| sockets[index].leave_multicast_v6(group, ifindex));
-            wanted.contains(group)
+            let stays = wanted.contains(group);
+            if !stays && let Some((socket, groups)) = sockets.get_mut(index) {
+                let _ = socket.leave_multicast_v6(group, ifindex);
+                *groups -= 1;
+            }
+            stays
         });
         let mut result = Ok(());
         for group in wanted {
@@ -144,18 +148,19 @@ impl Announcer {
     }
 
     fn join(&mut self, group: Ipv6Addr) -> io::Result<()> {
-        let used = |index: usize| self.groups.values().filter(|&&at| at == index).count();
-        let free = (0..self.sockets.len()).find(|&index| used(index) < GROUPS_PER_SOCKET);
-        let index = match free {
+        let mut sockets = self.sockets.iter();
+        let index = match sockets.position(|(_, groups)| *groups < GROUPS_PER_SOCKET) {
             Some(index) => index,
             None => {
                 // Never bound, so that no port is open.
                 let socket = UdpSocket::from(socket(libc::AF_INET6, libc::SOCK_DGRAM)?);
-                self.sockets.push(socket);
+                self.sockets.push((socket, 0));
                 self.sockets.len() - 1
             }
         };
-        self.sockets[index].join_multicast_v6(&group, self.ifindex)?;
+        let (socket, groups) = &mut self.sockets[index];
+        socket.join_multicast_v6(&group, self.ifindex)?;
+        *groups += 1;
         self.groups.insert(group, index);
         Ok(())
     }

@@ -13,6 +13,7 @@ use landlock::{
     RulesetStatus, Scope, path_beneath_rules,
 };
 use pen_common::config::{Config, Plane};
+pub(crate) use sockets::ask_for;
 
 /// The newest rules that are asked for; an older kernel takes those that it knows.
 const NEWEST: ABI = ABI::V6;
@@ -74,9 +75,11 @@ pub fn confine(whom: Whom) -> Result<Confined> {
     let files = without_files().context("no confinement by Landlock")?;
     let sockets = match whom {
         Whom::Proxy | Whom::DataPlane { workers: false } => None,
-        Whom::DataPlane { workers: true } => {
-            Some(sockets::ask_for().context("no way to ask for AF_XDP sockets")?)
-        }
+        // There is one such place, which may be taken (in some containers): a plane without workers
+        // does without.
+        Whom::DataPlane { workers: true } => ask_for()
+            .inspect_err(|error| tracing::warn!("AF_XDP sockets can't be asked for: {error}"))
+            .ok(),
     };
     syscalls::confine(whom).context("no filter of system calls")?;
     Ok(Confined {

@@ -102,20 +102,21 @@ impl Keeper {
             .map_or(Ok(()), Interface::check_privileges)
     }
 
-    /// Makes the interface this process's own, or its keeper's, which holds it to its end then. To be
-    /// held for as long as anything of it is used.
+    /// Makes the interface this process's own, or its and its keeper's. To be held for as long as
+    /// anything of it is used.
     ///
     /// # Errors
     /// A capability is missing, or another daemon has it.
-    pub async fn lock(&mut self) -> Result<Option<InterfaceLock>> {
+    pub async fn lock(&mut self) -> Result<InterfaceLock> {
         match &self.own {
             Some(own) => {
                 own.check_privileges()?;
-                Ok(Some(own.lock().await?))
+                Ok(own.lock().await?)
             }
             None => {
                 let keeper = child::keeper().context("there is no keeper")?;
-                Ok(keeper.ask(&Request::Claim).map(|_| None)?)
+                let lock = keeper.descriptor(&Request::Claim)?;
+                Ok(InterfaceLock::shared(lock))
             }
         }
     }
@@ -366,10 +367,7 @@ impl Keeper {
     /// The same requests for this process as for a keeper.
     fn ask(&mut self, request: OfInterface, beside: Option<BorrowedFd<'_>>) -> Result<Given> {
         match &mut self.own {
-            Some(own) => {
-                let beside = beside.map(|it| it.try_clone_to_owned()).transpose();
-                own.answer(request, beside.context("a descriptor too many")?)
-            }
+            Some(own) => own.answer(request, beside),
             None => {
                 let keeper = child::keeper().context("there is no keeper")?;
                 Ok(keeper.ask_with(&Request::Interface(request), beside)?)

@@ -8,6 +8,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
+    os::fd::OwnedFd,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
@@ -48,7 +49,7 @@ fn process(pid: &Option<u32>) -> String {
 /// The right to change an interface; given back when dropped.
 #[derive(Debug)]
 pub struct InterfaceLock {
-    _file: File,
+    file: File,
 }
 
 impl InterfaceLock {
@@ -80,6 +81,21 @@ impl InterfaceLock {
                 Err(LockError::Held { .. }) if Instant::now() < end => thread::sleep(AGAIN),
                 other => return other,
             }
+        }
+    }
+
+    /// The same lock for another process: it falls when both have let go.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
+    }
+
+    /// One that was shared.
+    pub(crate) fn shared(descriptor: OwnedFd) -> Self {
+        Self {
+            file: descriptor.into(),
         }
     }
 
@@ -116,7 +132,7 @@ impl InterfaceLock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(failed)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

@@ -46,6 +46,7 @@ fn shown<T>(result: io::Result<T>) -> &'static str {
         Err(error) => match error.raw_os_error() {
             Some(libc::EPERM) => "EPERM",
             Some(libc::EACCES) => "EACCES",
+            Some(libc::ENOSYS) => "ENOSYS",
             _ => "another error",
         },
     }
@@ -79,7 +80,7 @@ fn try_all(folder: &PathBuf, whom: Whom) -> Vec<(&'static str, &'static str, &'s
     let xdp = Socket::new(Domain::from(libc::AF_XDP), Type::from(libc::SOCK_RAW), None);
     let without_keeper = match whom {
         Whom::Proxy => "EPERM",
-        Whom::DataPlane { .. } => "another error",
+        Whom::DataPlane { .. } => "ENOSYS",
     };
     let listener = TcpListener::bind(("127.0.0.1", 0));
     let address = listener.as_ref().unwrap().local_addr().unwrap();

@@ -17,6 +17,21 @@ const LIVE: &[&str] = &[
     "drain_timeout",
     "on_stop",
 ];
+/// Those of them that are about an interface: they hold from the first service in DSR on.
+const OF_INTERFACE: &[&str] = &[
+    "interface",
+    "plane",
+    "xdp_mode",
+    "busy",
+    "workers",
+    "zero_copy",
+    "multi_buffer",
+    "ring_size",
+    "finish_checksums",
+    "table_memory",
+    "bpffs",
+    "run_dir",
+];
 
 /// How one configuration comes out of another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +63,8 @@ impl Config {
     /// Keys that `next` has other values for, and that hold for as long as Pen runs.
     pub fn fixed_against(&self, next: &Self) -> Vec<&'static str> {
         let mut keys = unequal(CONFIG, self, next);
-        keys.retain(|key| !LIVE.contains(key));
+        let begins = self.dsr_services().next().is_none();
+        keys.retain(|key| !(LIVE.contains(key) || begins && OF_INTERFACE.contains(key)));
         keys
     }
 

@@ -18,7 +18,7 @@ const FAMILY: u32 = if cfg!(target_endian = "big") { 20 } else { 16 };
 ///
 /// # Errors
 /// The kernel's refusal.
-pub(super) fn ask_for() -> io::Result<OwnedFd> {
+pub(crate) fn ask_for() -> io::Result<OwnedFd> {
     let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     let equals = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     let answer = (libc::BPF_RET | libc::BPF_K) as u16;

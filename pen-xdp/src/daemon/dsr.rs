@@ -62,7 +62,7 @@ pub(super) struct Dsr {
     pub(super) announce_again: Option<Again>,
     pub(super) flow_clock: FlowClock,
     /// Given back last of all.
-    pub(super) lock: Option<InterfaceLock>,
+    pub(super) lock: InterfaceLock,
 }
 
 impl Dsr {
@@ -155,6 +155,9 @@ impl Dsr {
             NetEvent::LinkUp { mac, mtu } => {
                 tracing::info!("{} is up", self.keeper.nic.name);
                 change.observe(Command::Carrier(true));
+                // Their number may be what it was, and they may be others: the driver takes the link down
+                // to change it.
+                self.attach_to_new();
                 self.link(mac, mtu, change);
                 self.announce(ANNOUNCEMENTS_ON_LINK, &change.state);
             }
@@ -226,6 +229,16 @@ impl Dsr {
         });
     }
 
+    /// Has queues served that came without the program.
+    fn attach_to_new(&mut self) {
+        if self.opened.plane != Plane::AfPacket
+            && forgets_program(&self.keeper.nic.driver)
+            && let Err(error) = self.keeper.attach()
+        {
+            tracing::error!("new queues are without the program: {error:#}");
+        }
+    }
+
     /// The operator has changed their number (`ethtool -L`).
     fn queues_changed(&mut self, rx: u32, tx: u32, change: &mut Change) {
         if std::mem::replace(&mut self.opened.counted, (rx, tx)) == (rx, tx) {
@@ -236,11 +249,10 @@ impl Dsr {
         if self.opened.plane == Plane::AfPacket {
             return;
         }
-        if forgets_program(&self.keeper.nic.driver)
-            && let Err(error) = self.keeper.attach()
-        {
-            tracing::error!("new queues are without the program: {error:#}");
-        }
+        self.attach_to_new();
+        to_program(&mut self.keeper, &mut self.opened);
+        // Who was told to end has ended.
+        self.events.try_iter().for_each(drop);
         let config = change.state.config();
         reopen(
             &mut self.keeper,

@@ -67,6 +67,7 @@ use ending::Ending;
 use notify::{Reloading, Watchdog};
 use reload::Reload;
 use signals::{Heard, Signals};
+use start::DsrReady;
 
 /// How often the daemon looks at what nobody tells it: the clock, its workers.
 const TICK: Duration = Duration::from_millis(100);
@@ -86,6 +87,8 @@ pub struct Daemon {
     proxy: Option<Proxy>,
     /// What serves services in DSR, if there are any.
     dsr: Option<Dsr>,
+    /// What the first service in DSR begins with, as soon as it is published.
+    begins: Option<DsrReady>,
     socket: Option<ControlSocket>,
     /// Who may ask at a control port, in force.
     permission: Arc<Permission>,
@@ -130,7 +133,7 @@ impl Daemon {
                 Some(asked) = requests.recv() => self.asked(asked),
                 () = &mut serve => {}
                 _ = tick.tick() => self.tick(),
-                draft = self.drafts.next() => self.made(draft),
+                draft = self.drafts.next() => self.made(draft).await,
                 () = watchdog.due() => notify::alive(),
                 result = grace_over(&mut self.change.grace) => self.graced(result),
                 heard = self.signals.next() => match heard {
@@ -422,6 +425,7 @@ impl Daemon {
         match self.publish_state() {
             Ok(()) => {
                 let replaced = self.change.published();
+                self.end_dsr();
                 // Those that are gone are asked for no more.
                 if let Some(dsr) = self.dsr.as_mut().filter(|_| replaced) {
                     dsr.watch_back_ends(&self.change);
@@ -440,6 +444,7 @@ impl Daemon {
                 tracing::error!("nothing was changed: {error:#}");
                 self.change.take_back();
                 self.change.refused(Instant::now());
+                self.end_dsr();
                 if let Some(dsr) = &mut self.dsr {
                     dsr.watch_back_ends(&self.change);
                 }
@@ -453,6 +458,33 @@ impl Daemon {
     /// Cores that workers are kept on, and the proxy is not to use.
     fn taken(&self) -> BTreeSet<usize> {
         self.dsr.as_ref().map(Dsr::cores).unwrap_or_default()
+    }
+
+    /// Opens the data plane for the first service in DSR, whether there is one. Generations go on from
+    /// `before`.
+    fn begin_dsr(&mut self, before: u64) -> Result<bool> {
+        let state = &mut self.change.state;
+        let first = state.config().dsr_services().next().is_some();
+        let Some(ready) = self.begins.take().filter(|_| first) else {
+            return Ok(false);
+        };
+        let mut dsr = Dsr::open(ready, state)?;
+        let generation = &mut dsr.opened.snapshot.generation;
+        *generation = before.max(*generation);
+        self.dsr = Some(dsr);
+        Ok(true)
+    }
+
+    /// Takes the data plane down where no service in DSR is in force.
+    fn end_dsr(&mut self) {
+        let last = self.change.last().config();
+        let none = last.dsr_services().next().is_none();
+        drop(self.begins.take_if(|_| none));
+        if let Some(dsr) = self.dsr.take_if(|_| none) {
+            tracing::info!("{}: no service is in DSR any more", dsr.keeper.nic.name);
+            dsr.close(false);
+            self.change.epochs = None;
+        }
     }
 
     /// Publishes the state to the data plane and to the proxy.
@@ -477,13 +509,16 @@ impl Daemon {
             false => None,
         };
         let before = self.generation();
+        // Last of what can fail.
+        let begins = self.begin_dsr(before)?;
+        let state = &self.change.state;
         let generation = match &mut self.dsr {
             Some(dsr) => {
-                dsr.publish(state, rerouted)?;
+                dsr.publish(state, rerouted || begins)?;
                 let last = self.change.last();
                 // An address of this host's that comes or goes is announced as soon as it is heard of.
                 let configured = state.config().services != last.config().services;
-                if configured && start::own_vips(state) != start::own_vips(last) {
+                if begins || configured && start::own_vips(state) != start::own_vips(last) {
                     dsr.announce(dsr::ANNOUNCEMENTS, state);
                 }
                 dsr.opened.publisher.generation()

@@ -22,7 +22,10 @@ use crate::{
     keeper::Keeper,
     mapped::{Mapped, MappedMemory, Shape},
     nic::{HookMode, Wanted},
-    plane::{self, Event, Queue, WorkerConfig, Workers, af_xdp::Mode},
+    plane::{
+        Event, Queue, WorkerConfig, Workers,
+        af_xdp::{self, Mode},
+    },
 };
 
 /// A plane at work.
@@ -39,6 +42,8 @@ pub struct Opened {
     pub queues: Vec<QueueStatus>,
     /// What works less well than it could.
     pub degraded: Vec<Degraded>,
+    /// Whether it began with workers, and has them again when it can.
+    pub with_workers: bool,
     /// Workers, where the plane has them.
     pub workers: Option<Workers>,
     /// What the plane steers by.
@@ -85,7 +90,7 @@ impl Opened {
                 ..status.clone()
             };
         }
-        for plane::af_xdp::Degraded { what, why } in mode.degraded {
+        for af_xdp::Degraded { what, why } in mode.degraded {
             // Refused together with zero copy, and had without it.
             if what != "multi-buffer" || !mode.multi_buffer {
                 note_degraded(&mut self.degraded, what, why);
@@ -93,8 +98,16 @@ impl Opened {
         }
     }
 
+    /// Says why a queue is left to the program.
+    pub(super) fn left(&mut self, queue: u32, error: &af_xdp::OpenError) {
+        self.degraded.push(Degraded {
+            what: format!("queue {queue}"),
+            why: format!("the program serves it: {error}"),
+        });
+    }
+
     /// Says what came of a plane.
-    fn rung(&mut self, plane: Plane, taken: bool, why: &str) {
+    pub(super) fn rung(&mut self, plane: Plane, taken: bool, why: &str) {
         self.rungs.push(Rung {
             plane,
             taken,
@@ -202,6 +215,7 @@ fn open_packet(keeper: &mut Keeper, state: &State, events: &Sender<Event>) -> Re
             ..queue_status(0, ServedBy::Worker)
         }],
         degraded: Vec::new(),
+        with_workers: false,
         workers: Some(workers),
         memory: filled.memory,
         publisher: filled.publisher,
@@ -243,6 +257,7 @@ fn open_program(keeper: &mut Keeper, state: &mut State, events: &Sender<Event>) 
         counted: note.after,
         queues: Vec::new(),
         degraded: Vec::new(),
+        with_workers: false,
         workers: None,
         memory: filled.memory,
         publisher: filled.publisher,
@@ -292,7 +307,7 @@ fn climb(
     let degraded = opened.degraded.len();
     match open_workers(keeper, state, events, opened, queues_before) {
         Ok(()) => {
-            opened.plane = Plane::AfXdp;
+            (opened.plane, opened.with_workers) = (Plane::AfXdp, true);
             let why = if config.plane == Plane::Auto {
                 "native XDP"
             } else {

@@ -13,11 +13,15 @@ use super::{
     conflict,
     drafts::{Draft, Made, Purpose},
     log, notify,
+    start::{DsrReady, claim},
 };
 use crate::{
     cli::{Start, System},
     control::{names::names, state::Command},
-    keeper::{backends, child::read_configuration},
+    keeper::{
+        Keeper, backends,
+        child::{is_kept, read_configuration},
+    },
     names::Names,
     proxy::Proxy,
 };
@@ -98,7 +102,7 @@ impl Daemon {
     }
 
     /// A configuration is made.
-    pub(super) fn made(&mut self, draft: Draft) {
+    pub(super) async fn made(&mut self, draft: Draft) {
         let Draft {
             waiting,
             purpose,
@@ -121,7 +125,7 @@ impl Daemon {
                 self.plan(&config).map(|plan| Value::Plan(Box::new(plan)))
             }
             (Ok(config), Purpose::Diff) => Ok(Value::Text(self.differs_from(&config))),
-            (Ok(config), Purpose::Replace) => match self.replace(config, edited) {
+            (Ok(config), Purpose::Replace) => match self.replace(config, edited).await {
                 Ok(()) => return self.change.waiting.push(waiting),
                 Err(why) => Err(why),
             },
@@ -130,17 +134,35 @@ impl Daemon {
     }
 
     /// Puts a configuration in place of the one in force; it is published by and by.
-    fn replace(&mut self, config: Config, edited: bool) -> Result<(), String> {
+    async fn replace(&mut self, config: Config, edited: bool) -> Result<(), String> {
         if self.ending.is_some() {
             return Err("Pen is stopping".to_owned());
         }
-        self.reachable(&config)?;
+        let told = |error: anyhow::Error| format!("{error:#}");
+        let begins = self.dsr.is_none() && self.begins.is_none() && !is_kept();
+        let claimed = match config.dsr_services().next() {
+            Some(_) if begins => Some(claim(&config).await.map_err(told)?),
+            Some(_) | None => {
+                self.reachable(&config)?;
+                None
+            }
+        };
+        let before = self.change.state.clone();
         let command = match edited {
             true => Command::Edit(Box::new(config)),
             false => Command::Replace(Box::new(config)),
         };
         let replaced = self.change.state.apply(command);
         replaced.map_err(|refusal| refusal.to_string())?;
+        if let Some(claimed) = claimed {
+            match DsrReady::of(claimed, &mut self.change.state).await {
+                Ok(ready) => self.begins = Some(ready),
+                Err(error) => {
+                    self.change.state = before;
+                    return Err(told(error));
+                }
+            }
+        }
         if let Some(dsr) = &mut self.dsr {
             dsr.watch_back_ends(&self.change);
             let published = backends(self.change.last().config());
@@ -152,22 +174,30 @@ impl Daemon {
 
     /// Looks at what no configuration knows by itself.
     pub(super) fn reachable(&self, config: &Config) -> Result<(), String> {
-        let Some(dsr) = &self.dsr else {
-            return match config.dsr_services().next() {
-                None => Ok(()),
-                Some(service) => Err(format!(
-                    "service {:?} is the first in DSR, which begins with a start: restart Pen",
-                    service.name
-                )),
-            };
-        };
         let told = |error: anyhow::Error| format!("{error:#}");
+        let opened;
+        let keeper = match (&self.dsr, config.dsr_services().next()) {
+            (Some(dsr), _) => &dsr.keeper,
+            (None, None) => return Ok(()),
+            // It is confined to what a proxy needs.
+            (None, Some(service)) if is_kept() => {
+                return Err(format!(
+                    "service {:?} is the first in DSR, which begins with a start where Pen goes on as \
+                     another user: restart it",
+                    service.name
+                ));
+            }
+            (None, Some(_)) => {
+                opened = Keeper::open(config).map_err(told)?;
+                &opened
+            }
+        };
         conflict::refuse(config).map_err(told)?;
-        let segments = dsr.keeper.segments(config).map_err(told)?;
+        let segments = keeper.segments(config).map_err(told)?;
         for note in &segments.notes {
             tracing::warn!("{note}");
         }
-        let unreachable = dsr.keeper.unreachable(&segments);
+        let unreachable = keeper.unreachable(&segments);
         match unreachable.is_empty() {
             true => Ok(()),
             false => Err(unreachable.join("\n")),

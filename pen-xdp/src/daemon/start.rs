@@ -91,6 +91,7 @@ impl Daemon {
             followed: names(state.config()),
             change: Change::new(state),
             drafts: Drafts::default(),
+            begins: None,
             signals,
             reloading: None,
             left: 0,
@@ -119,7 +120,7 @@ impl Daemon {
 }
 
 impl Dsr {
-    fn open(ready: DsrReady, state: &mut State) -> Result<Self> {
+    pub(super) fn open(ready: DsrReady, state: &mut State) -> Result<Self> {
         let DsrReady {
             mut keeper,
             lock,
@@ -161,10 +162,10 @@ struct Ready {
 }
 
 /// The interface before anything is attached to it. Fields are dropped in this order.
-struct DsrReady {
+pub(super) struct DsrReady {
     watch: Watch,
     keeper: Keeper,
-    lock: Option<InterfaceLock>,
+    lock: InterfaceLock,
 }
 
 impl Ready {
@@ -181,24 +182,7 @@ impl Ready {
         };
         inherited.none_left()?;
         let dsr = match claimed {
-            Some((mut keeper, lock)) => {
-                // Those that further addresses of names are, too.
-                let segments = keeper.segments(state.config())?;
-                for why in keeper.unreachable(&segments) {
-                    tracing::warn!("{why}");
-                }
-                let mut watch = keeper.watch(&segments)?;
-                keeper.nic.link = watch.link();
-                if !watch.link().up {
-                    tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);
-                }
-                observe_all(&mut state, &mut watch).await?;
-                Some(DsrReady {
-                    watch,
-                    keeper,
-                    lock,
-                })
-            }
+            Some(claimed) => Some(DsrReady::of(claimed, &mut state).await?),
             None => None,
         };
         Ok(Self {
@@ -210,8 +194,39 @@ impl Ready {
     }
 }
 
+impl DsrReady {
+    /// Reads what is known of the world around the interface into the state.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub(super) async fn of((mut keeper, lock): Claimed, state: &mut State) -> Result<Self> {
+        // Those that further addresses of names are, too.
+        let segments = keeper.segments(state.config())?;
+        for why in keeper.unreachable(&segments) {
+            tracing::warn!("{why}");
+        }
+        let mut watch = keeper.watch(&segments)?;
+        keeper.nic.link = watch.link();
+        if !watch.link().up {
+            tracing::warn!("{0} is down; mend: ip link set {0} up", keeper.nic.name);
+        }
+        observe_all(state, &mut watch).await?;
+        Ok(Self {
+            watch,
+            keeper,
+            lock,
+        })
+    }
+}
+
+/// An interface, and the lock on it.
+pub(super) type Claimed = (Keeper, InterfaceLock);
+
 /// Looks at the interface and makes it this process's own.
-async fn claim(config: &Config) -> Result<(Keeper, Option<InterfaceLock>)> {
+///
+/// # Errors
+/// It can't be had, or can't serve this configuration.
+pub(super) async fn claim(config: &Config) -> Result<Claimed> {
     let mut keeper = Keeper::open(config)?;
     let segments = keeper.segments(config)?;
     let unreachable = keeper.unreachable(&segments);

@@ -22,7 +22,7 @@ use crate::{
     nic::interrupts,
     plane::{
         self, Event, Port, Queue, WorkerConfig, Workers,
-        af_xdp::{PACKET_MAX, XskPort},
+        af_xdp::{self, PACKET_MAX, XskPort},
     },
 };
 
@@ -46,8 +46,8 @@ pub(super) fn open_workers(
     bound.start(keeper, events, opened)
 }
 
-/// The interface has other queues than before: workers begin anew, each with its share of them, if the
-/// plane has any. Meanwhile, and where that can't be, the program forwards.
+/// The interface has other queues than before, and the program has them all: workers begin anew, each
+/// with its share, if the plane has any. Where that can't be, the program goes on.
 pub(super) fn reopen(
     keeper: &mut Keeper,
     config: &Config,
@@ -55,26 +55,33 @@ pub(super) fn reopen(
     opened: &mut Opened,
 ) {
     let (rx, tx) = opened.counted;
-    to_program(keeper, opened);
     let all = 0..rx;
     opened.queues = all
         .map(|queue| queue_status(queue, ServedBy::Program))
         .collect();
     let of_queue = |lack: &Degraded| lack.what.starts_with("queue");
     opened.degraded.retain(|lack| !of_queue(lack));
-    if opened.plane != Plane::AfXdp {
+    if !opened.with_workers {
         return;
     }
     let begun = bind(keeper, config, opened, rx.min(tx))
         .and_then(|bound| bound.start(keeper, events, opened));
-    if let Err(error) = begun {
-        to_program(keeper, opened);
-        let why = format!("the program serves them all: {error:#}");
-        tracing::error!("{}: queues: {why}", keeper.nic.name);
-        opened.degraded.push(Degraded {
-            what: "queues".to_owned(),
-            why,
-        });
+    match begun {
+        Ok(()) if opened.plane == Plane::AfXdp => {}
+        Ok(()) => {
+            opened.plane = Plane::AfXdp;
+            opened.rungs.clear();
+            opened.rung(Plane::AfXdp, true, "again, since the queues have changed");
+        }
+        Err(error) => {
+            to_program(keeper, opened);
+            let why = format!("no worker since the queues have changed: {error:#}");
+            tracing::error!("{}: {why}; mend: restart Pen", keeper.nic.name);
+            opened.plane = Plane::Xdp;
+            opened.rungs.clear();
+            opened.rung(Plane::AfXdp, false, &why);
+            opened.rung(Plane::Xdp, true, "the program is attached");
+        }
     }
 }
 
@@ -102,6 +109,8 @@ fn bind(keeper: &Keeper, config: &Config, opened: &mut Opened, queues: u32) -> R
         WorkersWanted::Count(count) => queues.min(u32::from(count).max(1)),
     };
     let cpus = possible_cpus().context("the number of CPUs is not known")?;
+    // Each counts in a row of its own, of which there are as many as the start made.
+    let count = count.min(opened.memory.shape().rows.saturating_sub(cpus).max(1));
     let mut workers: Vec<_> = (0..count as usize)
         .map(|number| WorkerConfig {
             core: cores.get(number % cores.len().max(1)).copied(),
@@ -115,6 +124,11 @@ fn bind(keeper: &Keeper, config: &Config, opened: &mut Opened, queues: u32) -> R
         let number = queue % count;
         let worker = &mut workers[number as usize];
         let busy_poll = polls(worker.busy, &keeper.nic.driver);
+        // Each would be waited for, and there is no more for the others.
+        if let Some(error @ af_xdp::OpenError::Memory { .. }) = &first_error {
+            opened.left(queue, error);
+            continue;
+        }
         match keeper.open_queue(queue, config, busy_poll) {
             Ok(port) => {
                 let socket = port.descriptor().context("the socket has no descriptor")?;
@@ -128,10 +142,7 @@ fn bind(keeper: &Keeper, config: &Config, opened: &mut Opened, queues: u32) -> R
                 });
             }
             Err(error) => {
-                opened.degraded.push(Degraded {
-                    what: format!("queue {queue}"),
-                    why: format!("the program serves it: {error}"),
-                });
+                opened.left(queue, &error);
                 first_error.get_or_insert(error);
             }
         }

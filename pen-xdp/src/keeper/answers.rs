@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -59,7 +59,7 @@ impl Answers {
     }
 
     /// What comes of a request.
-    pub(super) fn answer(&mut self, request: Request, beside: Option<OwnedFd>) -> Given {
+    pub(super) fn answer(&mut self, request: Request, beside: Option<BorrowedFd<'_>>) -> Given {
         let given = match request {
             Request::Read(path) => self
                 .as_named(&path, || files::open(&path))

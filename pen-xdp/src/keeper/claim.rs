@@ -31,7 +31,7 @@ impl Claim {
     pub(super) fn answer(
         &mut self,
         request: OfInterface,
-        beside: Option<OwnedFd>,
+        beside: Option<BorrowedFd<'_>>,
     ) -> io::Result<Given> {
         match &mut self.interface {
             Some(interface) => interface.answer(request, beside).map_err(as_error),
@@ -44,17 +44,19 @@ impl Claim {
     /// # Errors
     /// It names none, a capability is missing, or another daemon has it.
     pub(super) fn claim(&mut self, config: Option<&Config>) -> io::Result<Given> {
-        self.take(config).map_err(as_error)?;
-        Ok((Answer::Done, Vec::new()))
+        let lock = self.take(config).map_err(as_error)?;
+        Ok((Answer::Done, vec![lock]))
     }
 
-    fn take(&mut self, config: Option<&Config>) -> Result<()> {
+    /// The lock is held by both: it must not fall while one of them has anything of the interface.
+    fn take(&mut self, config: Option<&Config>) -> Result<OwnedFd> {
         ensure!(self.lock.is_none(), "the interface is claimed already");
         let interface = Interface::open(named(config)?)?;
         interface.check_privileges()?;
-        self.lock = Some(interface.lock_blocking()?);
-        self.interface = Some(interface);
-        Ok(())
+        let lock = interface.lock_blocking()?;
+        let shared = lock.share()?;
+        (self.interface, self.lock) = (Some(interface), Some(lock));
+        Ok(shared)
     }
 
     /// Hands out AF_XDP sockets by this descriptor, if the configuration's plane has any.
@@ -64,20 +66,20 @@ impl Claim {
     pub(super) fn hand_out(
         &mut self,
         config: Option<&Config>,
-        beside: Option<OwnedFd>,
+        beside: Option<BorrowedFd<'_>>,
     ) -> io::Result<Given> {
         self.hear(config, beside).map_err(as_error)?;
         Ok((Answer::Done, Vec::new()))
     }
 
-    fn hear(&mut self, config: Option<&Config>, beside: Option<OwnedFd>) -> Result<()> {
+    fn hear(&mut self, config: Option<&Config>, beside: Option<BorrowedFd<'_>>) -> Result<()> {
         ensure!(
             Whom::of(named(config)?) == Whom::DataPlane { workers: true },
             "the plane has no AF_XDP sockets"
         );
         ensure!(self.sockets.is_none(), "sockets are handed out already");
         let beside = beside.context("no descriptor beside the request")?;
-        self.sockets = Some(Sockets::by(beside)?);
+        self.sockets = Some(Sockets::by(beside.try_clone_to_owned()?)?);
         Ok(())
     }
 
@@ -91,7 +93,7 @@ impl Claim {
         if let Some(sockets) = &self.sockets
             && let Err(error) = sockets.hand_out()
         {
-            tracing::error!("no more AF_XDP sockets can be handed out: {error}");
+            tracing::error!("no more AF_XDP sockets are asked for: {error}");
             self.sockets = None;
         }
     }

@@ -2,17 +2,11 @@
 //! neighbour entries, settings of the interface, announcements. It does what a request says, for this
 //! very process or for one that has no rights ([`super::claim`]).
 
-use std::{
-    collections::BTreeSet,
-    io,
-    net::IpAddr,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
-};
+use std::{collections::BTreeSet, io, net::IpAddr, os::fd::BorrowedFd, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use pen_common::config::{Config, Plane, TABLE_MEMORY_MAX, XdpMode};
-use pen_common::tables::{BACKENDS_MAX, QUEUES_MAX};
+use pen_common::tables::{BACKENDS_MAX, QUEUES_MAX, VIPS_MAX};
 use socket2::{Domain, SockRef};
 
 use super::answers::Given;
@@ -115,7 +109,7 @@ impl Interface {
     pub(super) fn answer(
         &mut self,
         request: OfInterface,
-        beside: Option<OwnedFd>,
+        beside: Option<BorrowedFd<'_>>,
     ) -> Result<Given> {
         let beside = || beside.context("no descriptor beside the request");
         match request {
@@ -139,14 +133,14 @@ impl Interface {
             }
             OfInterface::SetSocket(queue) => {
                 let socket = beside()?;
-                self.steering()?.set_socket(queue, socket.as_fd())?;
+                self.steering()?.set_socket(queue, socket)?;
             }
             OfInterface::UnsetSocket(queue) => {
                 if let Some(steering) = &mut self.steering {
                     steering.unset_socket(queue);
                 }
             }
-            OfInterface::BusyPoll => busy_poll(&beside()?)?,
+            OfInterface::BusyPoll => busy_poll(beside()?)?,
             OfInterface::PacketSocket => {
                 // It hears all that the interface hears.
                 ensure!(
@@ -161,12 +155,16 @@ impl Interface {
                 address,
                 order,
             } => self.neighbor(ifindex, address, order)?,
-            OfInterface::Hear(vips) => (self.announcer()?.listen(&vips))
-                .context("the VIPs' multicast groups can't be joined")?,
+            OfInterface::Hear(vips) => {
+                ensure!(vips.len() <= VIPS_MAX, "{} VIPs are too many", vips.len());
+                (self.announcer()?.listen(&vips))
+                    .context("the VIPs' multicast groups can't be joined")?;
+            }
             OfInterface::HearAll(on) => (self.announcer()?.hear_all(on))
                 .context("the interface can't be made to hear all multicast")?,
             OfInterface::Announce { vips, mac } => {
-                (self.announcer()?.announce(&vips, mac)).context("the VIPs can't be announced")?
+                ensure!(vips.len() <= VIPS_MAX, "{} VIPs are too many", vips.len());
+                (self.announcer()?.announce(&vips, mac)).context("the VIPs can't be announced")?;
             }
             OfInterface::WaitForReaders => self.wait_for_readers()?,
             OfInterface::Close => self.close(),
@@ -231,13 +229,12 @@ impl Interface {
         if !may(netlink, place, order)? || is_made && !room {
             return Err(refused());
         }
-        carry_out(netlink, place, order)?;
         match order {
             Order::Make { .. } => self.neighbors.insert(place),
             Order::Delete | Order::Unmanage => self.neighbors.remove(&place),
             Order::Probe => false,
         };
-        Ok(())
+        carry_out(netlink, place, order)
     }
 
     fn wait_for_readers(&mut self) -> io::Result<()> {
@@ -292,9 +289,9 @@ impl Interface {
 }
 
 /// Of AF_XDP sockets alone: no other spins at a device.
-fn busy_poll(socket: &OwnedFd) -> io::Result<()> {
-    match SockRef::from(socket).domain()? == Domain::from(libc::AF_XDP) {
-        true => af_xdp::prefer_busy_poll(socket.as_fd()),
+fn busy_poll(socket: BorrowedFd<'_>) -> io::Result<()> {
+    match SockRef::from(&socket).domain()? == Domain::from(libc::AF_XDP) {
+        true => af_xdp::prefer_busy_poll(socket),
         false => Err(io::Error::from_raw_os_error(libc::EPERM)),
     }
 }

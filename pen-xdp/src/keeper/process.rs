@@ -2,7 +2,7 @@
 //! asks and the configuration names. It hears nobody else: no network, no control socket.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -24,6 +24,7 @@ use super::identity::Identity;
 use super::pid_place::PidPlace;
 use super::request::{Answer, Request, receive, send};
 use crate::cli::Start;
+use crate::confinement::Whom;
 
 /// What people and the service manager send to the process that they know; the one that serves is to
 /// hear it.
@@ -54,7 +55,7 @@ pub fn keep(
     let pid_file = PidPlace::of(config, &identity);
     pid_file.check()?;
     let heard = hear()?;
-    if config.dsr_services().next().is_some() {
+    if Whom::of(config) == (Whom::DataPlane { workers: true }) {
         // Frames of AF_XDP sockets stay in memory. Where it can't be raised, who needs more says so.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     }
@@ -109,7 +110,10 @@ impl<R: FnOnce() -> io::Result<()>> Keeping<R> {
                     .context("what the process that serves asks is no request")?
                 {
                     Some((request, beside)) => {
-                        self.answer(request, beside.into_iter().next(), &mut serves)?
+                        let first = beside.first().map(AsFd::as_fd);
+                        self.answer(request, first, &mut serves)?;
+                        // The last close of what lingers waits (SO_LINGER, socket(7)).
+                        in_time(|| drop(beside));
                     }
                     // It ends, or has shut the door and lives on.
                     None => return self.let_end(),
@@ -143,7 +147,7 @@ impl<R: FnOnce() -> io::Result<()>> Keeping<R> {
     fn answer(
         &mut self,
         request: Request,
-        beside: Option<OwnedFd>,
+        beside: Option<BorrowedFd<'_>>,
         serves: &mut impl FnMut() -> Result<()>,
     ) -> Result<()> {
         let is_ready = matches!(request, Request::Serving(_));

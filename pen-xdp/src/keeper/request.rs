@@ -239,8 +239,11 @@ pub fn send<T: Serialize>(
     let length = length.ok_or_else(|| unsaid("it is too long to be said".to_owned()))?;
     let mut room = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut beside = SendAncillaryBuffer::new(&mut room);
-    if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
+    if descriptors.len() > DESCRIPTORS_MAX {
         return Err(unsaid("too many descriptors beside it".to_owned()));
+    }
+    if !descriptors.is_empty() {
+        beside.push(SendAncillaryMessage::ScmRights(descriptors));
     }
     let length = length.to_le_bytes();
     let sent = sendmsg(

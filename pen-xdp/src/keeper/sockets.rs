@@ -55,19 +55,10 @@ impl Sockets {
     }
 
     fn answer(&self, call: &libc::seccomp_notif) -> io::Result<()> {
-        match open(&call.data) {
-            Ok(socket) => self.control(
-                libc::SECCOMP_IOCTL_NOTIF_ADDFD,
-                &mut libc::seccomp_notif_addfd {
-                    id: call.id,
-                    // The call returns what it becomes over there.
-                    flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
-                    srcfd: socket.as_raw_fd().cast_unsigned(),
-                    newfd: 0,
-                    newfd_flags: libc::O_CLOEXEC.cast_unsigned(),
-                },
-            ),
-            Err(error) => self.control(
+        let given = open(&call.data).and_then(|socket| self.give(call.id, &socket));
+        match given {
+            // The call is answered by its failure: the process over there has no number left, say.
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => self.control(
                 libc::SECCOMP_IOCTL_NOTIF_SEND,
                 &mut libc::seccomp_notif_resp {
                     id: call.id,
@@ -76,7 +67,20 @@ impl Sockets {
                     flags: 0,
                 },
             ),
+            given => given,
         }
+    }
+
+    fn give(&self, call: u64, socket: &Socket) -> io::Result<()> {
+        let mut gift = libc::seccomp_notif_addfd {
+            id: call,
+            // The call returns what it becomes over there.
+            flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+            srcfd: socket.as_raw_fd().cast_unsigned(),
+            newfd: 0,
+            newfd_flags: libc::O_CLOEXEC.cast_unsigned(),
+        };
+        self.control(libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut gift)
     }
 
     fn control<T>(&self, request: libc::Ioctl, about: &mut T) -> io::Result<()> {
@@ -109,6 +113,10 @@ fn open(call: &libc::seccomp_data) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+    use rustix::net::{AddressFamily, SocketType};
+    use socket2::SockRef;
+
     use super::*;
 
     #[test]
@@ -137,5 +145,42 @@ mod tests {
         let other = OwnedFd::from(fs::File::open("/dev/null").unwrap());
         let refused = Sockets::by(other).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+    }
+
+    /// A filter is of the thread that installs it, and there may be several.
+    #[test]
+    fn calls_are_answered_one_after_the_other_and_one_that_fails_ends_nothing() {
+        let (sender, listeners) = std::sync::mpsc::channel();
+        let caller = std::thread::spawn(move || {
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            sender.send(crate::confinement::ask_for()).unwrap();
+            let call = |kind| {
+                let family = AddressFamily::from_raw(libc::AF_XDP as u16);
+                let made = rustix::net::socket(family, kind, None);
+                made.map(|socket| SockRef::from(&socket).domain().unwrap())
+            };
+            let other = Socket::new(Domain::UNIX, Type::STREAM, None);
+            (
+                call(SocketType::DGRAM),
+                call(SocketType::RAW),
+                other.is_ok(),
+            )
+        });
+        let sockets = match listeners.recv().unwrap() {
+            Ok(listener) => Sockets::by(listener).unwrap(),
+            // There can be one such listener: whoever runs this has it.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return,
+            Err(error) => panic!("{error}"),
+        };
+        sockets.hand_out().unwrap();
+        sockets.hand_out().unwrap();
+        let (refused, given, other) = caller.join().unwrap();
+        assert_eq!(refused, Err(Errno::PERM));
+        let may = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_NET_RAW);
+        match may.unwrap() {
+            true => assert_eq!(given, Ok(Domain::from(libc::AF_XDP))),
+            false => assert_eq!(given, Err(Errno::PERM)),
+        }
+        assert!(other);
     }
 }

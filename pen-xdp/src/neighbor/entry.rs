@@ -55,7 +55,8 @@ pub enum Order {
     Delete,
 }
 
-/// Whether this may be done on behalf of one who is not trusted: entries of others are left alone.
+/// Whether this may be done on behalf of one who is not trusted: entries that were set by hand, or are
+/// in another program's care, are left alone, and nothing is done with one that was not made ours.
 ///
 /// # Errors
 /// The kernel does not show the entry.

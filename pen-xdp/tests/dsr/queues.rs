@@ -26,23 +26,20 @@ fn load(vip: IpAddr, count: u64) -> Load {
 
 /// So many queues on the balancer's end of the cable. The driver wants one to receive on for each that
 /// the other end may send from; the other end's own stay as they are.
-fn set(lab: &Lab, count: u32) {
+pub(crate) fn set(lab: &Lab, count: u32) {
     let own = || {
         let words = format!("-L eth0 rx {count} tx {count}");
-        lab.balancer().ethtool(&words).unwrap()
+        lab.balancer().ethtool(&words)
     };
-    let peer = || lab.switch().ethtool(&format!("-L lb0 tx {count}")).unwrap();
-    if count == 1 {
-        peer();
-        own();
-    } else {
-        own();
-        peer();
-    }
+    let peer = || lab.switch().ethtool(&format!("-L lb0 tx {count}"));
+    // Before it where there are fewer, and after it where there are more: one of the two is refused.
+    let _ = peer();
+    own().unwrap();
+    let _ = peer();
 }
 
 /// Waits until each of so many queues is served so; the kernel tells nobody of their number.
-fn served(pen: &Pen, count: usize, by: ServedBy) {
+pub(crate) fn served(pen: &Pen, count: usize, by: ServedBy) {
     let end = Instant::now() + START;
     loop {
         let queues = pen.status().dsr().queues.clone();

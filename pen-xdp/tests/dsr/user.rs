@@ -4,34 +4,26 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd},
     thread,
     time::Duration,
-};
-
-use lab::{Lab, Load, Peer, Process, Signal, Station};
-use pen::{
-    announce::Announced,
-    keeper::request::{Answer, OfInterface, Request},
-    neighbor::Order,
-    nic::Wanted,
 };
 
 use crate::{
     reload::write,
     rig::{Pen, START, assert_nothing_left, service},
-    stolen::{Way, serving},
+    stolen::serving,
 };
+use lab::{Lab, Load, Peer, Process, Signal, Station};
 
-const UDP: &[&str] = &["5353/udp"];
+pub(crate) const UDP: &[&str] = &["5353/udp"];
 /// Frames in little memory: a container's root may not lock more than 8 MiB for another user.
 pub(crate) const SMALL: &str = "user = \"nobody\"\nring_size = 128\n";
 
-fn top(plane: &str) -> String {
+pub(crate) fn top(plane: &str) -> String {
     format!("plane = \"{plane}\"\n{SMALL}")
 }
 
-fn echoes(lab: &Lab) -> Vec<Peer> {
+pub(crate) fn echoes(lab: &Lab) -> Vec<Peer> {
     let all = 0..lab.backends().len();
     all.map(|index| Peer::udp(lab, index, 5353).unwrap())
         .collect()
@@ -56,7 +48,7 @@ fn running(lab: &Lab, load: Load) -> Process {
 }
 
 /// All that is sent to each VIP is answered, by so many back ends.
-fn all_answer(lab: &Lab, backends: usize) {
+pub(crate) fn all_answer(lab: &Lab, backends: usize) {
     for vip in lab.vips() {
         let tally = load(vip, 400).run(lab.client()).unwrap();
         let seen = (tally.answered, tally.strayed, tally.by_backend.len());
@@ -210,133 +202,6 @@ fn an_upgrade_loses_nothing() {
     next.change("stop");
     assert!(next.process.wait(START).unwrap().success());
     assert_nothing_left(&lab, lab.balancer());
-}
-
-/// Whoever takes over the process with the data plane has its interface, and nobody else's.
-#[test]
-fn a_keeper_touches_its_interface_and_no_other() {
-    if !lab::ready("a_keeper_touches_its_interface_and_no_other") {
-        return;
-    }
-    let lab = Lab::builder().backends(2).build().unwrap();
-    let _echoes = echoes(&lab);
-    let machine = lab.balancer();
-    machine
-        .ip("link add other type veth peer name its-peer")
-        .unwrap();
-    machine.ip("link set other up").unwrap();
-    let foreign = "10.77.0.99";
-    let line = format!("neigh add {foreign} lladdr 02:00:00:00:00:99 dev eth0 nud permanent");
-    machine.ip(&line).unwrap();
-    let index = |name: &str| {
-        let shown = machine.ip(&format!("-o link show {name}")).unwrap().stdout;
-        shown.split(':').next().unwrap().parse().unwrap()
-    };
-    let (own, other, loopback): (u32, u32, u32) = (index("eth0"), index("other"), index("lo"));
-    let pen = Pen::start(&lab, &top("af_xdp"), &service(&lab, UDP, 2));
-    let way = Way::to(pen.process.id());
-    way.hold();
-
-    let neighbor = |ifindex: u32, address: &str, order| OfInterface::Neighbor {
-        ifindex,
-        address: address.parse().unwrap(),
-        order,
-    };
-    let make = Order::Make { managed: true };
-    let file = fs::File::open("/dev/null").unwrap();
-    let tcp = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let (file, tcp): (BorrowedFd<'_>, BorrowedFd<'_>) = (file.as_fd(), tcp.as_fd());
-    let denied = "Operation not permitted";
-    let memory = |slot_bytes, workers| OfInterface::Memory {
-        fresh: true,
-        slot_bytes,
-        workers,
-    };
-    for (request, beside, why) in [
-        // Other interfaces, and what is somebody else's on this one.
-        (neighbor(other, "10.77.0.50", make), None, denied),
-        (neighbor(loopback, "10.77.0.50", make), None, denied),
-        (neighbor(9_999, "10.77.0.50", make), None, "No such device"),
-        (neighbor(own, foreign, Order::Delete), None, denied),
-        (neighbor(own, foreign, Order::Unmanage), None, denied),
-        (neighbor(own, foreign, Order::Probe), None, denied),
-        (neighbor(own, foreign, make), None, denied),
-        // What is no AF_XDP socket.
-        (
-            OfInterface::SetSocket(0),
-            Some(file),
-            "queue 0's socket can't be put in its map",
-        ),
-        (
-            OfInterface::SetSocket(0),
-            None,
-            "no descriptor beside the request",
-        ),
-        (
-            OfInterface::SetSocket(u32::MAX),
-            Some(tcp),
-            "can't be put in its map",
-        ),
-        (OfInterface::BusyPoll, Some(tcp), denied),
-        (
-            OfInterface::BusyPoll,
-            Some(file),
-            "Socket operation on non-socket",
-        ),
-        (
-            OfInterface::BusyPoll,
-            None,
-            "no descriptor beside the request",
-        ),
-        // More memory than a configuration could say.
-        (memory(u64::MAX, 1), None, "are too many"),
-        (memory(1, u32::MAX), None, "are too many"),
-        (
-            OfInterface::PacketSocket,
-            None,
-            "the plane has no packet socket",
-        ),
-    ] {
-        let beside: Vec<_> = beside.into_iter().collect();
-        let request = Request::Interface(request);
-        let told = way.refused(&request, &beside);
-        assert!(told.contains(why), "{request:?}: {told}");
-    }
-    // Calls for sockets come by the one way that is there.
-    for (request, why) in [
-        (Request::Sockets, "sockets are handed out already"),
-        (Request::Claim, "the interface is claimed already"),
-    ] {
-        let told = way.refused(&request, &[file]);
-        assert!(told.contains(why), "{request:?}: {told}");
-    }
-    let entry = machine.ip(&format!("neigh show {foreign}")).unwrap().stdout;
-    assert!(entry.contains("PERMANENT"), "{entry}");
-    // What the data plane is there for.
-    let vips = lab.vips().map(|vip| Announced { vip, vlan: None });
-    let vips: Vec<_> = vips.collect();
-    for request in [
-        neighbor(own, "10.77.0.50", make),
-        neighbor(own, "10.77.0.50", Order::Delete),
-        // It is gone, which is what was asked for; the kernel says so.
-        OfInterface::Set(Wanted::default()),
-        OfInterface::Announce { vips, mac: [2; 6] },
-        OfInterface::WaitForReaders,
-        memory(1, 1),
-    ] {
-        let (answer, _) = way.ask(&Request::Interface(request.clone()));
-        let done = matches!(
-            answer,
-            Answer::Done | Answer::Set { .. } | Answer::Memory { .. }
-        );
-        assert!(done, "{request:?}: {answer:?}");
-    }
-    let more = Request::Interface(memory(1, 1));
-    let told = way.refused(&more, &[]);
-    assert!(told.contains("has had its memory"), "{told}");
-    way.let_go();
-    all_answer(&lab, 2);
-    pen.stop(&lab, lab.balancer());
 }
 
 /// What others than root may write is not root's word: no interface is had by it.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use lab::{Nginx, Signal};
-use pen::keeper::request::{Answer, Listen, Request};
+use pen::keeper::request::{Answer, Listen, OfInterface, Request};
 use pen::replace_file::{How, Links};
 
 use crate::{
@@ -142,6 +142,16 @@ fn a_keeper_gives_what_is_configured_and_nothing_else() {
     assert!(why.contains("busy"), "{why}");
     let why = way.refused(&Request::Transparent { v6: false }, &[]);
     assert!(why.contains("not permitted"), "{why}");
+    // No interface is named here, and nothing is done with one that was not claimed.
+    for (request, why) in [
+        (Request::Claim, "no interface is had as root"),
+        (Request::Sockets, "no interface is had as root"),
+        (Request::Interface(OfInterface::Attach), "not permitted"),
+        (Request::Interface(OfInterface::Close), "not permitted"),
+    ] {
+        let told = way.refused(&request, &[]);
+        assert!(told.contains(why), "{request:?}: {told}");
+    }
     // A socket's file of root's.
     let roots = lab.folder().join("roots.sock");
     let _listener = UnixListener::bind(&roots).unwrap();
