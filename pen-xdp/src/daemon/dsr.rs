@@ -15,6 +15,7 @@ use pen_common::{
 };
 
 use super::{
+    Daemon,
     change::Change,
     flow_clock::FlowClock,
     open::Opened,
@@ -63,6 +64,38 @@ pub(super) struct Dsr {
     pub(super) flow_clock: FlowClock,
     /// Given back last of all.
     pub(super) lock: InterfaceLock,
+}
+
+impl Daemon {
+    /// Opens the data plane for the first service in DSR, whether there is one. Generations go on from
+    /// `before`.
+    ///
+    /// # Errors
+    /// It can't be opened; then nothing of it is left.
+    pub(super) fn begin_dsr(&mut self, before: u64) -> Result<bool> {
+        let state = &mut self.change.state;
+        let first = state.config().dsr_services().next().is_some();
+        let Some(ready) = self.begins.take().filter(|_| first) else {
+            return Ok(false);
+        };
+        let mut dsr = Dsr::open(ready, state)?;
+        let generation = &mut dsr.opened.snapshot.generation;
+        *generation = before.max(*generation);
+        self.dsr = Some(dsr);
+        Ok(true)
+    }
+
+    /// Takes the data plane down where no service in DSR is in force.
+    pub(super) fn end_dsr(&mut self) {
+        let last = self.change.last().config();
+        let none = last.dsr_services().next().is_none();
+        drop(self.begins.take_if(|_| none));
+        if let Some(dsr) = self.dsr.take_if(|_| none) {
+            tracing::info!("{}: no service is in DSR any more", dsr.keeper.nic.name);
+            dsr.close(false);
+            self.change.epochs = None;
+        }
+    }
 }
 
 impl Dsr {

@@ -460,33 +460,6 @@ impl Daemon {
         self.dsr.as_ref().map(Dsr::cores).unwrap_or_default()
     }
 
-    /// Opens the data plane for the first service in DSR, whether there is one. Generations go on from
-    /// `before`.
-    fn begin_dsr(&mut self, before: u64) -> Result<bool> {
-        let state = &mut self.change.state;
-        let first = state.config().dsr_services().next().is_some();
-        let Some(ready) = self.begins.take().filter(|_| first) else {
-            return Ok(false);
-        };
-        let mut dsr = Dsr::open(ready, state)?;
-        let generation = &mut dsr.opened.snapshot.generation;
-        *generation = before.max(*generation);
-        self.dsr = Some(dsr);
-        Ok(true)
-    }
-
-    /// Takes the data plane down where no service in DSR is in force.
-    fn end_dsr(&mut self) {
-        let last = self.change.last().config();
-        let none = last.dsr_services().next().is_none();
-        drop(self.begins.take_if(|_| none));
-        if let Some(dsr) = self.dsr.take_if(|_| none) {
-            tracing::info!("{}: no service is in DSR any more", dsr.keeper.nic.name);
-            dsr.close(false);
-            self.change.epochs = None;
-        }
-    }
-
     /// Publishes the state to the data plane and to the proxy.
     fn publish_state(&mut self) -> Result<()> {
         if self.dsr.is_some() {
