@@ -1,4 +1,4 @@
-//! One daemon an interface: the lock that it holds for as long as it lives.
+//! One daemon an interface: the lock that it holds for as long as it has anything of it.
 //!
 //! Maps, pins, neighbour entries and settings of an interface have one owner. A second one would
 //! adopt what the first still writes, and take back what it still needs. The kernel lets go of the

@@ -6,7 +6,8 @@ use super::keys::{BACKEND, CONFIG, Key};
 use super::service_keys::SERVICE;
 use super::{Config, Pool, Service};
 
-/// Keys of the top level that can change while Pen runs. All others are about how it was started.
+/// Keys of the top level that can change while Pen runs. All others are about how it was started, or
+/// about its interface.
 const LIVE: &[&str] = &[
     "seed",
     "debug",
@@ -17,7 +18,7 @@ const LIVE: &[&str] = &[
     "drain_timeout",
     "on_stop",
 ];
-/// Those of them that are about an interface: they hold from the first service in DSR on.
+/// Those that are about an interface: they hold from the first service in DSR to the last.
 const OF_INTERFACE: &[&str] = &[
     "interface",
     "plane",
@@ -60,11 +61,13 @@ pub enum Differs {
 }
 
 impl Config {
-    /// Keys that `next` has other values for, and that hold for as long as Pen runs.
+    /// Keys that `next` has other values for, and that can't change: they hold for as long as Pen runs,
+    /// or for as long as services are in DSR.
     pub fn fixed_against(&self, next: &Self) -> Vec<&'static str> {
         let mut keys = unequal(CONFIG, self, next);
-        let begins = self.dsr_services().next().is_none();
-        keys.retain(|key| !(LIVE.contains(key) || begins && OF_INTERFACE.contains(key)));
+        let has_interface = |config: &Self| config.dsr_services().next().is_some();
+        let no_interface = !(has_interface(self) && has_interface(next));
+        keys.retain(|key| !(LIVE.contains(key) || no_interface && OF_INTERFACE.contains(key)));
         keys
     }
 

@@ -25,7 +25,7 @@ use crate::mapped::Mapped;
 /// The slot array can't take what is to be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the tables need {needed} bytes more than the {total} that were set aside at start; \
+    "the tables need {needed} bytes more than the {total} that were set aside; \
      raise table_memory and restart"
 )]
 pub struct TableMemoryFull {

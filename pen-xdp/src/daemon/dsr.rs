@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use crossbeam::channel::{Receiver, Sender};
 use pen_common::{
     config::{Config, Plane},
+    control::Degraded,
     tables::Mac,
 };
 
@@ -18,6 +19,7 @@ use super::{
     Daemon,
     change::Change,
     flow_clock::FlowClock,
+    notify,
     open::Opened,
     start,
     workers::{reopen, to_program},
@@ -71,17 +73,31 @@ impl Daemon {
     /// `before`.
     ///
     /// # Errors
-    /// It can't be opened; then nothing of it is left.
+    /// It can't be opened; then nothing of it is left but what an earlier daemon had left, which goes by
+    /// the new tables.
     pub(super) fn begin_dsr(&mut self, before: u64) -> Result<bool> {
         let state = &mut self.change.state;
         let first = state.config().dsr_services().next().is_some();
         let Some(ready) = self.begins.take().filter(|_| first) else {
             return Ok(false);
         };
-        let mut dsr = Dsr::open(ready, state)?;
-        let generation = &mut dsr.opened.snapshot.generation;
-        *generation = before.max(*generation);
-        self.dsr = Some(dsr);
+        let dsr = self.dsr.insert(Dsr::open(ready, state)?);
+        let opened = &mut dsr.opened;
+        opened.snapshot.generation = before.max(opened.snapshot.generation);
+        if let Some(workers) = opened.workers.as_ref().filter(|_| self.proxy.is_some()) {
+            let lack = Degraded {
+                what: "cores".to_owned(),
+                why: "the proxy's threads were there before the workers, and share their cores; \
+                      restart Pen to part them"
+                    .to_owned(),
+            };
+            opened.degraded.push(lack);
+            // What comes next is written where the one before last was.
+            let then = workers.epochs();
+            opened.readers.wait(|| then.passed(&workers.epochs()))?;
+        } else {
+            opened.readers.wait(|| true)?;
+        }
         Ok(true)
     }
 
@@ -91,9 +107,10 @@ impl Daemon {
         let none = last.dsr_services().next().is_none();
         drop(self.begins.take_if(|_| none));
         if let Some(dsr) = self.dsr.take_if(|_| none) {
-            tracing::info!("{}: no service is in DSR any more", dsr.keeper.nic.name);
+            tracing::info!("{}: nothing is in DSR", dsr.keeper.nic.name);
             dsr.close(false);
             self.change.epochs = None;
+            notify::status(&self.in_one_line());
         }
     }
 }

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     cli::{Start, System},
-    control::{names::names, state::Command},
+    control::{
+        names::names,
+        state::{Command, Refusal},
+    },
     keeper::{
         Keeper, backends,
         child::{is_kept, read_configuration},
@@ -147,6 +150,11 @@ impl Daemon {
                 None
             }
         };
+        // One that is to go is still there, and another one can't be had beside it.
+        let fixed = self.change.last().config().fixed_against(&config);
+        if self.dsr.is_some() && !fixed.is_empty() {
+            return Err(Refusal::Restart(fixed.join(", ")).to_string());
+        }
         let before = self.change.state.clone();
         let command = match edited {
             true => Command::Edit(Box::new(config)),
@@ -189,6 +197,7 @@ impl Daemon {
             }
             (None, Some(_)) => {
                 opened = Keeper::open(config).map_err(told)?;
+                opened.check_privileges().map_err(|e| e.to_string())?;
                 &opened
             }
         };

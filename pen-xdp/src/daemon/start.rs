@@ -200,6 +200,7 @@ impl DsrReady {
     /// # Errors
     /// The kernel does not say.
     pub(super) async fn of((mut keeper, lock): Claimed, state: &mut State) -> Result<Self> {
+        state.forget_interface();
         // Those that further addresses of names are, too.
         let segments = keeper.segments(state.config())?;
         for why in keeper.unreachable(&segments) {

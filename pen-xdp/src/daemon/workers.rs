@@ -59,8 +59,12 @@ pub(super) fn reopen(
     opened.queues = all
         .map(|queue| queue_status(queue, ServedBy::Program))
         .collect();
-    let of_queue = |lack: &Degraded| lack.what.starts_with("queue");
-    opened.degraded.retain(|lack| !of_queue(lack));
+    // Each socket's lacks are found anew.
+    let of_socket = ["zero-copy", "multi-buffer", "busy-poll", "send-budget"];
+    let stays = |lack: &Degraded| {
+        !lack.what.starts_with("queue") && !of_socket.contains(&lack.what.as_str())
+    };
+    opened.degraded.retain(stays);
     if !opened.with_workers {
         return;
     }

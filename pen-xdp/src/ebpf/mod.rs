@@ -340,7 +340,23 @@ impl Steering {
                 return Ok(());
             }
         }
-        self.pins.remove()
+        self.pins.remove()?;
+        let program = self.attached.map(|attached| attached.attachment.program_id);
+        wait_until_free(&self.place.ifname, program);
+        Ok(())
+    }
+}
+
+/// Waits until the program is off the interface: the kernel takes it off some moments after the last
+/// holder of its link is gone. Who holds it all the same.
+fn wait_until_free(ifname: &str, program: Option<u32>) -> Option<String> {
+    let end = Instant::now() + RELEASE;
+    loop {
+        let holder = holder_of(ifname, program);
+        if holder.is_none() || Instant::now() >= end {
+            return holder;
+        }
+        thread::sleep(RELEASE / 50);
     }
 }
 
@@ -369,16 +385,10 @@ pub fn detach(bpffs: &Path, ifname: &str) -> io::Result<Detached> {
         .and_then(|link| FdLink::from(link).info().ok())
         .map(|info| info.program_id());
     pins.remove()?;
-    // The kernel takes a program off some moments after the last holder of its link is gone.
-    let end = Instant::now() + RELEASE;
-    loop {
-        let holder = holder_of(ifname, program);
-        match holder {
-            Some(_) if Instant::now() < end => thread::sleep(RELEASE / 50),
-            Some(holder) => return Ok(Detached::StillHeld(holder)),
-            None => return Ok(Detached::Removed),
-        }
-    }
+    Ok(match wait_until_free(ifname, program) {
+        Some(holder) => Detached::StillHeld(holder),
+        None => Detached::Removed,
+    })
 }
 
 /// Who keeps `program` on the interface.

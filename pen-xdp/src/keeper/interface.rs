@@ -229,12 +229,18 @@ impl Interface {
         if !may(netlink, place, order)? || is_made && !room {
             return Err(refused());
         }
-        match order {
-            Order::Make { .. } => self.neighbors.insert(place),
-            Order::Delete | Order::Unmanage => self.neighbors.remove(&place),
-            Order::Probe => false,
+        if is_made {
+            self.neighbors.insert(place);
+        }
+        let done = carry_out(netlink, place, order);
+        let gone = match &done {
+            Ok(()) => true,
+            Err(error) => error.raw_os_error() == Some(libc::ENOENT),
         };
-        carry_out(netlink, place, order)
+        if gone && matches!(order, Order::Delete | Order::Unmanage) {
+            self.neighbors.remove(&place);
+        }
+        done
     }
 
     fn wait_for_readers(&mut self) -> io::Result<()> {

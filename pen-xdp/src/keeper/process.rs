@@ -111,9 +111,10 @@ impl<R: FnOnce() -> io::Result<()>> Keeping<R> {
                 {
                     Some((request, beside)) => {
                         let first = beside.first().map(AsFd::as_fd);
-                        self.answer(request, first, &mut serves)?;
+                        let answered = self.answer(request, first, &mut serves);
                         // The last close of what lingers waits (SO_LINGER, socket(7)).
                         in_time(|| drop(beside));
+                        answered?;
                     }
                     // It ends, or has shut the door and lives on.
                     None => return self.let_end(),

@@ -1,8 +1,9 @@
 //! The first service in DSR of a running Pen, and the last one that goes.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
-use lab::{Lab, Load, Nginx, Peer, Station, fetch};
+use lab::{Lab, Load, Nginx, Peer, Station, attach_foreign, fetch};
+use pen_common::control::Plan;
 
 use crate::{
     rig::{Pen, assert_nothing_left, service},
@@ -10,6 +11,7 @@ use crate::{
 };
 
 const UDP: &[&str] = &["5353/udp"];
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// A service of the proxy that listens on this port.
 fn proxy(port: u16) -> String {
@@ -21,9 +23,13 @@ fn proxy(port: u16) -> String {
     )
 }
 
+fn file(lab: &Lab) -> PathBuf {
+    lab.folder().join("pen0").join("pen.toml")
+}
+
 /// Writes the file anew: what stands at its top besides the places of this test, and services.
 fn write(lab: &Lab, top: &str, services: &str) {
-    let path = lab.folder().join("pen0").join("pen.toml");
+    let path = file(lab);
     let text = fs::read_to_string(&path).unwrap();
     let places = ["foreground", "control", "pid_file", "bpffs", "run_dir"];
     let kept = text.lines().filter(|line| {
@@ -84,9 +90,7 @@ fn the_first_service_in_dsr_begins_and_the_last_one_ends_while_pen_runs() {
         Station::balancer(0).v4()
     );
     let holder = lab.balancer().spawn("python3", ["-c", &script]).unwrap();
-    holder
-        .wait_for_line("ready", std::time::Duration::from_secs(10))
-        .unwrap();
+    holder.wait_for_line("ready", LIMIT).unwrap();
     for (top, port, why) in [
         ("interface = \"eth0\"\n", 82, taken.as_str()),
         ("interface = \"nosuch\"\n", 81, "nosuch"),
@@ -99,6 +103,33 @@ fn the_first_service_in_dsr_begins_and_the_last_one_ends_while_pen_runs() {
         the_proxy_answers(&lab, 81);
     }
 
+    // Nor does what fails last, at the interface itself.
+    attach_foreign(lab.balancer(), "eth0").unwrap();
+    write(&lab, "interface = \"eth0\"\n", &both(81));
+    let refusal = pen.ask("reload").refusal.unwrap();
+    assert!(refusal.contains("lab_pass"), "{refusal}");
+    no_neighbors_of_ours(&lab);
+    lab.balancer().ip("link set eth0 xdp off").unwrap();
+    assert_nothing_left(&lab, lab.balancer());
+    // What it would come to is told before.
+    let text = fs::read_to_string(file(&lab)).unwrap();
+    let plan = pen.ask(&format!("plan toml {}\n{text}", text.len()));
+    let plan: Plan = serde_json::from_value(plan.value.unwrap()).unwrap();
+    assert_eq!(plan.opens.len(), lab.vips().count(), "{plan:?}");
+
+    // One client of the proxy's stays connected over all that comes and goes.
+    let script = format!(
+        "import http.client, time\n\
+         c = http.client.HTTPConnection('{}', 81); c.connect(); s = c.sock\n\
+         print('ready', flush=True)\n\
+         for n in range(150):\n\
+         \x20 c.request('GET', '/'); assert c.getresponse().read(); assert c.sock is s\n\
+         \x20 time.sleep(0.1)\n\
+         print('stayed', flush=True)\n",
+        Station::balancer(0).v4()
+    );
+    let client = lab.client().spawn("python3", ["-c", &script]).unwrap();
+    client.wait_for_line("ready", LIMIT).unwrap();
     for plane in ["af_xdp", "xdp", "af_packet"] {
         let top = format!("interface = \"eth0\"\nplane = \"{plane}\"\n");
         write(&lab, &top, &both(81));
@@ -106,7 +137,6 @@ fn the_first_service_in_dsr_begins_and_the_last_one_ends_while_pen_runs() {
         assert!(pen.change("reload") > before);
         assert_eq!(pen.status().dsr().plane.actual.to_string(), plane);
         in_dsr_all_answer(&lab);
-        the_proxy_answers(&lab, 81);
         let generation = pen.change("-s web server 1 weight 2");
         assert!(generation > before);
         in_dsr_all_answer(&lab);
@@ -114,12 +144,13 @@ fn the_first_service_in_dsr_begins_and_the_last_one_ends_while_pen_runs() {
         write(&lab, "interface = \"lo\"\n", &both(81));
         let refusal = pen.ask("reload").refusal.unwrap();
         assert!(refusal.contains("interface"), "{refusal}");
-        write(&lab, &top, &proxy(81));
+        // With the last service goes all that is about it.
+        write(&lab, "", &proxy(81));
         assert!(pen.change("reload") > generation);
         assert_nothing_left(&lab, lab.balancer());
         no_neighbors_of_ours(&lab);
-        the_proxy_answers(&lab, 81);
     }
+    client.wait_for_line("stayed", LIMIT).unwrap();
     write(&lab, "interface = \"eth0\"\n", &both(81));
     pen.change("reload");
     in_dsr_all_answer(&lab);

@@ -96,9 +96,9 @@ fn queues_that_come_and_go_are_served() {
         }
         assert!(process.is_running(), "the load ended before the changes");
         let tally = flows.finish(process).unwrap();
-        // The driver drops what is on its way when its queues are made anew, twice here.
+        // The driver takes the link down while its queues are made anew, once or twice here.
         assert_eq!(tally.strayed, 0, "{tally:?}");
-        assert!(tally.sent - tally.answered <= 100, "{tally:?}");
+        assert!(tally.sent - tally.answered <= 250, "{tally:?}");
         pen.stop(&lab, lab.balancer());
     }
 }

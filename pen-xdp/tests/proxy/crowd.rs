@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lab::{Lab, Nginx};
 use nix::sys::resource::{Resource, getrlimit};
+use rustix::process::{Pid, Resource as Limit, Rlimit, prlimit};
 
 use crate::{
     python::{self, Manner},
@@ -108,6 +109,40 @@ fn clients_wait_while_there_are_no_descriptors_and_are_served_then() {
     let told = output.matches("clients have to wait").count();
     // Once on each thread, as long as it lasts.
     assert!((1..=4).contains(&told), "told {told} times:\n{output}");
+    pen.stop();
+}
+
+/// The kernel's own word that no descriptor is left, where something else than clients has taken them:
+/// waiting costs no time, and ends with its cause.
+#[test]
+fn a_client_whom_accept_has_no_number_for_is_served_later() {
+    if !lab::ready("a_client_whom_accept_has_no_number_for_is_served_later") {
+        return;
+    }
+    let lab = lab(1);
+    let _server = Nginx::start_all(&lab, &[80]).unwrap();
+    let pen = Pen::start(&lab, &["80", &server(0)]);
+    let process = Pid::from_raw(pen.process.id().cast_signed());
+    let own = rustix::process::getrlimit(Limit::Nofile);
+    let none = Rlimit {
+        current: Some(3),
+        maximum: own.maximum,
+    };
+    let before = prlimit(process, Limit::Nofile, none).unwrap();
+    let url = format!("http://{}/", addresses()[0]);
+    let client = lab.client().spawn("curl", ["-sSm", "30", &url]).unwrap();
+    let said = |what| pen.process.output().contains(what);
+    wait_for("the complaint", || {
+        said("clients have to wait: Too many open files")
+    });
+    let used = pen.cpu_seconds();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(pen.cpu_seconds() - used < 0.3, "it spins");
+    prlimit(process, Limit::Nofile, before).unwrap();
+    client
+        .wait_for_line("be0", Duration::from_secs(20))
+        .unwrap();
+    wait_for("the all-clear", || said("clients are served at once again"));
     pen.stop();
 }
 

@@ -223,8 +223,8 @@ fn a_file_that_is_wrong_changes_nothing_and_status_says_why() {
             "no.such.host.invalid",
         ),
         (
-            vec!["workers = 7\n".to_owned(), web.clone()],
-            "workers can't be changed while Pen runs",
+            vec!["control_mode = \"660\"\n".to_owned(), web.clone()],
+            "control_mode can't be changed while Pen runs",
         ),
         (
             vec![web.clone(), service("past", "dsr", "192.0.2.1:80", &web0)],

@@ -100,6 +100,13 @@ impl State {
             .collect()
     }
 
+    /// Forgets what was observed on an interface before this one.
+    pub fn forget_interface(&mut self) {
+        self.neighbors.clear();
+        self.lost.clear();
+        self.carrier = true;
+    }
+
     /// Forgets where those were whom nobody asks for any more: nobody would notice that they moved.
     pub fn forget_unasked(&mut self) {
         let asked = names::addresses(&self.config);
