@@ -142,7 +142,7 @@ impl Interface {
             }
             OfInterface::BusyPoll => busy_poll(beside()?)?,
             OfInterface::PacketSocket => {
-                // It hears all that the interface hears.
+                // It can be bound to any other interface, and hears all that comes there.
                 ensure!(
                     self.plane == Plane::AfPacket,
                     "the plane has no packet socket"

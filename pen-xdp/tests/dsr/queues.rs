@@ -96,7 +96,8 @@ fn queues_that_come_and_go_are_served() {
         }
         assert!(process.is_running(), "the load ended before the changes");
         let tally = flows.finish(process).unwrap();
-        // The driver takes the link down while its queues are made anew, once or twice here.
+        // The driver takes the link down while its queues are made anew, and new ones are without the
+        // program for a moment: 40 to 103 were seen to be lost, as many where no worker is bound anew.
         assert_eq!(tally.strayed, 0, "{tally:?}");
         assert!(tally.sent - tally.answered <= 250, "{tally:?}");
         pen.stop(&lab, lab.balancer());
