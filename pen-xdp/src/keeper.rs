@@ -108,10 +108,10 @@ impl Keeper {
     /// # Errors
     /// A capability is missing, or another daemon has it.
     pub async fn lock(&mut self) -> Result<InterfaceLock> {
-        match &self.own {
+        match &mut self.own {
             Some(own) => {
                 own.check_privileges()?;
-                Ok(own.lock().await?)
+                own.lock().await
             }
             None => {
                 let keeper = child::keeper().context("there is no keeper")?;

@@ -32,10 +32,11 @@ use pen_common::config::XdpMode;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+pub(crate) use self::pins::Hold;
 pub use self::readers::ReadersMap;
 pub use self::refusal::{Capability, OpenError, check_privileges, possible_cpus};
 use self::{
-    pins::{Pins, check_owner, ensure_bpffs},
+    pins::{Pins, check_owner, ensure_bpffs, has_bpffs},
     refusal::{NotAttached, not_attached},
 };
 use crate::{
@@ -113,8 +114,7 @@ impl Steering {
         ensure_bpffs(&place.bpffs)?;
         check_owner(&place.bpffs)
             .map_err(|error| OpenError::other("the place for pins is not trusted", error))?;
-        let pins = Pins::new(&place.bpffs, &place.ifname)
-            .map_err(|error| OpenError::other("the network namespace is not known", error))?;
+        let pins = pins_of(&place.bpffs, &place.ifname)?;
         let found = adopt.then(|| pins.find_maps(&shape)).flatten();
         let adopted = found.is_some();
         if adopt && !adopted && pins.link().exists() {
@@ -360,6 +360,41 @@ fn wait_until_free(ifname: &str, program: Option<u32>) -> Option<String> {
     }
 }
 
+/// Makes an interface's pins this process's own: nothing is adopted or removed without. None where
+/// the program is not wanted (`mount` says so) and there is no place for its pins.
+///
+/// # Errors
+/// Another daemon has them, or there is no place for pins.
+pub(crate) fn hold(bpffs: &Path, ifname: &str, mount: bool) -> Result<Option<Hold>, OpenError> {
+    match mount {
+        true => ensure_bpffs(bpffs)?,
+        false if has_bpffs(bpffs)? => {}
+        false => return Ok(None),
+    }
+    check_owner(bpffs)
+        .map_err(|error| OpenError::other("the place for pins is not trusted", error))?;
+    let held = pins_of(bpffs, ifname)?.hold();
+    held.map(Some).map_err(|error| match is_held(&error) {
+        true => served(ifname),
+        false => no_directory(bpffs, error),
+    })
+}
+
+fn is_held(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+fn served(ifname: &str) -> OpenError {
+    OpenError::Served {
+        ifname: ifname.to_owned(),
+    }
+}
+
+fn pins_of(bpffs: &Path, ifname: &str) -> Result<Pins, OpenError> {
+    Pins::new(bpffs, ifname)
+        .map_err(|error| OpenError::other("the network namespace is not known", error))
+}
+
 /// What [`detach`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Detached {
@@ -374,21 +409,37 @@ pub enum Detached {
 /// Cleans an interface of what a daemon left there, without a daemon.
 ///
 /// # Errors
-/// There is no such network namespace, or a pin can't be removed.
+/// There is no such network namespace, a daemon serves the interface, or a pin can't be removed.
 pub fn detach(bpffs: &Path, ifname: &str) -> io::Result<Detached> {
     let pins = Pins::new(bpffs, ifname)?;
     if !pins.exist()? {
         return Ok(Detached::Nothing);
     }
-    let program = PinnedLink::from_pin(pins.link())
-        .ok()
-        .and_then(|link| FdLink::from(link).info().ok())
-        .map(|info| info.program_id());
-    pins.remove()?;
-    Ok(match wait_until_free(ifname, program) {
-        Some(holder) => Detached::StillHeld(holder),
-        None => Detached::Removed,
-    })
+    let hold = pins.hold().map_err(|error| match is_held(&error) {
+        true => io::Error::other(served(ifname)),
+        false => error,
+    })?;
+    hold.detach(ifname)
+}
+
+impl Hold {
+    /// Takes off what a daemon left on the interface.
+    ///
+    /// # Errors
+    /// A pin can't be removed.
+    pub(crate) fn detach(&self, ifname: &str) -> io::Result<Detached> {
+        let program = PinnedLink::from_pin(self.pins.link())
+            .ok()
+            .and_then(|link| FdLink::from(link).info().ok())
+            .map(|info| info.program_id());
+        if !self.pins.clear()? {
+            return Ok(Detached::Nothing);
+        }
+        Ok(match wait_until_free(ifname, program) {
+            Some(holder) => Detached::StillHeld(holder),
+            None => Detached::Removed,
+        })
+    }
 }
 
 /// Who keeps `program` on the interface.
@@ -399,12 +450,15 @@ fn holder_of(ifname: &str, program: Option<u32>) -> Option<String> {
 }
 
 fn new_maps(pins: &Pins, shape: &Shape, bpffs: &Path) -> Result<PathBuf, OpenError> {
-    pins.new_maps(shape).map_err(|error| {
-        OpenError::other(
-            format!("no directory for pins can be made in {}", bpffs.display()),
-            error,
-        )
-    })
+    pins.new_maps(shape)
+        .map_err(|error| no_directory(bpffs, error))
+}
+
+fn no_directory(bpffs: &Path, error: io::Error) -> OpenError {
+    OpenError::other(
+        format!("no directory for pins can be made in {}", bpffs.display()),
+        error,
+    )
 }
 
 /// Loads the object over the maps pinned in `directory`; those that are not there are made.

@@ -12,9 +12,12 @@
 
 use std::{
     ffi::CString,
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
     os::unix::{ffi::OsStrExt, fs::DirBuilderExt, fs::MetadataExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use pen_common::{
@@ -24,6 +27,9 @@ use pen_common::{
 
 use super::OpenError;
 use crate::mapped::{Array, Shape};
+
+/// How long a process that ends may take from letting go of the interface to letting go of its pins.
+const OVERLAP: Duration = Duration::from_millis(200);
 
 /// The pins of one interface.
 #[derive(Debug, Clone)]
@@ -59,6 +65,42 @@ impl Pins {
         })
     }
 
+    /// Makes them this process's own. What a living daemon has pinned is not to be adopted, and the
+    /// lock in `run_dir` says nothing of one with another `run_dir`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] while another has them.
+    pub(super) fn hold(&self) -> io::Result<Hold> {
+        let end = Instant::now() + OVERLAP;
+        loop {
+            match self.try_hold() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
+                    thread::sleep(OVERLAP / 20);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_hold(&self) -> io::Result<Hold> {
+        make(&self.directory)?;
+        let directory = File::open(&self.directory)?;
+        match directory.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let hold = Hold {
+            pins: self.clone(),
+            directory,
+        };
+        // The one before may have removed it between opening and locking.
+        match hold.is_in_place() {
+            true => Ok(hold),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
     /// Maps of our layout that are large enough: their shape and directory.
     pub(super) fn find_maps(&self, wanted: &Shape) -> Option<(Shape, PathBuf)> {
         let entries = fs::read_dir(&self.directory).ok()?;
@@ -79,10 +121,7 @@ impl Pins {
         if directory.exists() {
             fs::remove_dir_all(&directory)?;
         }
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)?;
+        make(&directory)?;
         Ok(directory)
     }
 
@@ -97,15 +136,65 @@ impl Pins {
         Ok(())
     }
 
+    /// Forgets everything but the directory, which a lock may be on. Whether there was anything.
+    pub(super) fn clear(&self) -> io::Result<bool> {
+        let mut any = false;
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            match path.is_dir() {
+                true => fs::remove_dir_all(path)?,
+                false => fs::remove_file(path)?,
+            }
+            any = true;
+        }
+        Ok(any)
+    }
+
     /// Forgets everything; the program leaves the interface with the last holder of its link.
     pub(super) fn remove(&self) -> io::Result<()> {
         fs::remove_dir_all(&self.directory)?;
-        // The next interface's pins may stand there.
-        if let Some(parent) = self.directory.parent() {
-            let _in_use = fs::remove_dir(parent);
-        }
+        remove_parent(&self.directory);
         Ok(())
     }
+}
+
+/// The right to an interface's pins, for as long as it lives: a lock on their directory.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(super) pins: Pins,
+    directory: File,
+}
+
+impl Hold {
+    fn is_in_place(&self) -> bool {
+        let inode = |found: fs::Metadata| (found.dev(), found.ino());
+        let ours = self.directory.metadata().map(inode).ok();
+        ours.is_some() && fs::metadata(&self.pins.directory).map(inode).ok() == ours
+    }
+}
+
+impl Drop for Hold {
+    /// What holds no pins is not left behind.
+    fn drop(&mut self) {
+        let directory = &self.pins.directory;
+        if self.is_in_place() && fs::remove_dir(directory).is_ok() {
+            remove_parent(directory);
+        }
+    }
+}
+
+/// The next interface's pins may stand there.
+fn remove_parent(directory: &Path) {
+    if let Some(parent) = directory.parent() {
+        let _in_use = fs::remove_dir(parent);
+    }
+}
+
+fn make(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
 }
 
 fn name_of(shape: &Shape) -> String {
@@ -171,15 +260,20 @@ fn check_owner_as(path: &Path, user: u32) -> io::Result<()> {
     ))
 }
 
-/// Sees to it that `path` is a BPF file system: mounts one there if it is none.
-pub(super) fn ensure_bpffs(path: &Path) -> Result<(), OpenError> {
+/// Whether `path` is in a BPF file system.
+pub(super) fn has_bpffs(path: &Path) -> Result<bool, OpenError> {
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo").map_err(|error| {
         OpenError::other(
             "/proc/thread-self/mountinfo can't be read; is /proc mounted?",
             error,
         )
     })?;
-    if is_bpffs(&mounts, path) {
+    Ok(is_bpffs(&mounts, path))
+}
+
+/// Sees to it that `path` is a BPF file system: mounts one there if it is none.
+pub(super) fn ensure_bpffs(path: &Path) -> Result<(), OpenError> {
+    if has_bpffs(path)? {
         return Ok(());
     }
     mount(path).map_err(|source| OpenError::NoBpffs {

@@ -106,6 +106,12 @@ pub enum OpenError {
         /// Why it can't be mounted.
         source: io::Error,
     },
+    /// Another daemon has the interface's pins.
+    #[error("{ifname}: another pen serves it already, with another run_dir; stop that one first")]
+    Served {
+        /// Interface.
+        ifname: String,
+    },
     /// Another program is on the interface.
     #[error(
         "the XDP hook of {ifname} is taken by {}; end that one, or: ip link set {ifname} xdp off, \

@@ -51,7 +51,7 @@ impl Claim {
     /// The lock is held by both: it must not fall while one of them has anything of the interface.
     fn take(&mut self, config: Option<&Config>) -> Result<OwnedFd> {
         ensure!(self.lock.is_none(), "the interface is claimed already");
-        let interface = Interface::open(named(config)?)?;
+        let mut interface = Interface::open(named(config)?)?;
         interface.check_privileges()?;
         let lock = interface.lock_blocking()?;
         let shared = lock.share()?;

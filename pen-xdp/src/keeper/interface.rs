@@ -13,7 +13,7 @@ use super::answers::Given;
 use super::request::{Answer, OfInterface};
 use crate::announce::Announcer;
 use crate::ebpf::{self, Capability, Place, ReadersMap, Steering, check_privileges, possible_cpus};
-use crate::lock::{InterfaceLock, LockError};
+use crate::lock::InterfaceLock;
 use crate::mapped::Shape;
 use crate::neighbor::{Order, carry_out, is_segment_of, may};
 use crate::netlink::Netlink;
@@ -35,6 +35,8 @@ pub(super) struct Interface {
     finish_checksums: bool,
     memories: u32,
     steering: Option<Steering>,
+    // Falls behind the program that it guards.
+    pins: Option<ebpf::Hold>,
     announcer: Option<Announcer>,
     settings: Option<Remembered>,
     netlink: Option<Netlink>,
@@ -57,6 +59,7 @@ impl Interface {
             finish_checksums: config.finish_checksums,
             memories: 0,
             steering: None,
+            pins: None,
             announcer: None,
             settings: None,
             netlink: None,
@@ -86,20 +89,31 @@ impl Interface {
         }
     }
 
-    /// Makes it this process's own; waits a moment for the daemon before.
+    /// Makes it this process's own; waits a moment for the daemon before. The pins are held here,
+    /// the lock that others may share is returned.
     ///
     /// # Errors
-    /// See [`LockError`].
-    pub(super) async fn lock(&self) -> Result<InterfaceLock, LockError> {
-        InterfaceLock::take(&self.run_dir, &self.nic.name).await
+    /// Another daemon has it, or the places of lock or pins can't be had.
+    pub(super) async fn lock(&mut self) -> Result<InterfaceLock> {
+        let lock = InterfaceLock::take(&self.run_dir, &self.nic.name).await?;
+        self.hold_pins()?;
+        Ok(lock)
     }
 
     /// As [`Interface::lock`], without an event loop.
     ///
     /// # Errors
     /// As there.
-    pub(super) fn lock_blocking(&self) -> Result<InterfaceLock, LockError> {
-        InterfaceLock::take_blocking(&self.run_dir, &self.nic.name)
+    pub(super) fn lock_blocking(&mut self) -> Result<InterfaceLock> {
+        let lock = InterfaceLock::take_blocking(&self.run_dir, &self.nic.name)?;
+        self.hold_pins()?;
+        Ok(lock)
+    }
+
+    fn hold_pins(&mut self) -> Result<(), ebpf::OpenError> {
+        let has_program = self.plane != Plane::AfPacket;
+        self.pins = ebpf::hold(&self.bpffs, &self.nic.name, has_program)?;
+        Ok(())
     }
 
     /// Does what is asked, with the descriptor that came beside it.
@@ -178,8 +192,11 @@ impl Interface {
     }
 
     fn detach_left_over(&self) -> Result<()> {
+        let Some(pins) = &self.pins else {
+            return Ok(());
+        };
         let name = &self.nic.name;
-        let found = ebpf::detach(&self.bpffs, name)
+        let found = (pins.detach(name))
             .with_context(|| format!("{name}: a daemon's program can't be removed"))?;
         if found != ebpf::Detached::Nothing {
             tracing::info!("{name}: the program of the daemon before was taken off");
@@ -263,6 +280,7 @@ impl Interface {
                 self.nic.name
             );
         }
+        self.pins = None;
         self.announcer = None;
         let refused = match self.settings.take() {
             Some(settings) => settings.restore(),

@@ -57,6 +57,9 @@ impl Segments {
                 .iter()
                 .flatten()
                 .find_map(|vlan| devices.get(vlan).copied());
+            if let (Some(note), Some(_)) = (of_several(&pool.name, &vlans), device) {
+                segments.notes.push(note);
+            }
             if device.is_none() {
                 untagged.extend(vlans.into_iter().flatten());
             }
@@ -73,7 +76,7 @@ impl Segments {
                  {name}.{vlan} type vlan id {vlan}; ip link set {name}.{vlan} up"
             )
         });
-        segments.notes = notes.collect();
+        segments.notes.extend(notes);
         segments
     }
 
@@ -85,6 +88,19 @@ impl Segments {
         }
         sets
     }
+}
+
+/// What to know of a pool whose services are in several VLANs.
+fn of_several(pool: &str, vlans: &BTreeSet<Option<u16>>) -> Option<String> {
+    (vlans.len() > 1).then(|| {
+        let name = |vlan: &Option<u16>| vlan.map_or("none".to_owned(), |vlan| vlan.to_string());
+        let names: Vec<String> = vlans.iter().map(name).collect();
+        format!(
+            "pool {pool:?} is in several VLANs ({}): its back ends' MAC addresses are asked for in \
+             one of them and used in all; if theirs differ, make a pool for each VLAN",
+            names.join(", ")
+        )
+    })
 }
 
 /// Whether interface `ifindex` is a VLAN device on top of interface `lower`.
@@ -231,6 +247,26 @@ mod tests {
             note.contains("ip link add link eth1 name eth1.8 type vlan id 8"),
             "{note}"
         );
+    }
+
+    #[test]
+    fn a_pool_of_several_vlans_is_told() {
+        let mut config = config(
+            &[("seven", Some(7)), ("plain", None)],
+            &[("seven", "192.0.2.7")],
+        );
+        config.services[1].pool = "seven".into();
+        let found = Segments::choose(&config, &nic(), &BTreeMap::from([(7, 9)]));
+        assert_eq!(
+            found.interfaces,
+            BTreeMap::from([(address("192.0.2.7"), 9)])
+        );
+        let told = "pool \"seven\" is in several VLANs (none, 7):";
+        assert!(found.notes[0].starts_with(told), "{:?}", found.notes);
+        // Asked for in no VLAN, which is said of each, no one's is taken for another's.
+        let untagged = Segments::choose(&config, &nic(), &BTreeMap::new());
+        assert!(untagged.notes[0].starts_with("back ends in VLAN 7 are asked for untagged"));
+        assert_eq!(untagged.notes.len(), 1);
     }
 
     #[test]

@@ -222,20 +222,29 @@ fn a_second_daemon_does_not_disturb_the_first() {
     let other = other.replace("pen0/pid", "pen0/pid2");
     let other = other.replace(&Station::backend(1).v4().to_string(), "10.77.0.99");
     let second = lab.folder().join("second.toml");
-    fs::write(&second, other).unwrap();
     let run_dir = lab.folder().join("pen0/run").display().to_string();
+    let elsewhere = lab.folder().join("elsewhere").display().to_string();
     let bpffs = lab.bpffs().display().to_string();
-    let second = second.display().to_string();
-    let detach = ["--detach", "eth0", "--bpffs", &bpffs, "--run-dir", &run_dir];
-    for words in [&["--config", second.as_str()][..], &detach[..]] {
-        let output = lab
-            .balancer()
-            .run(env!("CARGO_BIN_EXE_pen"), words)
-            .unwrap();
-        assert_eq!(output.status.code(), Some(2), "{}", output.text());
-        let named = format!("eth0: pen serves it already (process {})", pen.process.id());
-        assert!(output.text().contains(&named), "{}", output.text());
-        assert_eq!(belongings(&lab), before);
+    let by_process = format!("eth0: pen serves it already (process {})", pen.process.id());
+    let by_pins = "eth0: another pen serves it already, with another run_dir".to_owned();
+    for (place, plane, named) in [
+        (&run_dir, "af_xdp", &by_process),
+        (&elsewhere, "af_xdp", &by_pins),
+        (&elsewhere, "af_packet", &by_pins),
+    ] {
+        let other = other.replace("\"af_xdp\"", &format!("{plane:?}"));
+        fs::write(&second, other.replace(&run_dir, place)).unwrap();
+        let config = ["--config", second.to_str().unwrap()];
+        let detach = ["--detach", "eth0", "--bpffs", &bpffs, "--run-dir", place];
+        for words in [&config[..], &detach[..]] {
+            let output = lab
+                .balancer()
+                .run(env!("CARGO_BIN_EXE_pen"), words)
+                .unwrap();
+            assert_eq!(output.status.code(), Some(2), "{}", output.text());
+            assert!(output.text().contains(named), "{}", output.text());
+            assert_eq!(belongings(&lab), before);
+        }
     }
     let tally = load.finish(running).unwrap();
     assert_eq!(tally.answered, tally.sent, "{tally:?}");
