@@ -11,7 +11,7 @@ use super::client::{Downloaded, Paced};
 use super::site::{Proxy, Site};
 use super::tls::Shaken;
 
-/// Connections of loads by small requests.
+/// Connections of loads by small requests, for each core that loads.
 pub(crate) const CONNECTIONS: u32 = 64;
 /// Downloads at once.
 const DOWNLOADS: u32 = 4;
@@ -108,8 +108,9 @@ impl Site {
 
     /// Requests answered and the seconds that it took.
     fn wrk(&self, proxy: &Proxy, seconds: u32, more: &[&str]) -> Result<(f64, f64)> {
-        let threads = self.load_cores.len().to_string();
-        let (connections, time) = (CONNECTIONS.to_string(), format!("{seconds}s"));
+        let cores = self.load_cores.len() as u32;
+        let threads = cores.to_string();
+        let (connections, time) = ((cores * CONNECTIONS).to_string(), format!("{seconds}s"));
         let scheme = if proxy.contender.is_tls() {
             "https"
         } else {
