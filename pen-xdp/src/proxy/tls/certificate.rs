@@ -17,6 +17,10 @@ use crate::files;
 
 /// Longest file that is read, in bytes: some hundred certificates.
 const FILE_MAX: u64 = 1 << 20;
+/// What a block begins with (RFC 7468, section 2).
+const BEGIN: &[u8] = b"-----BEGIN ";
+/// And one with a certificate.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// Files that one certificate is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +192,9 @@ fn certificates_in(
     path: &Path,
     bytes: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+    let each = blocks(bytes).filter(|block| block.starts_with(CERTIFICATE));
+    let each = each.flat_map(CertificateDer::pem_slice_iter);
+    let found: Result<Vec<_>, _> = each.collect();
     let found = found.map_err(|error| CertificateError::Unusable {
         path: path.to_owned(),
         why: error.to_string(),
@@ -197,6 +203,23 @@ fn certificates_in(
         true => Err(CertificateError::NoCertificate(path.to_owned())),
         false => Ok(found),
     }
+}
+
+/// The blocks of a PEM file, each with what comes before the next. Who reads certificates is not given
+/// a key to decode, of which a copy would be left in memory.
+fn blocks(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let mut lines = rest.split_inclusive(|byte| matches!(byte, b'\n' | b'\r'));
+        let first = lines.next()?.len();
+        let more: usize = lines
+            .take_while(|line| !line.starts_with(BEGIN))
+            .map(<[u8]>::len)
+            .sum();
+        let (block, behind) = rest.split_at(first + more);
+        rest = behind;
+        Some(block)
+    })
 }
 
 /// The first key of what is in a file.
@@ -238,4 +261,40 @@ pub(super) fn read_within(path: &Path, max: u64) -> Result<Zeroizing<Vec<u8>>, C
         return Err(CertificateError::TooLong(path.to_owned()));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_certificates_are_decoded_whatever_stands_around_them() {
+        let block = |label: &str, base64: &str| {
+            format!("-----BEGIN {label}-----\n{base64}\n-----END {label}-----\n")
+        };
+        // A decoder of keys would stumble over this one.
+        let key = block("PRIVATE KEY", "*");
+        let first = block("CERTIFICATE", "YWJj");
+        let second = block("CERTIFICATE", "ZGVm");
+        let text = format!("a word\n{key}{first}{key}words\n{second}{key}");
+        for text in [
+            text.clone(),
+            text.replace('\n', "\r\n"),
+            second.clone() + &second,
+        ] {
+            let found = certificates_in("x".as_ref(), text.as_bytes()).unwrap();
+            let found: Vec<&[u8]> = found.iter().map(AsRef::as_ref).collect();
+            assert_eq!(found.len(), 2);
+            assert_eq!(found[1], b"def");
+        }
+        let cut = first.split_once("-----END").unwrap().0;
+        for (text, why) in [
+            (key, "x holds no certificate"),
+            (block("CERTIFICATE", "*"), "x: "),
+            (format!("{second}{cut}{second}"), "x: "),
+        ] {
+            let error = certificates_in("x".as_ref(), text.as_bytes()).unwrap_err();
+            assert!(error.to_string().starts_with(why), "{error}");
+        }
+    }
 }
