@@ -191,36 +191,36 @@ impl<'a> Authority<'a> {
 
     /// Writes what it answers by OCSP about a certificate, good for a day, into a file.
     pub(crate) fn answer(&self, subject: &str, file: &Path) {
+        self.sign_answer(&[], subject, &["-ndays", "1", "-respout"], file);
+    }
+
+    /// As [`Authority::answer`], good for some seconds of a minute; says when it is over, in seconds
+    /// since 1970. openssl's shortest is a minute: its clock is behind by the rest of one.
+    pub(crate) fn answer_briefly(&self, subject: &str, file: &Path, seconds: u8) -> f64 {
+        let behind = format!("-{}s", 60 - seconds);
+        let by = ["faketime", "-f", &behind];
+        // What is half written would be looked at.
+        let new = file.with_extension("new");
+        self.sign_answer(&by, subject, &["-nmin", "1", "-respout"], &new);
+        let script = "date +%s -d \"$(openssl ocsp -respin \"$0\" -noverify -resp_text \
+                      | sed -n 's/.*Next Update: //p')\"";
+        let words = ["-c", script, new.to_str().unwrap()];
+        let end = self.lab.client().run_ok("sh", words).unwrap().stdout;
+        fs::rename(new, file).unwrap();
+        end.trim().parse().unwrap()
+    }
+
+    /// Signs an answer by a program that runs openssl, or by openssl itself.
+    fn sign_answer(&self, by: &[&str], subject: &str, how: &[&str], file: &Path) {
         let (ca, crt) = (self.ca(), self.file(subject, "crt"));
         let request = self.file(subject, "req");
-        self.openssl(&[
-            "ocsp",
-            "-issuer",
-            &ca,
-            "-cert",
-            &crt,
-            "-no_nonce",
-            "-reqout",
-            &request,
-        ]);
+        let asked = ["-no_nonce", "-reqout", &request];
+        self.openssl(&[&["ocsp", "-issuer", &ca, "-cert", &crt][..], &asked].concat());
         let (index, key) = (self.path("index"), self.path("ca.key"));
-        self.openssl(&[
-            "ocsp",
-            "-index",
-            &index,
-            "-CA",
-            &ca,
-            "-rsigner",
-            &ca,
-            "-rkey",
-            &key,
-            "-ndays",
-            "1",
-            "-reqin",
-            &request,
-            "-respout",
-            file.to_str().unwrap(),
-        ]);
+        let what = ["openssl", "ocsp", "-index", &index, "-CA", &ca];
+        let signer = ["-rsigner", &ca, "-rkey", &key, "-reqin", &request];
+        let words = [by, &what, &signer, how, &[file.to_str().unwrap()]].concat();
+        self.lab.client().run_ok(words[0], &words[1..]).unwrap();
     }
 
     /// Answers by OCSP over HTTP, on the client's machine, until it is dropped.

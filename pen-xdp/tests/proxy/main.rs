@@ -47,6 +47,7 @@ mod sni_routes;
 mod stream;
 mod tls;
 mod tls_clients;
+mod tls_expiry;
 mod tls_grade;
 mod tls_http;
 mod tls_many_names;

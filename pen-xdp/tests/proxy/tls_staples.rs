@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Whether who asks for `name` and for a staple gets one, which openssl finds right.
-fn is_stapled(lab: &Lab, authority: &Authority<'_>, name: &str) -> bool {
+pub(crate) fn is_stapled(lab: &Lab, authority: &Authority<'_>, name: &str) -> bool {
     let ca = authority.ca();
     let said = handshake(lab, &["-servername", name, "-status", "-CAfile", &ca]);
     let none = said.contains("OCSP response: no response sent");
@@ -24,7 +24,7 @@ fn is_stapled(lab: &Lab, authority: &Authority<'_>, name: &str) -> bool {
     good
 }
 
-fn start(lab: &Lab, authority: &Authority<'_>, more: &[&str]) -> Pen {
+pub(crate) fn start(lab: &Lab, authority: &Authority<'_>, more: &[&str]) -> Pen {
     let own = authority.file("default", "pem");
     let ca = authority.ca();
     Pen::start(
