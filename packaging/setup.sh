@@ -41,6 +41,7 @@ test|openssl|certificates, and a client that speaks TLS in any version
 test|gnutls-bin|another client of TLS
 test|apache2-utils|ab: the client's requests, many at once
 test|wrk|likewise, on connections that are kept
+test|nghttp2-client|h2load: likewise over TLS, and it counts each request
 test|faketime|a clock that is behind: openssl signs OCSP answers for a minute at least, and tests wait for their end
 test|netbase|names of services and protocols, which wrk and rules of routing look up
 test|python3|single datagrams of given size and source port; servers and clients that misbehave
