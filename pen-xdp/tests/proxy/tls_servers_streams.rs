@@ -221,3 +221,89 @@ fn haproxy(lab: &Lab, index: usize, certificate: &str) -> Process {
     });
     process
 }
+
+/// A server that agrees to `shout`, and then says all that it hears louder, until it hears `bye`,
+/// which it ends at. It tells who ended in order, itself (`LEFT`) or its client (`ENDED`).
+const SHOUTING: &str = r#"
+import socket, ssl, threading
+x = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); x.load_cert_chain(CERT)
+x.options &= ~getattr(ssl, 'OP_IGNORE_UNEXPECTED_EOF', 0)
+def one(c):
+    try:
+        c = x.wrap_socket(c, server_side=True, suppress_ragged_eofs=False)
+        head = b''
+        while not head.endswith(b'\r\n\r\n'): head += c.recv(1)
+        agreed = b'HTTP/1.1 101 Switching Protocols\r\nUpgrade: shout\r\nConnection: upgrade\r\n\r\nHI'
+        c.sendall(agreed if b'shout' in head else b'HTTP/1.0 400 No\r\n\r\n')
+        while (data := c.recv(65536)) and data != b'bye': c.sendall(data.upper())
+        if data: c.sendall(b'BYE')
+        c.unwrap()
+        print('LEFT' if data else 'ENDED', flush=True)
+    except OSError as e: print('BROKEN', e, flush=True)
+    finally: c.close()
+l = socket.create_server(('::', 443), family=socket.AF_INET6, dualstack_ipv6=True, backlog=100)
+print('ready', flush=True)
+while True: threading.Thread(target=one, args=(l.accept()[0],), daemon=True).start()
+"#;
+
+/// Clients of it, whose connection is `begin()`: one for each end of one.
+const LISTENING: &str = r#"
+def agreed():
+    c = begin(); got = b''
+    c.sendall(b'GET /ws HTTP/1.1\r\nHost: pen.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: shout\r\n\r\n')
+    while not got.endswith(b'HI'): got += c.recv(1000)
+    print(got.split(b'\r\n')[0].decode(), b'upgrade: shout' in got.lower())
+    return c
+def to_end(c):
+    got = b''
+    while data := c.recv(65536): got += data
+    return got
+c = agreed()
+for n in range(3):
+    c.sendall(b'no http\r\n\r\n'); got = b''
+    while len(got) < 11: got += c.recv(11 - len(got))
+    print(got)
+c.sendall(b'bye'); print(to_end(c)); c.close()
+c = agreed(); big = b'0123456789abcdef' * (1 << 16)
+print(pump(c, big, lambda got, ended: len(got) >= len(big)) == big.upper())
+c.unwrap().close() if TLS else c.shutdown(s.SHUT_WR)
+print(TLS or to_end(c))
+"#;
+
+#[test]
+fn other_protocols_pass_both_ways_until_either_end() {
+    if !lab::ready("other_protocols_pass_both_ways_until_either_end") {
+        return;
+    }
+    let lab = lab(1);
+    let authority = authority(&lab);
+    let names = format!("CERT = {:?}\n", authority.file("good", "pem"));
+    let web = python::start(lab.backend(0), &(names + SHOUTING));
+    let certificate = certificates::make(&lab, "front", certificates::ECDSA);
+    let front = ["-H", "-E", &certificate.whole];
+    for (words, begins, end) in [
+        (&front[..1], "False, connect", "b''"),
+        (&front[..], "True, tls", "True"),
+    ] {
+        let pen = start(&lab, &authority.ca(), words, &[&at(0)]);
+        let script = format!("{PUMP}TLS, begin = {begins}\n{LISTENING}");
+        let heard = match words.len() {
+            1 => python::client(&lab, &script),
+            _ => tls::client(&lab, &certificate, &script),
+        };
+        let agreed = "HTTP/1.1 101 Switching Protocols True\n";
+        let louder = "b'NO HTTP\\r\\n\\r\\n'\n".repeat(3);
+        let expected = format!("{agreed}{louder}b'BYE'\n{agreed}True\n{end}");
+        assert_eq!(heard, expected, "{words:?}: {}", web.output());
+        pen.wait_until_idle();
+        assert_eq!(handshake(&pen, 0).unwrap().trouble, None);
+        pen.rests();
+        pen.stop();
+    }
+    wait_for("both ends of both", || {
+        said(&web, "LEFT").len() + said(&web, "ENDED").len() == 4
+    });
+    let output = web.output();
+    assert_eq!(said(&web, "LEFT").len(), 2, "{output}");
+    assert!(!output.contains("BROKEN"), "{output}");
+}
