@@ -11,6 +11,7 @@ use crate::{
     http,
     python::{self, Manner},
     rig::{Pen, addresses, lab, server, wait_for},
+    tls_peers::nginx,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -462,5 +463,83 @@ fn a_service_that_is_full_is_not_waited_for() {
         .find(|one| one.reason == "too-many-connections");
     assert_eq!(full.unwrap().count, 1);
     assert_eq!(pen.refused("too-many-connections"), 0);
+    pen.stop();
+}
+
+#[test]
+fn behind_haproxy_names_lead_and_clients_are_themselves() {
+    let name = "behind_haproxy_names_lead_and_clients_are_themselves";
+    if !lab::ready(name) {
+        return;
+    }
+    if !lab::installed("haproxy") {
+        return lab::skip(name, "haproxy (packaging/setup.sh test)");
+    }
+    let lab = lab(2);
+    let authority = Authority::new(&lab);
+    authority.issue(Wish::of("first", "one.test"));
+    let _web = nginx(&lab, 0, &authority.file("first", "pem"), "proxy_protocol");
+    let fronts = lab::Station::backend(1).addresses();
+    let mut config = "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout \
+                      server 30s\n"
+        .to_owned();
+    for (name, (front, pen)) in ["v4", "v6"]
+        .into_iter()
+        .zip(fronts.into_iter().zip(addresses()))
+    {
+        let [front, pen] = [front, pen].map(|at| lab::host_port(at, PORT));
+        config += &format!("listen {name}\n bind {front}\n server pen {pen} send-proxy-v2\n");
+    }
+    let file = lab.backend(1).folder().join("haproxy.cfg");
+    fs::write(&file, config).unwrap();
+    let words = ["-db", "-f", file.to_str().unwrap()];
+    let haproxy = lab.backend(1).spawn("haproxy", words).unwrap();
+    let log = lab.folder().join("access.log");
+    let keys = format!("send_proxy = \"v2\"\nlog = {log:?}\nlog_format = \"json\"\n[[pool]]");
+    let one = hidden("one", &format!("{}:{PORT}", server(0))).replace("[[pool]]", &keys);
+    let accept = fronts.map(|front| format!("{:?}", front.to_string()));
+    let routes = format!(
+        "sni_route = \"one.test one\"\naccept_proxy = [{}]",
+        accept.join(", ")
+    );
+    let pen = start(&lab, &routes, &one);
+    wait_for("haproxy", || {
+        page(&lab, (&authority, "one.test"), fronts[1]).starts_with("be0 ")
+    });
+    let clients = lab::Station::client().addresses();
+    // Who comes by himself speaks for himself, and is led as well.
+    for (at, client) in fronts.into_iter().chain(addresses()).zip(clients.repeat(2)) {
+        let said = page(&lab, (&authority, "one.test"), at);
+        let words: Vec<&str> = said.split_whitespace().collect();
+        // What nginx was asked for, and who came: by the header, of which it knows no other.
+        assert_eq!((words[3], words[4]), ("one.test", "one.test"), "{said}");
+        assert_eq!(words.last(), Some(&&*client.to_string()), "{at}: {said}");
+        let refused = page(&lab, (&authority, "two.test"), at);
+        assert!(refused.contains("curl:"), "{refused}");
+    }
+    assert_eq!(pen.refused("unknown-name"), 4);
+    assert_eq!(pen.refused("bad-proxy-header"), 0);
+    // While one is there, it is shown as who it is.
+    let script = format!(
+        "import ssl\n\
+         x = ssl.create_default_context(cafile={:?})\n\
+         c = x.wrap_socket(s.create_connection(({:?}, {PORT})), server_hostname='one.test')\n\
+         print('ready', flush=True); time.sleep(60)\n",
+        authority.ca(),
+        fronts[0].to_string(),
+    );
+    let held = python::start_client(&lab, &script);
+    let one = connections(&pen).remove(0);
+    assert_eq!(one.service, "one");
+    assert_eq!(one.client.unwrap().ip(), clients[0]);
+    drop(held);
+    pen.wait_until_idle();
+    drop(haproxy);
+    let lines = || fs::read_to_string(&log).unwrap_or_default();
+    let count = named(&pen, "one").accepted;
+    wait_for("all lines", || lines().lines().count() as u64 == count);
+    for front in fronts {
+        assert!(!lines().contains(&format!("\"{front}")), "{}", lines());
+    }
     pen.stop();
 }
