@@ -11,6 +11,7 @@ use super::address::{HostPort, parse_listener, parse_place, parse_server};
 use super::commands::{Change, Command, ServerRef};
 use super::error::{ConfigError, ConfigErrors, Item, Place, Places};
 use super::service_keys::NONE;
+use super::service_keys::left_out::LEFT_OUT;
 use super::toml::resolve;
 use super::{
     Backend, Balance, Checked, Config, HashBy, Mode, Outside, Pool, Protocol, SERVICE_DEFAULT,
@@ -469,7 +470,9 @@ impl<'a> Reader<'a> {
                         .push(format!("{place}: `no {switch}`: it is off in DSR anyway"));
                     continue;
                 }
-                Late::Option { key, value } if ["false", "off", NONE].contains(&&*value) => {
+                Late::Option { key, value }
+                    if ["false", "off", NONE, LEFT_OUT].contains(&&*value) =>
+                {
                     self.notes
                         .push(format!("{place}: `no {key}`: it is off in DSR anyway"));
                     continue;

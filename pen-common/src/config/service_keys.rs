@@ -1,6 +1,7 @@
 //! Every key of a `[[service]]`, and of Pen's commands and flags for the one service of a line.
 
 mod by_name;
+pub(crate) mod left_out;
 mod values;
 
 use ::toml::Value;

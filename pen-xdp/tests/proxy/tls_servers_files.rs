@@ -6,7 +6,7 @@ use crate::{
     authority::{Authority, Wish},
     python,
     rig::{Pen, lab, server, wait_for_file},
-    tls_peers::{ask, at, authority, handshake, nginx, serve, trouble},
+    tls_peers::{ask, at, authority, handshake, nginx, said, serve, trouble},
 };
 
 /// Where the system has its authorities.
@@ -225,5 +225,61 @@ fn connections_that_wait_are_not_used_past_a_change_of_who_is_believed() {
     // By a command, at once.
     pen.change(&format!("server_ca {}", own.ca()));
     assert_eq!(ask(), "200");
+    pen.stop();
+}
+
+#[test]
+fn what_commands_said_of_tls_to_servers_they_take_back() {
+    if !lab::ready("what_commands_said_of_tls_to_servers_they_take_back") {
+        return;
+    }
+    let lab = lab(1);
+    let (own, clients) = (authority(&lab), Authority::called(&lab, "clients"));
+    clients.issue(Wish::of("pen", "pen.test"));
+    let asks = format!(
+        "x.load_verify_locations({:?}); x.verify_mode = ssl.CERT_OPTIONAL",
+        clients.ca()
+    );
+    let web = serve(&lab, 0, &own.file("good", "pem"), &asks);
+    let (crt, key) = (clients.file("pen", "crt"), clients.file("pen", "key"));
+    let options = [
+        "server_tls verified".to_owned(),
+        format!("server_ca {}", own.ca()),
+        "server_tls_name web.test".to_owned(),
+        format!("server_certificate {crt}"),
+        format!("server_key {key}"),
+    ];
+    let mut words = vec!["-b", "0"];
+    words.extend(options.iter().flat_map(|option| ["-O", option]));
+    let place = at(0);
+    let pen = Pen::start(&lab, &[&words[..], &["80", &place]].concat());
+    let heard = || {
+        assert_eq!(ask(&lab, 1), "be0", "{}", trouble(&pen, 0));
+        ["SNI", "CONN"].map(|word| {
+            let last = said(&web, word).pop().unwrap();
+            last.rsplit(' ').next().unwrap().to_owned()
+        })
+    };
+    assert_eq!(heard(), ["web.test", "pen"]);
+    pen.change("no server_tls_name");
+    assert_eq!(heard(), ["None", "pen"]);
+    // The key is in no other file, and goes with its certificate.
+    let refusal = pen.ask("no server_key").refusal.unwrap();
+    assert!(refusal.contains("holds no private key"), "{refusal}");
+    pen.change("no server_certificate");
+    assert_eq!(heard(), ["None", "None"]);
+    assert_eq!(pen.say("server_key").trim(), "");
+    pen.change("no server_ca");
+    assert_eq!(ask(&lab, 1), "-");
+    let why = trouble(&pen, 0);
+    assert!(why.contains(&format!("nobody in {SYSTEM}")), "{why}");
+    pen.change(&options[1]);
+    assert_eq!(heard(), ["None", "None"]);
+    // Nothing is left that speaks of TLS.
+    pen.change("no server_ca");
+    pen.change("server_tls off");
+    assert!(pen.service().server_tls.is_none());
+    let shown = pen.say("config show");
+    assert!(!shown.contains("server_"), "{shown}");
     pen.stop();
 }

@@ -7,6 +7,7 @@ use super::super::hsts::OFF;
 use super::super::keys::read_acl_number;
 use super::super::nearest::did_you_mean;
 use super::super::service_keys::NONE;
+use super::super::service_keys::left_out::{self, LEFT_OUT};
 use super::super::sni_route::{SniRoute, WITHOUT};
 use super::without_effect::{NO_EFFECT, NOT_YET};
 use super::{
@@ -36,6 +37,12 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
             key,
             value: Some(NONE.to_owned()),
         }),
+        [word] if let Some(key) = left_out::names().find(|key| key == word) => {
+            Ok(Command::Option {
+                key,
+                value: Some(LEFT_OUT.to_owned()),
+            })
+        }
         [SNI_ROUTE, name] => {
             let read = SniRoute::read_name(name);
             let name = read.map_err(|why| format!("no {SNI_ROUTE}: {:?} {why}", shown(name)))?;
@@ -63,17 +70,21 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
             let switches = Balance::ALL.iter().map(|switch| switch.word());
             let hint = did_you_mean(
                 word,
-                idle().chain(switches).chain(LISTS.iter().copied()).chain([
-                    "acl",
-                    "http",
-                    HSTS,
-                    KEEPALIVE,
-                    LOG,
-                    TARPIT_ACL,
-                    TRANSPARENT,
-                    "udp",
-                    WEB_STATS,
-                ]),
+                idle()
+                    .chain(switches)
+                    .chain(LISTS.iter().copied())
+                    .chain(left_out::names())
+                    .chain([
+                        "acl",
+                        "http",
+                        HSTS,
+                        KEEPALIVE,
+                        LOG,
+                        TARPIT_ACL,
+                        TRANSPARENT,
+                        "udp",
+                        WEB_STATS,
+                    ]),
             );
             Err(format!(
                 "there is no `{}` to be turned off by `no`{hint}",

@@ -3,17 +3,19 @@
 use ::toml::Value;
 
 use super::SERVICE;
+use super::left_out::LEFT_OUT;
 use crate::config::given::Given;
 use crate::config::{Mode, Service, UDP_IDLE_DEFAULT};
 
 impl Service {
     /// Sets a key of a service to a value in words, as a command or a flag gives it. A key that
-    /// takes a list gets one more element.
+    /// takes a list gets one more element; what `no` before the key says is a value as well.
     ///
     /// # Errors
     /// A sentence that names the key, the value and what may stand there.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match SERVICE.iter().find(|known| known.name == key) {
+            Some(_) if value == LEFT_OUT => self.leave_out(key),
             Some(known) => (known.read)(self, Given::Word(value)),
             None => Err(format!("a service has no key `{key}`")),
         }
