@@ -89,6 +89,16 @@ impl Service {
     pub fn only_leads(&self) -> bool {
         self.pool.is_empty() && !self.proxy.sni_routes.is_empty()
     }
+
+    /// What to tell the owner of a service that no client gets to; see [`Config::unreached`].
+    pub fn why_unreached(&self) -> String {
+        format!(
+            "service {:?}: no name leads to it (`sni_route`), and it listens nowhere: no client gets \
+             to it, and a configuration that says so is refused; name a route to it, or give it \
+             `listen`",
+            self.name
+        )
+    }
 }
 
 impl Config {
@@ -99,6 +109,43 @@ impl Config {
             routes.any(|route| route.service == name)
         };
         self.services.iter().filter(leads)
+    }
+
+    /// The services in proxy mode that no client gets to: they listen nowhere, and no name leads to
+    /// them. A configuration that is read has none; commands may take the last route away.
+    pub fn unreached(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().filter(|service| {
+            let listens = !service.listeners.is_empty() || !service.proxy.paths.is_empty();
+            service.mode != Mode::Dsr && !listens && self.leading_to(&service.name).next().is_none()
+        })
+    }
+
+    /// What became of services that names led to, or that led by name, in the configuration
+    /// `before` and do no more: a sentence each.
+    pub fn routes_lost_since(&self, before: &Self) -> Vec<String> {
+        let mut lost = Vec::new();
+        for service in &self.services {
+            let name = &service.name;
+            let led = |config: &Self| config.leading_to(name).next().is_some();
+            if led(before) && !led(self) {
+                lost.push(match self.unreached().any(|one| one.name == *name) {
+                    true => service.why_unreached(),
+                    false => format!(
+                        "service {name:?}: no name leads to it any more (`sni_route`): it has the \
+                         clients of its own listeners alone"
+                    ),
+                });
+            }
+            let mut earlier = before.services.iter().filter(|one| one.name == *name);
+            let led_by_name = earlier.any(|one| !one.proxy.sni_routes.is_empty());
+            if led_by_name && service.proxy.sni_routes.is_empty() {
+                lost.push(format!(
+                    "service {name:?}: it has no `sni_route` any more: whatever clients ask for, its \
+                     own servers get them"
+                ));
+            }
+        }
+        lost
     }
 
     /// Whether a service's routes by name lead to where its clients can be served.
@@ -166,6 +213,7 @@ impl Config {
 #[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 mod tests {
     use super::*;
+    use crate::config::{Listener, Protocol};
 
     #[test]
     fn what_is_written_is_read() {
@@ -181,6 +229,52 @@ mod tests {
             assert_eq!(route.to_string(), written);
             assert_eq!(written.parse(), Ok(route));
         }
+    }
+
+    #[test]
+    fn who_loses_the_last_route_is_named() {
+        let service = |name: &str, port: Option<u16>, routes: &[&str]| {
+            let mut service = Service::new(name);
+            service.mode = Mode::Tcp;
+            let listener = port.map(|port| Listener {
+                address: [0, 0, 0, 0].into(),
+                port,
+                protocol: Protocol::Tcp,
+            });
+            service.listeners.extend(listener);
+            let routes = routes.iter().map(|route| route.parse().unwrap());
+            service.proxy.sni_routes.extend(routes);
+            service
+        };
+        let config = |routes: &[&str]| Config {
+            services: vec![
+                service("edge", Some(443), routes),
+                service("hidden", None, &[]),
+                service("open", Some(80), &[]),
+            ],
+            ..Config::default()
+        };
+        let all = config(&["a.test hidden", "b.test hidden", "c.test open"]);
+        let lost = |routes: &[&str]| {
+            let config = config(routes);
+            let unreached: Vec<_> = config.unreached().map(|one| one.name.clone()).collect();
+            (config.routes_lost_since(&all), unreached)
+        };
+        assert_eq!(lost(&["c.test open", "b.test hidden"]), (vec![], vec![]));
+        let (why, unreached) = lost(&["c.test open"]);
+        assert_eq!(unreached, ["hidden"]);
+        assert_eq!(why.len(), 1, "{why:?}");
+        assert!(why[0].starts_with("service \"hidden\": no name leads to it"));
+        assert!(why[0].contains("no client gets to it"), "{why:?}");
+        let (why, _) = lost(&["a.test hidden"]);
+        assert_eq!(why.len(), 1, "{why:?}");
+        assert!(why[0].contains("\"open\"") && why[0].contains("listeners alone"));
+        let (why, _) = lost(&[]);
+        assert_eq!(why.len(), 3, "{why:?}");
+        assert!(why[0].contains("\"edge\": it has no `sni_route` any more"));
+        // Who had none loses none, nor does who is gone.
+        assert_eq!(all.routes_lost_since(&config(&[])), [""; 0]);
+        assert_eq!(Config::default().routes_lost_since(&all), [""; 0]);
     }
 
     #[test]

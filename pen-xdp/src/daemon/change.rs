@@ -162,6 +162,9 @@ impl Change {
         let replaced = self.state.config().pools != self.published.config().pools;
         self.sought = None;
         self.state.forget_unasked();
+        for why in (self.state.config()).routes_lost_since(self.published.config()) {
+            tracing::warn!("{why}");
+        }
         self.published.clone_from(&self.state);
         (self.observed, self.retry) = (false, None);
         replaced

@@ -1,8 +1,8 @@
-//! What Pen answers to a change that was made: the new value, of keys that have one in Pen. Scripts
-//! read it.
+//! What Pen answers to a change that was made: the new value, of keys that have one in Pen, which
+//! scripts read; and whom a change left without clients.
 
 use pen_common::{
-    config::Edit,
+    config::{Edit, Service},
     control::{Action, Request, Value},
 };
 
@@ -32,6 +32,16 @@ impl Daemon {
             && let Ok(service) = state.only(request.service.as_deref(), key)
         {
             return Value::Text(service.shown(key));
+        }
+        if let Action::Option {
+            key: "sni_route", ..
+        } = &request.action
+        {
+            let unreached = state.config().unreached().map(Service::why_unreached);
+            let lines: Vec<_> = unreached.map(|why| format!("warning: {why}")).collect();
+            if !lines.is_empty() {
+                return Value::Text(lines.join("\n"));
+            }
         }
         if let Action::Setting { key, .. } = &request.action
             && ECHOED.contains(key)

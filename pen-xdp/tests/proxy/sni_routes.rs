@@ -467,6 +467,41 @@ fn a_service_that_is_full_is_not_waited_for() {
 }
 
 #[test]
+fn who_loses_the_last_route_to_it_is_told_of() {
+    if !lab::ready("who_loses_the_last_route_to_it_is_told_of") {
+        return;
+    }
+    let lab = lab(2);
+    let two = hidden("two", &behind(1)).replace("[[pool]]", "listen = \"444\"\n[[pool]]");
+    let own = format!(
+        "[[pool]]\nname = \"edge\"\nbackend = [\"{}:80\"]\n",
+        server(0)
+    );
+    let routes = "sni_route = [\"one.test one\", \"two.test two\"]";
+    let pen = start(&lab, routes, &(hidden("one", &behind(0)) + &two + &own));
+    let warned = |what: &str| {
+        let output = pen.process.output();
+        let mut lines = output.lines();
+        lines.any(|line| line.contains("WARN") && line.contains(what))
+    };
+    let alone = "service \"one\": no name leads to it (`sni_route`), and it listens nowhere";
+    let said = pen.say("-s edge no sni_route one.test");
+    assert!(said.starts_with(&format!("warning: {alone}")), "{said}");
+    assert!(warned(alone), "{}", pen.process.output());
+    // As long as it is so, whoever changes routes hears of it.
+    let said = pen.say("-s edge no sni_route two.test");
+    assert!(said.contains(alone) && !said.contains("\"two\""), "{said}");
+    for what in [
+        "service \"two\": no name",
+        "service \"edge\": it has no `sni_route`",
+    ] {
+        assert!(warned(what), "{what}: {}", pen.process.output());
+    }
+    assert_eq!(pen.say("-s edge sni_route one.test one").trim(), "");
+    pen.stop();
+}
+
+#[test]
 fn behind_haproxy_names_lead_and_clients_are_themselves() {
     let name = "behind_haproxy_names_lead_and_clients_are_themselves";
     if !lab::ready(name) {
