@@ -51,7 +51,6 @@ fn row(name: &str, handshake: &HandshakeStatus) -> Vec<String> {
         ([], None) => "-".to_owned(),
         (names, _) => names.join(" "),
     };
-    let failed = handshake.trouble.is_some();
     vec![
         name.to_owned(),
         format!("{} ago", duration(handshake.age_s)),
@@ -60,9 +59,9 @@ fn row(name: &str, handshake: &HandshakeStatus) -> Vec<String> {
             None => "FAILED".to_owned(),
         },
         whose,
-        match failed || handshake.left_s.is_none() {
-            true => "-".to_owned(),
-            false => certificates::expiry(handshake.left_s),
+        match handshake.left_s {
+            None => "-".to_owned(),
+            left => certificates::expiry(left),
         },
     ]
 }

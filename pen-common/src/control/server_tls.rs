@@ -15,7 +15,8 @@ pub struct ServerTlsStatus {
     pub trouble: Option<String>,
 }
 
-/// What the last handshake with one server came to.
+/// What the last handshake with one server came to. Of its certificate it is told what the last
+/// handshake showed that did not fail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HandshakeStatus {
     /// Seconds since it was over.
@@ -24,7 +25,7 @@ pub struct HandshakeStatus {
     pub version: Option<String>,
     /// Whose the server's certificate is, as RFC 4514 writes it; `None` if it says nothing.
     pub subject: Option<String>,
-    /// The first of the host names that it is for.
+    /// The first of the host names that it is for, and then of the addresses.
     pub names: Vec<String>,
     /// When it expires, in seconds since 1970.
     pub not_after: Option<i64>,

@@ -272,9 +272,9 @@ fn proxied() -> ProxyStatus {
                     age_s: 75,
                     version: None,
                     subject: None,
-                    names: Vec::new(),
-                    not_after: None,
-                    left_s: None,
+                    names: vec!["10.77.0.12".to_owned()],
+                    not_after: Some(1_800_000_000),
+                    left_s: Some(-75),
                     trouble: Some("its certificate expired 2026-01-02".to_owned()),
                 }),
                 ..first
@@ -334,7 +334,7 @@ Service shop (tcp) on [::]:80 /run/shop
   who asks gets /etc/pen/own.pem, which expires in 1 h 1 min
   server  handshake       spoken   certificate         expires
   web1    5 s ago         TLSv1.3  web1.test www.test  in 1 d 1 h
-  unix    1 min 15 s ago  FAILED   -                   -
+  unix    1 min 15 s ago  FAILED   10.77.0.12          1 min 15 s AGO
   trouble: /etc/pen/servers.pem: no such file
   trouble: server unix: its certificate expired 2026-01-02
   Clients that were not served

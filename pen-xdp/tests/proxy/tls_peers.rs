@@ -159,8 +159,10 @@ pub(crate) fn at(index: usize) -> String {
 pub(crate) fn ask(lab: &Lab, times: usize) -> String {
     let script = format!(
         "for n in range({times}):\n\
-         \x20c = connect(); c.sendall(b'0\\n'); c.shutdown(s.SHUT_WR)\n\
-         \x20try: print((c.recv(100) or b'-').split()[0].decode())\n\
+         \x20c = connect()\n\
+         \x20try:\n\
+         \x20 c.sendall(b'0\\n'); c.shutdown(s.SHUT_WR)\n\
+         \x20 print((c.recv(100) or b'-').split()[0].decode())\n\
          \x20except OSError: print('-')\n"
     );
     python::client(lab, &script).replace('\n', " ")

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use lab::{Process, Station};
+use lab::{Lab, Process, Station};
 
 use crate::{
     authority::{Authority, Wish},
     python::{self, Manner},
-    rig::{Pen, lab, server},
+    rig::{Pen, lab, server, wait_for_file},
     tls_peers::{LATE, ask, at, authority, clear, handshake, said, serve, serve_at, trouble},
 };
 
@@ -46,7 +46,12 @@ fn servers_are_verified_by_their_names_and_addresses() {
         assert_eq!(ask(&lab, 1), "be0", "{place}: {}", pen.process.output());
         assert_eq!(said(&web, "SNI").pop().unwrap(), asked, "{place}");
         let seen = handshake(&pen, 0).unwrap();
-        assert_eq!((seen.trouble, seen.names), (None, vec!["web.test".into()]));
+        assert_eq!(seen.trouble, None);
+        // Of its addresses as many as there is room for.
+        let [other, _] = Station::backend(1).addresses();
+        let addresses = [v4, v6, other].map(|at| at.to_string());
+        assert_eq!(seen.names[0], "web.test");
+        assert_eq!(seen.names[1..], addresses);
         assert_eq!(seen.subject.as_deref(), Some("CN=good"));
         assert_eq!(seen.version.as_deref(), Some("TLSv1.3"));
         let left = seen.left_s.unwrap() / 3600;
@@ -202,16 +207,10 @@ fn unverified_servers_are_taken_as_they_are_and_that_is_said() {
     }
 }
 
-#[test]
-fn a_certificate_that_is_named_itself_is_good_for_its_server_and_for_no_other() {
-    if !lab::ready("a_certificate_that_is_named_itself_is_good_for_its_server_and_for_no_other") {
-        return;
-    }
-    let lab = lab(1);
-    let authority = authority(&lab);
+/// A certificate for the first back end that signed itself, as its owners make one, and that with its
+/// key.
+fn made_itself(lab: &Lab) -> (String, String) {
     let place = server(0);
-    authority.issue(Wish::of("named", &place));
-    authority.issue(Wish::of("forged", &place));
     let at_file = |name: &str| lab.folder().join(name).to_str().unwrap().to_owned();
     let (crt, key, both) = (at_file("own.crt"), at_file("own.key"), at_file("own.pem"));
     let names = format!("subjectAltName=IP:{place}");
@@ -237,6 +236,20 @@ fn a_certificate_that_is_named_itself_is_good_for_its_server_and_for_no_other() 
     lab.client().run_ok("openssl", words).unwrap();
     let all = [&crt, &key].map(|file| fs::read_to_string(file).unwrap());
     fs::write(&both, all.concat()).unwrap();
+    (crt, both)
+}
+
+#[test]
+fn a_certificate_that_is_named_itself_is_good_for_its_server_and_for_no_other() {
+    if !lab::ready("a_certificate_that_is_named_itself_is_good_for_its_server_and_for_no_other") {
+        return;
+    }
+    let lab = lab(1);
+    let authority = authority(&lab);
+    let place = server(0);
+    authority.issue(Wish::of("named", &place));
+    authority.issue(Wish::of("forged", &place));
+    let (crt, both) = made_itself(&lab);
     for (shown, believed, served) in [
         (both, crt.clone(), "be0"),
         (
@@ -338,4 +351,48 @@ fn servers_are_shown_a_certificate_if_they_ask() {
         pen.stop();
     }
     assert_eq!(said(&web, "CONN"), ["CONN TLSv1.3 full None pen"; 2]);
+}
+
+#[test]
+fn what_a_server_showed_is_known_after_trouble() {
+    if !lab::ready("what_a_server_showed_is_known_after_trouble") {
+        return;
+    }
+    let lab = lab(1);
+    let authority = authority(&lab);
+    let names = Station::backend(0).addresses().map(|at| at.to_string());
+    authority.issue(Wish::of("addressed", &names.join(" ")));
+    let own = lab.folder().join("own.pem");
+    fs::copy(authority.file("good", "pem"), &own).unwrap();
+    let options = [
+        "server_tls verified".to_owned(),
+        format!("server_ca {}", authority.ca()),
+        format!("server_certificate {}", own.display()),
+    ];
+    let words: Vec<_> = options.iter().flat_map(|option| ["-O", option]).collect();
+    let pen = Pen::start(&lab, &[&["-b", "0"], &words[..], &["80", &at(0)]].concat());
+    let web = serve(&lab, 0, &authority.file("addressed", "pem"), "");
+    assert_eq!(ask(&lab, 1), "be0", "{}", trouble(&pen, 0));
+    let before = handshake(&pen, 0).unwrap();
+    assert_eq!((&before.trouble, &before.names[..]), (&None, &names[..]));
+    drop(web);
+    let _bad = python::serve(&lab, 0, 443, Manner::CloseEarly);
+    assert_eq!(ask(&lab, 1), "-");
+    let after = handshake(&pen, 0).unwrap();
+    assert!(
+        after.trouble.is_some() && after.version.is_none(),
+        "{after:?}"
+    );
+    assert_eq!(after.names, names);
+    assert_eq!(after.subject.as_deref(), Some("CN=addressed"));
+    assert_eq!(after.not_after, before.not_after);
+    assert!(after.left_s.unwrap() > 29 * 24 * 3600, "{after:?}");
+    // Of what servers are shown as well: what is in force is told beside what is wrong.
+    fs::write(&own, "-----BEGIN CERTIFICATE-----\nx\n").unwrap();
+    wait_for_file("the trouble to be told", || {
+        pen.service().server_tls.unwrap().trouble.is_some()
+    });
+    let shown = pen.service().server_tls.unwrap().certificate.unwrap();
+    assert!(shown.left_s.unwrap() > 29 * 24 * 3600, "{shown:?}");
+    pen.stop();
 }

@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::extensions::{AccessDescription, GeneralName, ParsedExtension};
@@ -25,6 +25,8 @@ const STATUS_REQUEST: u32 = 5;
 pub(in crate::proxy) struct Facts {
     /// Host names that it is for, in lower case; `*.` in front of one stands for any one label.
     pub(in crate::proxy) names: Vec<String>,
+    /// Addresses that it is for. By these no client asks for it, and servers are known.
+    pub(in crate::proxy) addresses: Vec<IpAddr>,
     /// The first second, since 1970, in which it is valid.
     pub(in crate::proxy) not_before: i64,
     /// The last one.
@@ -63,6 +65,7 @@ impl Facts {
         let validity = certificate.validity();
         Ok(Self {
             names: names(&certificate)?,
+            addresses: addresses(&certificate),
             not_before: validity.not_before.timestamp(),
             not_after: validity.not_after.timestamp(),
             responder: responder(&certificate),
@@ -113,6 +116,22 @@ fn names(certificate: &X509Certificate<'_>) -> Result<Vec<String>, String> {
         }
     }
     Ok(names)
+}
+
+/// Of four or sixteen bytes (RFC 5280 section 4.2.1.6); what is longer has a mask, and is nobody's.
+fn addresses(certificate: &X509Certificate<'_>) -> Vec<IpAddr> {
+    let Ok(Some(alternative)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = alternative.value.general_names.iter();
+    let address = |name: &GeneralName<'_>| {
+        let GeneralName::IPAddress(bytes) = name else {
+            return None;
+        };
+        let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+        v4.or(<[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok()
+    };
+    names.filter_map(address).collect()
 }
 
 /// Whether a client can ask for it: host names are ASCII, and addresses are none.

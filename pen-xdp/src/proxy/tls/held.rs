@@ -293,6 +293,7 @@ mod tests {
             Self {
                 facts: Facts {
                     names: names.iter().map(|name| (*name).to_owned()).collect(),
+                    addresses: Vec::new(),
                     not_before: 0,
                     not_after,
                     responder: None,

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use super::{Facts, KeyKind};
 use crate::proxy::tls::ocsp::authority::{Authority, P256, P384, RSA, now};
 
@@ -25,6 +27,7 @@ fn the_common_name_counts_where_no_other_is() {
     authority.issue("leaf", "ca", "address");
     let facts = Facts::of(&authority.certificate("leaf")).unwrap();
     assert_eq!(facts.names, [""; 0]);
+    assert_eq!(facts.addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
     // It wants another feature.
     assert!(!facts.must_staple);
 }

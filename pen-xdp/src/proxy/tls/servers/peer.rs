@@ -40,6 +40,8 @@ struct Known {
     /// Since when.
     config: Option<(Arc<Spoken>, Arc<ClientConfig>, Instant)>,
     last: Option<(Seen, Instant)>,
+    /// Of the last handshake that did not fail: what it shows is worth knowing after one that did.
+    shown: Option<Arc<Shown>>,
 }
 
 /// What a handshake came to.
@@ -122,15 +124,23 @@ impl Peer {
 
     /// A handshake is over.
     pub(super) fn saw(&self, seen: Seen) {
-        self.known().last = Some((seen, Instant::now()));
+        let mut known = self.known();
+        if let Seen::Spoken(_, shown) = &seen {
+            known.shown = Some(Arc::clone(shown));
+        }
+        known.last = Some((seen, Instant::now()));
     }
 
     /// For `status`; `None` if there was no handshake.
     pub(in crate::proxy) fn status(&self) -> Option<HandshakeStatus> {
-        let (seen, at) = self.known().last.clone()?;
-        let (version, shown, trouble) = match seen {
-            Seen::Spoken(version, shown) => (Some(version.to_owned()), Some(shown), None),
-            Seen::Trouble(why) => (None, None, Some(why)),
+        let (last, shown) = {
+            let known = self.known();
+            (known.last.clone(), known.shown.clone())
+        };
+        let (seen, at) = last?;
+        let (version, trouble) = match seen {
+            Seen::Spoken(version, _) => (Some(version.to_owned()), None),
+            Seen::Trouble(why) => (None, Some(why)),
         };
         let shown = shown.as_deref();
         let not_after = shown.and_then(|shown| shown.not_after);
@@ -168,10 +178,13 @@ impl Shown {
     fn of(certificate: Vec<u8>) -> Self {
         let identity = Identity::of(&certificate, false).ok();
         let facts = Facts::of(&certificate).ok();
-        let names = facts.iter().flat_map(|facts| &facts.names);
+        let names = facts.iter().flat_map(|facts| {
+            let addresses = facts.addresses.iter().map(IpAddr::to_string);
+            facts.names.iter().cloned().chain(addresses)
+        });
         Self {
             subject: identity.and_then(|identity| identity.subject),
-            names: names.take(NAMES_MAX).cloned().collect(),
+            names: names.take(NAMES_MAX).collect(),
             not_after: facts.as_ref().map(|facts| facts.not_after),
             certificate,
         }
