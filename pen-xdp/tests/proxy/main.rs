@@ -48,6 +48,7 @@ mod stream;
 mod tls;
 mod tls_clients;
 mod tls_expiry;
+mod tls_folders;
 mod tls_grade;
 mod tls_http;
 mod tls_many_names;

@@ -86,8 +86,11 @@ impl Terms {
         let Some(store) = Store::open(options)? else {
             return Ok(Vec::new());
         };
-        let troubles = store.troubles();
-        let policy = Clients::open(options)?.map(|clients| clients.policy());
+        let mut troubles = store.troubles();
+        let clients = Clients::open(options)?;
+        let of_clients = clients.as_ref().and_then(Clients::trouble);
+        troubles.extend(of_clients.map(|(_, why)| why));
+        let policy = clients.map(|clients| clients.policy());
         let made = Made {
             http: mode == Mode::Http,
             options,
@@ -139,9 +142,16 @@ impl Terms {
             },
         };
         let clients = before.and_then(|before| before.clients.as_ref());
+        let others = clients.map(AsRef::as_ref);
         let clients = match clients.filter(|clients| clients.is_of(options)) {
             Some(clients) => Some(Arc::clone(clients)),
-            None => Clients::open(options)?.map(Arc::new),
+            None => {
+                let clients = Clients::open_after(options, others)?.map(Arc::new);
+                if let Some((_, why)) = clients.as_ref().and_then(|clients| clients.trouble()) {
+                    tracing::warn!("client certificates: {why}");
+                }
+                clients
+            }
         };
         let policy = clients.as_ref().map(|clients| clients.policy());
         let made = Made {

@@ -8,16 +8,20 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
+use super::folder::Folder;
 use super::{ClientsError, Sources};
 use crate::files::{self, Entry};
 use crate::proxy::tls::certificate::{CertificateError, certificates};
 
 /// Reads all, in DER, in the order of their bytes and each once: the same on every machine that has
-/// the same.
+/// the same. Files of a folder that can't be used are told by it; `before` is what it held.
 ///
 /// # Errors
-/// A file can't be used, or there is no authority in any.
-pub(super) fn read(sources: &Sources) -> Result<BTreeSet<Vec<u8>>, ClientsError> {
+/// A file that is named can't be used, or there is no authority in any.
+pub(super) fn read(
+    sources: &Sources,
+    before: &Folder,
+) -> Result<(BTreeSet<Vec<u8>>, Folder), ClientsError> {
     let mut found = BTreeSet::new();
     if let Some(path) = &sources.authorities {
         for (at, certificate) in certificates(path)?.into_iter().enumerate() {
@@ -38,8 +42,15 @@ pub(super) fn read(sources: &Sources) -> Result<BTreeSet<Vec<u8>>, ClientsError>
             }
         }
     }
-    if let Some(folder) = &sources.folder {
-        found.extend(folder_of(folder)?);
+    let folder = match &sources.folder {
+        Some(folder) => Folder::read(folder, before)?,
+        None => Folder::default(),
+    };
+    // What is in a folder beside authorities is nobody's business.
+    for (path, certificate) in folder.certificates() {
+        if nature(path, certificate)?.issues {
+            found.insert(certificate.to_vec());
+        }
     }
     if found.is_empty() {
         let places = sources.places();
@@ -47,10 +58,13 @@ pub(super) fn read(sources: &Sources) -> Result<BTreeSet<Vec<u8>>, ClientsError>
             .iter()
             .map(|path| path.display().to_string())
             .collect();
-        let places = places.join(", ");
+        let mut places = places.join(", ");
+        if let Some(why) = folder.trouble() {
+            places += &format!(" ({why})");
+        }
         return Err(ClientsError::Nobody { places });
     }
-    Ok(found)
+    Ok((found, folder))
 }
 
 /// The files of a folder that may hold authorities: by their endings, or by names that
@@ -66,44 +80,6 @@ pub(in crate::proxy::tls) fn listed(folder: &Path) -> io::Result<BTreeSet<PathBu
         }
     }
     Ok(found)
-}
-
-/// What is in a folder beside authorities is nobody's business.
-fn folder_of(folder: &Path) -> Result<BTreeSet<Vec<u8>>, ClientsError> {
-    let unreadable = |error| CertificateError::Unreadable {
-        path: folder.to_owned(),
-        error,
-    };
-    let mut found = BTreeSet::new();
-    for path in listed(folder).map_err(unreadable)? {
-        for certificate in of_file(&path)? {
-            if nature(&path, &certificate)?.issues {
-                found.insert(certificate.to_vec());
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Nothing where no file is: what a link names can be gone, as can be what was listed, and folders
-/// have such names as well.
-pub(in crate::proxy::tls) fn of_file(
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    // Not by opening it, as who opens a pipe waits.
-    if files::stat(path).is_ok_and(|found| !found.is_file) {
-        return Ok(Vec::new());
-    }
-    match certificates(path) {
-        Err(CertificateError::NoCertificate(_)) => Ok(Vec::new()),
-        Err(CertificateError::Unreadable { error, .. }) if is_gone(&error) => Ok(Vec::new()),
-        all => all,
-    }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    let kind = error.kind();
-    kind == io::ErrorKind::NotFound || kind == io::ErrorKind::NotADirectory
 }
 
 fn is_authoritys(name: &str) -> bool {

@@ -30,7 +30,7 @@ pub enum ClientsError {
          `client_ca` or `client_ca_path` (-A) is given)"
     )]
     Nobody {
-        /// Where they could be.
+        /// Where they could be, and why they are not if that is known.
         places: String,
     },
     /// There is no list in the file.

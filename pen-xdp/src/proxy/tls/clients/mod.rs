@@ -1,13 +1,14 @@
 //! What a service wants of its clients' certificates: whether they must show one, who must have
 //! issued it, what has been revoked.
 //!
-//! It is read from files and read again when these change, all of it or nothing: who is trusted is
-//! never what was half written. rustls checks certificates by it; what it does not look at is the
+//! It is read from files and read again when these change, each file whole or not at all: who is
+//! trusted is never what was half written. rustls checks certificates by it; what it does not look at is the
 //! validity of an authority's own certificate.
 
 pub(super) mod authorities;
 mod distinguished;
 mod error;
+pub(super) mod folder;
 mod identity;
 mod policy;
 #[cfg(test)]
@@ -25,6 +26,8 @@ use super::store::around;
 pub use error::ClientsError;
 pub(in crate::proxy) use identity::{Identity, Standing};
 pub(super) use policy::Policy;
+
+use folder::Folder;
 
 /// See the module.
 #[derive(Debug)]
@@ -50,7 +53,9 @@ struct Held {
     /// Of the files, taken before they were read.
     stamp: u64,
     policy: Arc<Policy>,
-    /// Why the files can't be used as they are now.
+    /// What it was made of, as far as that is a folder.
+    folder: Folder,
+    /// Why files can't be used as they are now.
     trouble: Option<String>,
 }
 
@@ -60,18 +65,29 @@ impl Clients {
     /// # Errors
     /// One of them can't be used, or there is no authority in any.
     pub(super) fn open(options: &TlsOptions) -> Result<Option<Self>, ClientsError> {
+        Self::open_after(options, None)
+    }
+
+    /// As [`Clients::open`], where others were in force `before`: an odd file in the same folder
+    /// loses nothing by a change of something else.
+    pub(super) fn open_after(
+        options: &TlsOptions,
+        before: Option<&Self>,
+    ) -> Result<Option<Self>, ClientsError> {
         let Some(sources) = Sources::of(options) else {
             return Ok(None);
         };
         let stamp = stamp(sources.files().iter().map(PathBuf::as_path));
-        let policy = Arc::new(Policy::read(&sources)?);
-        let trouble = None;
+        let alike = before.filter(|before| before.sources.folder == sources.folder);
+        let folder = alike.map(|before| before.held().folder.clone());
+        let (policy, folder) = Policy::read(&sources, &folder.unwrap_or_default())?;
         Ok(Some(Self {
             sources,
             held: Mutex::new(Held {
                 stamp,
-                policy,
-                trouble,
+                policy: Arc::new(policy),
+                trouble: folder.trouble(),
+                folder,
             }),
         }))
     }
@@ -92,21 +108,20 @@ impl Clients {
             return false;
         }
         held.stamp = stamp;
-        match Policy::read(&self.sources) {
-            Ok(policy) => {
-                held.trouble = None;
+        let trouble = match Policy::read(&self.sources, &held.folder) {
+            Ok((policy, folder)) => {
                 if policy != *held.policy {
                     held.policy = Arc::new(policy);
                 }
+                held.folder = folder;
+                held.folder.trouble()
             }
-            Err(error) => {
-                let why = format!("{error}; what was read before is still in force");
-                if held.trouble.as_ref() != Some(&why) {
-                    tracing::warn!("client certificates: {why}");
-                    held.trouble = Some(why);
-                }
-            }
+            Err(error) => Some(format!("{error}; what was read before is still in force")),
+        };
+        if let Some(why) = trouble.as_ref().filter(|_| trouble != held.trouble) {
+            tracing::warn!("client certificates: {why}");
         }
+        held.trouble = trouble;
         other
     }
 

@@ -13,6 +13,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
 use super::authorities;
+use super::folder::Folder;
 use super::{ClientsError, Sources};
 use crate::proxy::tls::certificate::{CertificateError, read_within};
 
@@ -31,12 +32,15 @@ pub(in crate::proxy::tls) struct Policy {
 }
 
 impl Policy {
+    /// With the folder of authorities as it is now; `before` is as it was.
+    ///
     /// # Errors
     /// A file can't be used, or there is no authority in any.
-    pub(super) fn read(sources: &Sources) -> Result<Self, ClientsError> {
+    pub(super) fn read(sources: &Sources, before: &Folder) -> Result<(Self, Folder), ClientsError> {
+        let (authorities, folder) = authorities::read(sources, before)?;
         let policy = Self {
             asked: sources.asked,
-            authorities: authorities::read(sources)?,
+            authorities,
             revoked: match &sources.revoked {
                 Some(path) => revocations(path)?,
                 None => BTreeSet::new(),
@@ -51,7 +55,7 @@ impl Policy {
                 why: error.to_string(),
             })?;
         }
-        Ok(policy)
+        Ok((policy, folder))
     }
 
     /// What checks certificates. Whose status no list tells is refused where there are lists, all

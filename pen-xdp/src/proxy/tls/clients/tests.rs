@@ -271,20 +271,37 @@ fn authorities_are_those_that_may_issue() {
     }
     fs::write(inner.join("README"), "nothing").unwrap();
     assert_eq!(description(&in_folder), both);
-    // What is no file, or is not there, is passed over; what can't be read is not.
+    // What is no file, or is not there, is passed over; what can't be used is told.
     fs::create_dir(inner.join("folder.pem")).unwrap();
     symlink("gone", inner.join("89abcdef.0")).unwrap();
     symlink("one.crt/gone", inner.join("odd.pem")).unwrap();
     assert_eq!(description(&in_folder), both);
-    for (broken, expected) in [("loop.pem", "loop.pem: "), ("half.pem", "half.pem: ")] {
+    let bare = folder.path("bare");
+    fs::create_dir(&bare).unwrap();
+    for broken in ["loop.pem", "half.pem"] {
+        let break_it = |path: &Path| match broken {
+            "loop.pem" => symlink(path, path).unwrap(),
+            _ => fs::write(path, "-----BEGIN CERTIFICATE-----\nAA").unwrap(),
+        };
         let path = inner.join(broken);
-        match broken {
-            "loop.pem" => symlink(&path, &path).unwrap(),
-            _ => fs::write(&path, "-----BEGIN CERTIFICATE-----\nAA").unwrap(),
-        }
-        let error = Clients::open(&in_folder).unwrap_err().to_string();
-        assert!(error.contains(expected), "{error}");
+        break_it(&path);
+        let clients = Clients::open(&in_folder).unwrap().unwrap();
+        assert_eq!(clients.policy().description(), both);
+        let (place, why) = clients.trouble().unwrap();
+        assert_eq!(place, inner.display().to_string());
+        let told = why.contains(&format!("{broken}: ")) && why.ends_with("; nothing of it counts");
+        assert!(told, "{why}");
         fs::remove_file(path).unwrap();
+        // Where it is all there is, nobody could come.
+        break_it(&bare.join(broken));
+        let in_bare = TlsOptions {
+            client_ca_path: Some(bare.clone()),
+            ..plain.clone()
+        };
+        let error = Clients::open(&in_bare).unwrap_err().to_string();
+        let none = error.contains("no authority of clients' certificates is in ");
+        assert!(none && error.contains(&format!("{broken}: ")), "{error}");
+        fs::remove_file(bare.join(broken)).unwrap();
     }
     // The chain is looked at where no other place is named.
     folder.root("three", "/CN=three", &[]);
@@ -363,6 +380,65 @@ fn files_that_change_are_in_force_and_broken_ones_are_not() {
     fs::write(&revoked, "nothing").unwrap();
     let none = Clients::open(&asked).unwrap_err();
     assert!(matches!(none, ClientsError::NoRevocations(_)), "{none}");
+}
+
+#[test]
+fn of_a_file_that_breaks_in_a_folder_what_it_held_counts() {
+    let folder = Folder::new("odd");
+    let inner = folder.path("inner");
+    fs::create_dir(&inner).unwrap();
+    for name in ["one", "two"] {
+        folder.root(name, &format!("/CN={name}"), &[]);
+        fs::copy(
+            folder.path(&format!("{name}.pem")),
+            inner.join(name).with_extension("pem"),
+        )
+        .unwrap();
+    }
+    let asked = TlsOptions {
+        client_ca_path: Some(inner.clone()),
+        ..options(&folder)
+    };
+    let ca = |files: &[&str]| TlsOptions {
+        client_ca: Some(folder.joined("expected", files)),
+        ..options(&folder)
+    };
+    let (one, both) = (
+        description(&ca(&["one.pem"])),
+        description(&ca(&["one.pem", "two.pem"])),
+    );
+    let clients = Clients::open(&asked).unwrap().unwrap();
+    let refreshed = || {
+        clients.refresh();
+        let trouble = clients.trouble().map(|(_, why)| why);
+        (clients.policy().description(), trouble.unwrap_or_default())
+    };
+    assert_eq!(refreshed(), (both.clone(), String::new()));
+    let half = "-----BEGIN CERTIFICATE-----\nAA";
+    fs::write(inner.join("two.pem"), half).unwrap();
+    let (now, why) = refreshed();
+    assert_eq!(now, both);
+    let told = why.contains("two.pem: ") && why.ends_with("what was read before is still in force");
+    assert!(told, "{why}");
+    // A change of something else loses nothing of it either.
+    let optional = TlsOptions {
+        client_certificate: ClientCertificate::Optional,
+        ..asked
+    };
+    let other = Clients::open_after(&optional, Some(&clients)).unwrap();
+    assert_eq!(other.unwrap().trouble().unwrap().1, why);
+    fs::remove_file(inner.join("two.pem")).unwrap();
+    assert_eq!(refreshed(), (one.clone(), String::new()));
+    // What was never read holds nothing.
+    fs::write(inner.join("new.pem"), half).unwrap();
+    let (now, why) = refreshed();
+    assert_eq!(now, one);
+    assert!(
+        why.contains("new.pem: ") && why.ends_with("; nothing of it counts"),
+        "{why}"
+    );
+    fs::copy(folder.path("two.pem"), inner.join("new.pem")).unwrap();
+    assert_eq!(refreshed(), (both, String::new()));
 }
 
 #[test]

@@ -9,7 +9,8 @@ use rustls::pki_types::CertificateDer;
 use super::DemandsError;
 use crate::files;
 use crate::proxy::tls::certificate::{CertificateError, certificates};
-use crate::proxy::tls::clients::authorities::{listed, nature, of_file};
+use crate::proxy::tls::clients::authorities::{listed, nature};
+use crate::proxy::tls::clients::folder::Folder;
 
 /// Where the system has the authorities that it believes, as Debian's ca-certificates puts it.
 pub(super) const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -60,46 +61,51 @@ fn is_folder(path: &Path) -> bool {
 }
 
 impl Authorities {
+    /// With the folder that they are from, if it is one; `before` is what that held.
+    ///
     /// # Errors
-    /// A file can't be used, or there is no certificate in any.
-    pub(super) fn read(source: &Source) -> Result<Self, DemandsError> {
+    /// A file that is named can't be used, or there is no certificate in any.
+    pub(super) fn read(source: &Source, before: &Folder) -> Result<(Self, Folder), DemandsError> {
         let path = source.path();
-        let mut found = Self::default();
+        let (mut found, mut folder) = (Self::default(), Folder::default());
         match source {
             Source::System if files::stat(path).is_err() => return Err(DemandsError::NoSystem),
             Source::System => found.take_usable(certificates(path)?),
             Source::Named(_) if is_folder(path) => {
-                let unreadable = |error| CertificateError::Unreadable {
-                    path: path.to_owned(),
-                    error,
-                };
-                for file in listed(path).map_err(unreadable)? {
-                    found.take(&file, of_file(&file)?)?;
+                folder = Folder::read(path, before)?;
+                for (file, certificate) in folder.certificates() {
+                    found.take(file, certificate)?;
                 }
             }
-            Source::Named(_) => found.take(path, certificates(path)?)?,
+            Source::Named(_) => {
+                for certificate in certificates(path)? {
+                    found.take(path, &certificate)?;
+                }
+            }
         }
-        match found.issuers.is_empty() && found.named.is_empty() {
-            true => Err(DemandsError::Nobody(path.to_owned())),
-            false => Ok(found),
+        if !found.named.is_empty() || !found.issuers.is_empty() {
+            return Ok((found, folder));
         }
+        let mut place = path.display().to_string();
+        if let Some(why) = folder.trouble() {
+            place += &format!(" ({why})");
+        }
+        Err(DemandsError::Nobody(place))
     }
 
     /// # Errors
-    /// One is none that rustls can go by.
+    /// It is none that rustls can go by.
     fn take(
         &mut self,
         path: &Path,
-        all: Vec<CertificateDer<'static>>,
+        certificate: &CertificateDer<'static>,
     ) -> Result<(), CertificateError> {
-        for certificate in all {
-            // Whoever has a server's key must not issue certificates for others by it, unless the
-            // certificate says that it is for that.
-            if nature(path, &certificate)?.says_so {
-                self.issuers.insert(certificate.to_vec());
-            }
-            self.named.insert(certificate.to_vec());
+        // Whoever has a server's key must not issue certificates for others by it, unless the
+        // certificate says that it is for that.
+        if nature(path, certificate)?.says_so {
+            self.issuers.insert(certificate.to_vec());
         }
+        self.named.insert(certificate.to_vec());
         Ok(())
     }
 

@@ -32,13 +32,12 @@ pub enum DemandsError {
          authorities of servers' certificates by `server_ca`"
     )]
     NoSystem,
-    /// There is no certificate at all.
+    /// There is no certificate at all in a place, of which is said what is wrong with it.
     #[error(
-        "no authority of servers' certificates is in {}: put one there (PEM; in a folder NAME.pem or \
-         NAME.crt), or name another place by `server_ca`",
-        .0.display()
+        "no authority of servers' certificates is in {0}: put one there (PEM; in a folder NAME.pem or \
+         NAME.crt), or name another place by `server_ca`"
     )]
-    Nobody(PathBuf),
+    Nobody(String),
     /// rustls does not take what was put together.
     #[error("no TLS can be spoken to servers: {0}")]
     Unusable(#[from] rustls::Error),

@@ -2,7 +2,7 @@
 //! shows them itself.
 //!
 //! All threads of a service share one value, and it stays as long as nothing of it is changed. What
-//! is read from files is read again when they change, all of it or nothing; connections and
+//! is read from files is read again when they change, each file whole or not at all; connections and
 //! sessions that began under what was in force before are used for no new request.
 
 mod authorities;
@@ -24,6 +24,7 @@ use pen_common::control::{CertificateStatus, ServerTlsStatus};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::{Files, load};
+use super::clients::folder::Folder;
 use super::facts::{Facts, KeyKind};
 use super::held::stamp;
 use super::renewal::Watched;
@@ -60,6 +61,8 @@ struct Held {
 struct Read {
     /// Whose certificates count; `None` takes everybody's.
     authorities: Option<Authorities>,
+    /// Where these are from, as far as that is a folder.
+    folder: Folder,
     /// What servers get who ask, and what it says of itself.
     shown: Option<(CertifiedKey, Facts)>,
 }
@@ -71,12 +74,15 @@ impl Demands {
     /// It can't.
     pub fn check(mode: Mode, options: &ServerTlsOptions) -> Result<Vec<String>, DemandsError> {
         let made = match options.is_spoken() {
-            true => Some(Self::open(mode == Mode::Http, options)?),
+            true => Some(Self::open(mode == Mode::Http, options, &Folder::default())?),
             false => None,
         };
-        let certificate = made.and_then(|made| made.status().certificate);
-        let trouble = certificate.and_then(|certificate| certificate.trouble);
-        Ok(trouble.into_iter().collect())
+        let status = made.map(|made| made.status());
+        let troubles = status.map(|status| {
+            let certificate = status.certificate.and_then(|one| one.trouble);
+            [status.trouble, certificate]
+        });
+        Ok(troubles.into_iter().flatten().flatten().collect())
     }
 
     /// Reads files and puts all together; `None` for a service that speaks in clear. What was there
@@ -100,13 +106,22 @@ impl Demands {
                 route.service
             );
         }
-        Self::open(http, options).map(|made| Some(Arc::new(made)))
+        // An odd file in the same folder loses nothing by a change of something else.
+        let alike = before.filter(|one| one.options.authorities == options.authorities);
+        let folder = alike.map(|before| before.held().read.folder.clone());
+        let made = Self::open(http, options, &folder.unwrap_or_default())?;
+        if let Some(why) = &made.held().trouble {
+            tracing::warn!("TLS to servers: {why}");
+        }
+        Ok(Some(Arc::new(made)))
     }
 
-    fn open(http: bool, options: &ServerTlsOptions) -> Result<Self, DemandsError> {
+    /// `before` is what a folder of authorities held.
+    fn open(http: bool, options: &ServerTlsOptions, before: &Folder) -> Result<Self, DemandsError> {
         let stamp = stamp_of(options);
-        let read = Read::of(options)?;
+        let read = Read::of(options, before)?;
         let spoken = Arc::new(Spoken::new(http, options, &read)?);
+        let trouble = read.folder.trouble();
         Ok(Self {
             http,
             options: options.clone(),
@@ -114,7 +129,7 @@ impl Demands {
                 stamp,
                 read,
                 spoken,
-                trouble: None,
+                trouble,
             }),
         })
     }
@@ -152,9 +167,12 @@ impl Watched for Demands {
     /// Reads the files again if they are not what they were, or could not be used. What can't be
     /// used leaves what is in force.
     fn refresh(&self) -> Look {
-        let before = {
+        let (before, folder) = {
             let held = self.held();
-            (held.stamp, held.trouble.is_none())
+            (
+                (held.stamp, held.trouble.is_none()),
+                held.read.folder.clone(),
+            )
         };
         // Nobody who connects waits for a disk.
         let stamp = stamp_of(&self.options);
@@ -166,29 +184,33 @@ impl Watched for Demands {
         if !changed && before.1 {
             return look;
         }
-        let read = Read::of(&self.options);
+        let read = Read::of(&self.options, &folder);
         let made = read.and_then(|read| {
             let spoken = Spoken::new(self.http, &self.options, &read)?;
             Ok((read, spoken))
         });
         let mut held = self.held();
         held.stamp = stamp;
-        match made {
+        let trouble = match made {
             Ok((read, spoken)) => {
-                held.trouble = None;
-                if !read.is_as(&held.read) {
-                    tracing::info!("TLS to servers: authorities or our certificate were read anew");
-                    (held.read, held.spoken) = (read, Arc::new(spoken));
+                let trouble = read.folder.trouble();
+                match read.is_as(&held.read) {
+                    true => held.read.folder = read.folder,
+                    false => {
+                        tracing::info!(
+                            "TLS to servers: authorities or our certificate were read anew"
+                        );
+                        (held.read, held.spoken) = (read, Arc::new(spoken));
+                    }
                 }
+                trouble
             }
-            Err(error) => {
-                let why = format!("{error}; what was read before is still in force");
-                if held.trouble.as_ref() != Some(&why) {
-                    tracing::warn!("TLS to servers: {why}");
-                    held.trouble = Some(why);
-                }
-            }
+            Err(error) => Some(format!("{error}; what was read before is still in force")),
+        };
+        if let Some(why) = trouble.as_ref().filter(|_| trouble != held.trouble) {
+            tracing::warn!("TLS to servers: {why}");
         }
+        held.trouble = trouble;
         look
     }
 
@@ -205,18 +227,22 @@ impl Watched for Demands {
 }
 
 impl Read {
+    /// `before` is what a folder of authorities held.
+    ///
     /// # Errors
     /// A file can't be used.
-    fn of(options: &ServerTlsOptions) -> Result<Self, DemandsError> {
-        let authorities = match options.wanted {
+    fn of(options: &ServerTlsOptions, before: &Folder) -> Result<Self, DemandsError> {
+        let read = match options.wanted {
             ServerTls::Verified => {
                 let source = Source::of(options.authorities.as_deref());
-                Some(Authorities::read(&source)?)
+                Some(Authorities::read(&source, before)?)
             }
             ServerTls::Unverified | ServerTls::Off => None,
         };
+        let (authorities, folder) = read.unzip();
         Ok(Self {
             authorities,
+            folder: folder.unwrap_or_default(),
             shown: own(options)?,
         })
     }

@@ -48,7 +48,7 @@ fn servers_are_asked_for_their_names_and_addresses_for_themselves() {
         (None, None, v6(), "2001:db8::1"),
         (None, None, Place::Unix("/run/web".into()), "0.0.0.0"),
     ] {
-        let demands = Demands::open(false, &options(given)).unwrap();
+        let demands = Demands::open(false, &options(given), &Folder::default()).unwrap();
         let peer = Peer::new(&server(host, place));
         let name = peer.name(&demands.spoken()).unwrap();
         assert_eq!(name.to_str(), expected);
