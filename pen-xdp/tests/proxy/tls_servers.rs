@@ -354,6 +354,66 @@ fn servers_are_shown_a_certificate_if_they_ask() {
 }
 
 #[test]
+fn who_made_its_certificate_itself_is_told_how_it_is_believed() {
+    if !lab::ready("who_made_its_certificate_itself_is_told_how_it_is_believed") {
+        return;
+    }
+    let lab = lab(1);
+    let authority = authority(&lab);
+    let (crt, both) = made_itself(&lab);
+    let at_file = |path: &str| lab.folder().join(path).to_str().unwrap().to_owned();
+    for kind in ["new", "old"] {
+        let folder = at_file(kind);
+        fs::create_dir(&folder).unwrap();
+        let words = ["-c", ISSUE, "sh", &folder, &server(0), kind];
+        lab.client().run_ok("sh", words).unwrap();
+        let both =
+            ["crt", "key"].map(|ending| fs::read_to_string(format!("{folder}/own.{ending}")));
+        fs::write(
+            format!("{folder}/own.pem"),
+            both.map(Result::unwrap).concat(),
+        )
+        .unwrap();
+    }
+    let own = |kind: &str| ["pem", "crt"].map(|ending| at_file(&format!("{kind}.{ending}")));
+    let by_itself = "name this very certificate by `server_ca`";
+    for ([shown, named], why, mend, served) in [
+        ([both, crt], "an authority's (CA:TRUE", by_itself, "be0"),
+        (
+            own("new/own"),
+            "signed its certificate itself",
+            by_itself,
+            "be0",
+        ),
+        (
+            own("new/leaf"),
+            "by one that is no authority's",
+            by_itself,
+            "be0",
+        ),
+        // rustls reads none of these, so that there is no way to believe one.
+        (
+            own("old/own"),
+            "X.509 version 1",
+            "make one of version 3",
+            "-",
+        ),
+    ] {
+        let _web = serve(&lab, 0, &shown, "");
+        let ca = format!("server_ca {}", authority.ca());
+        let own = ["-b", "0", "-O", "server_tls verified", "-O", &ca];
+        let pen = Pen::start(&lab, &[&own[..], &["80", &at(0)]].concat());
+        assert_eq!(ask(&lab, 1), "-", "{shown}");
+        let told = trouble(&pen, 0);
+        assert!(told.contains(why) && told.contains(mend), "{why}: {told}");
+        // Done as it was said.
+        pen.change(&format!("server_ca {named}"));
+        assert_eq!(ask(&lab, 1), served, "{shown}: {}", trouble(&pen, 0));
+        pen.stop();
+    }
+}
+
+#[test]
 fn what_a_server_showed_is_known_after_trouble() {
     if !lab::ready("what_a_server_showed_is_known_after_trouble") {
         return;

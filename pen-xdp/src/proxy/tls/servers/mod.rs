@@ -13,6 +13,7 @@ mod spoken;
 #[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 mod tests;
 mod trouble;
+mod unfit;
 mod verifier;
 
 use std::collections::BTreeSet;

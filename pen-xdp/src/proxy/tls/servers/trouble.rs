@@ -6,6 +6,8 @@ use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error};
 use x509_parser::time::ASN1Time;
 
+use super::unfit::Unfit;
+
 /// Names of a certificate that are told of.
 const NAMES_MAX: usize = 4;
 
@@ -75,6 +77,9 @@ fn of_certificate(why: &CertificateError, authorities: &str) -> String {
         CertificateError::BadSignature => {
             "a signature of its certificate's chain is wrong".to_owned()
         }
+        CertificateError::Other(other) if let Some(unfit) = other.0.downcast_ref::<Unfit>() => {
+            unfit.to_string()
+        }
         other => format!("its certificate is not accepted: {other}"),
     }
 }
@@ -96,10 +101,11 @@ fn day(time: UnixTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use rustls::pki_types::ServerName;
-    use rustls::{AlertDescription, InvalidMessage};
+    use rustls::{AlertDescription, InvalidMessage, OtherError};
 
     use super::*;
 
@@ -134,6 +140,10 @@ mod tests {
                 for_name(&[other, "IpAddress(::1)", other, other, other]),
                 "its certificate is not for web.test, but for other.test, ::1, other.test, \
                  other.test and others",
+            ),
+            (
+                CertificateError::Other(OtherError(Arc::new(Unfit::SignedItself))),
+                "it signed its certificate itself: name this very certificate by `server_ca`",
             ),
             (
                 for_name(&[]),

@@ -10,6 +10,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::authorities::Authorities;
+use super::unfit::Unfit;
 use crate::proxy::tls::facts::Facts;
 
 /// See the module.
@@ -44,17 +45,11 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some((authorities, roots)) = &self.trust else {
-            return Ok(ServerCertVerified::assertion());
-        };
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        if authorities.names(end_entity) {
-            is_valid(end_entity, now)?;
-        } else {
-            let all = self.algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, all)?;
-        }
-        verify_server_name(&parsed, server_name)?;
+        let checked = self.check(end_entity, intermediates, server_name, now);
+        checked.map_err(|error| {
+            let unfit = Unfit::of(end_entity, intermediates, &error);
+            unfit.map_or(error, Error::from)
+        })?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -86,6 +81,30 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+impl Verifier {
+    /// # Errors
+    /// Nobody who is believed vouches for the certificate, or not for this server, or not now.
+    fn check(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        server: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let Some((authorities, roots)) = &self.trust else {
+            return Ok(());
+        };
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        if authorities.names(end_entity) {
+            is_valid(end_entity, now)?;
+        } else {
+            let all = self.algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&parsed, roots, others, now, all)?;
+        }
+        verify_server_name(&parsed, server)
     }
 }
 
