@@ -501,6 +501,25 @@ fn who_loses_the_last_route_to_it_is_told_of() {
     pen.stop();
 }
 
+/// An HAProxy on the second back end that passes clients of both its addresses on to Pen, with a
+/// header.
+fn haproxy(lab: &Lab, fronts: [IpAddr; 2]) -> Process {
+    let mut config = "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout \
+                      server 30s\n"
+        .to_owned();
+    for (name, (front, pen)) in ["v4", "v6"]
+        .into_iter()
+        .zip(fronts.into_iter().zip(addresses()))
+    {
+        let [front, pen] = [front, pen].map(|at| lab::host_port(at, PORT));
+        config += &format!("listen {name}\n bind {front}\n server pen {pen} send-proxy-v2\n");
+    }
+    let file = lab.backend(1).folder().join("haproxy.cfg");
+    fs::write(&file, config).unwrap();
+    let words = ["-db", "-f", file.to_str().unwrap()];
+    lab.backend(1).spawn("haproxy", words).unwrap()
+}
+
 #[test]
 fn behind_haproxy_names_lead_and_clients_are_themselves() {
     let name = "behind_haproxy_names_lead_and_clients_are_themselves";
@@ -515,20 +534,7 @@ fn behind_haproxy_names_lead_and_clients_are_themselves() {
     authority.issue(Wish::of("first", "one.test"));
     let _web = nginx(&lab, 0, &authority.file("first", "pem"), "proxy_protocol");
     let fronts = lab::Station::backend(1).addresses();
-    let mut config = "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout \
-                      server 30s\n"
-        .to_owned();
-    for (name, (front, pen)) in ["v4", "v6"]
-        .into_iter()
-        .zip(fronts.into_iter().zip(addresses()))
-    {
-        let [front, pen] = [front, pen].map(|at| lab::host_port(at, PORT));
-        config += &format!("listen {name}\n bind {front}\n server pen {pen} send-proxy-v2\n");
-    }
-    let file = lab.backend(1).folder().join("haproxy.cfg");
-    fs::write(&file, config).unwrap();
-    let words = ["-db", "-f", file.to_str().unwrap()];
-    let haproxy = lab.backend(1).spawn("haproxy", words).unwrap();
+    let haproxy = haproxy(&lab, fronts);
     let log = lab.folder().join("access.log");
     let keys = format!("send_proxy = \"v2\"\nlog = {log:?}\nlog_format = \"json\"\n[[pool]]");
     let one = hidden("one", &format!("{}:{PORT}", server(0))).replace("[[pool]]", &keys);

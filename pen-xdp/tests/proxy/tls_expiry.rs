@@ -17,7 +17,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long is good what is to end soon, in seconds: enough for what is done before on a busy
 /// machine.
-const BRIEF: u8 = 6;
+const BRIEF: u8 = 8;
 
 /// Seconds since 1970.
 fn now() -> f64 {
@@ -44,7 +44,7 @@ fn watch(end: f64, is_there: impl Fn() -> bool) {
         }
         thread::sleep(Duration::from_millis(50));
     }
-    assert!(before > 5, "it was there {before} times");
+    assert!(before > 1, "it was there {before} times");
 }
 
 #[test]

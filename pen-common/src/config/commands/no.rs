@@ -17,10 +17,6 @@ use super::{
 
 /// Parses what follows `no`.
 pub(super) fn no(words: &[&str]) -> Result<Command, String> {
-    let idle = || {
-        let no_effect = NO_EFFECT.iter().map(|(name, _)| *name);
-        no_effect.chain(NOT_YET.iter().map(|(name, _)| *name))
-    };
     match words {
         ["acl", number] => {
             let number = read_acl_number("acl", Given::Word(number))?;
@@ -67,30 +63,36 @@ pub(super) fn no(words: &[&str]) -> Result<Command, String> {
             if let ([_], Ok(switch)) = (words, word.parse()) {
                 return Ok(Command::Switch(switch, false));
             }
-            let switches = Balance::ALL.iter().map(|switch| switch.word());
-            let hint = did_you_mean(
-                word,
-                idle()
-                    .chain(switches)
-                    .chain(LISTS.iter().copied())
-                    .chain(left_out::names())
-                    .chain([
-                        "acl",
-                        "http",
-                        HSTS,
-                        KEEPALIVE,
-                        LOG,
-                        TARPIT_ACL,
-                        TRANSPARENT,
-                        "udp",
-                        WEB_STATS,
-                    ]),
-            );
-            Err(format!(
-                "there is no `{}` to be turned off by `no`{hint}",
-                shown(word)
-            ))
+            Err(no_such(word))
         }
         [] => Err("`no` what? For instance: no roundrobin".to_owned()),
     }
+}
+
+/// What `no` changes nothing of.
+fn idle() -> impl Iterator<Item = &'static str> {
+    let no_effect = NO_EFFECT.iter().map(|(name, _)| *name);
+    no_effect.chain(NOT_YET.iter().map(|(name, _)| *name))
+}
+
+/// Why `no` before a word says nothing, with the nearest word behind which it would.
+fn no_such(word: &str) -> String {
+    let flags = [
+        "acl",
+        "http",
+        HSTS,
+        KEEPALIVE,
+        LOG,
+        TARPIT_ACL,
+        TRANSPARENT,
+        "udp",
+        WEB_STATS,
+    ];
+    let switches = Balance::ALL.iter().map(|switch| switch.word());
+    let keys = LISTS.iter().copied().chain(left_out::names());
+    let hint = did_you_mean(word, idle().chain(switches).chain(keys).chain(flags));
+    format!(
+        "there is no `{}` to be turned off by `no`{hint}",
+        shown(word)
+    )
 }
