@@ -37,6 +37,25 @@ fn check(lab: &Lab, words: &[&str]) -> (bool, String) {
     (output.ok(), output.text())
 }
 
+/// A Pen that starts with an odd file, of which `--check` warns.
+fn start(lab: &Lab, words: &[&str]) -> Pen {
+    let (could, said) = check(lab, words);
+    assert!(could, "{said}");
+    assert!(said.contains("warning: service \"pen\": "), "{said}");
+    assert!(said.contains("odd.pem: "), "{said}");
+    Pen::start(lab, words)
+}
+
+/// What `status` says is wrong is the odd file, and the log has said the same.
+fn is_told(pen: &Pen, why: &str) {
+    assert!(why.contains("odd.pem: "), "{why}");
+    assert!(why.ends_with("nothing of it counts"), "{why}");
+    let output = pen.process.output();
+    let mut lines = output.lines();
+    let logged = lines.any(|line| line.contains("WARN") && line.contains(why));
+    assert!(logged, "{output}");
+}
+
 /// The same folder with nothing good in it refuses, and names what is odd.
 #[track_caller]
 fn is_refused_without_the_others(lab: &Lab, folder: &Path, words: &[&str]) {
@@ -76,13 +95,7 @@ fn one_odd_file_keeps_no_server_from_being_believed() {
         "80",
     ];
     let words = [&words[..], &[&places[0], &places[1]]].concat();
-    let (could, said) = check(&lab, &words);
-    assert!(
-        could && said.contains("warning: service \"pen\": "),
-        "{said}"
-    );
-    assert!(said.contains("odd.pem: "), "{said}");
-    let pen = Pen::start(&lab, &words);
+    let pen = start(&lab, &words);
     let both = || {
         let answers = ask(&lab, 4);
         let troubles = [0, 1].map(|index| trouble(&pen, index));
@@ -97,17 +110,7 @@ fn one_odd_file_keeps_no_server_from_being_believed() {
             .unwrap_or_default()
     };
     both();
-    let why = told();
-    assert!(
-        why.contains("odd.pem: ") && why.ends_with("nothing of it counts"),
-        "{why}"
-    );
-    let output = pen.process.output();
-    let mut lines = output.lines();
-    assert!(
-        lines.any(|line| line.contains("WARN") && line.contains(&why)),
-        "{output}"
-    );
+    is_told(&pen, &told());
     // Of what breaks while Pen runs counts what it held: it may be half written.
     fs::write(folder.join("other.crt"), HALF).unwrap();
     wait_for_file("the second one to be told", || {
@@ -147,13 +150,7 @@ fn one_odd_file_keeps_no_client_from_being_served() {
     let (certificate, place) = (own.file("default", "pem"), folder.to_str().unwrap());
     let to = server(0);
     let words = ["-R", "-A", place, "-E", &certificate, "80", &to];
-    let (could, said) = check(&lab, &words);
-    assert!(
-        could && said.contains("warning: service \"pen\": "),
-        "{said}"
-    );
-    assert!(said.contains("odd.pem: "), "{said}");
-    let pen = Pen::start(&lab, &words);
+    let pen = start(&lab, &words);
     let url = format!("https://{}:80/", addresses()[0]);
     let served = || {
         let shown = [own.file("ann", "pem"), other.file("bob", "pem")];
@@ -169,17 +166,7 @@ fn one_odd_file_keeps_no_client_from_being_served() {
         row.unwrap_or_default()
     };
     assert_eq!(served(), [true, true]);
-    let why = told();
-    assert!(
-        why.contains("odd.pem: ") && why.ends_with("nothing of it counts"),
-        "{why}"
-    );
-    let output = pen.process.output();
-    let mut lines = output.lines();
-    assert!(
-        lines.any(|line| line.contains("WARN") && line.contains(&why)),
-        "{output}"
-    );
+    is_told(&pen, &told());
     fs::write(folder.join("other.crt"), HALF).unwrap();
     wait_for_file("the second one to be told", || {
         told().contains("other.crt: ")
