@@ -64,8 +64,10 @@ fn fetch_one(
     // Beside it, to take its place at once; the daemon takes it for nothing by this name, and it is
     // nobody else's who fetches at the same time.
     let new = PathBuf::from(format!("{file}.{}.new", process::id()));
-    write(&new, &answer).with_context(|| format!("can't write {}", new.display()))?;
-    let placed = check(&question.certificate, &new).and_then(|good| {
+    let written = write(&new, &answer);
+    let written = written.with_context(|| format!("can't write {}", new.display()));
+    let placed = written.and_then(|()| {
+        let good = check(&question.certificate, &new)?;
         let moved = fs::rename(&new, file);
         moved.with_context(|| format!("can't write {file}"))?;
         Ok(good.replace(&new.display().to_string(), file))

@@ -164,16 +164,21 @@ fn a_certificate_that_must_be_stapled_is_not_served_without() {
 
 /// `penctl SOCKET WORDS`, where the daemon runs.
 fn penctl(lab: &Lab, pen: &Pen, words: &[&str]) -> Output {
+    penctl_by(lab, pen, &[], words)
+}
+
+/// The same, by a program that becomes the one that its last words name.
+fn penctl_by(lab: &Lab, pen: &Pen, by: &[&str], words: &[&str]) -> Output {
     let penctl = Path::new(env!("CARGO_BIN_EXE_pen")).with_file_name("penctl");
     assert!(
         penctl.exists(),
         "there is no penctl beside pen: cargo build -p pen-ctl"
     );
     let socket = pen.control.to_str().unwrap();
-    let words = [&[socket], words].concat();
-    let penctl = penctl.to_str().unwrap();
+    let words = [by, &[penctl.to_str().unwrap(), socket], words].concat();
+    let (program, words) = words.split_first().unwrap();
     lab.balancer()
-        .run_for(Duration::from_secs(60), penctl, words)
+        .run_for(Duration::from_secs(60), program, words)
         .unwrap()
 }
 
@@ -261,6 +266,19 @@ fn one_line_fetches_all_answers_and_a_bad_one_takes_the_place_of_none() {
         listed.lines().filter(|line| line.contains(&url)).count(),
         3,
         "{listed}"
+    );
+
+    // Where the disk is full what is there stays, and no piece of an answer beside it.
+    let full = "cp -a \"$0\" \"$0.save\" && mount -t tmpfs -o size=1m none \"$0\" && \
+                cp -a \"$0.save/.\" \"$0\" && { cat /dev/zero >\"$0/ballast\"; \"$@\"; } || rc=$?; \
+                rm \"$0/ballast\" && diff -r \"$0.save\" \"$0\" && echo as before; exit $rc";
+    let by = ["unshare", "-m", "sh", "-c", full, folder.to_str().unwrap()];
+    let output = penctl_by(&lab, &pen, &by, &["ocsp-fetch"]);
+    let said = output.text();
+    let lacks = said.matches("No space left on device (os error 28)");
+    assert!(
+        !output.ok() && lacks.count() == 2 && said.contains("as before"),
+        "{said}"
     );
 
     // One is revoked: that is said, its file stays as it was, and the others are renewed.
