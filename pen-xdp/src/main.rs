@@ -357,23 +357,25 @@ fn clean(
             return ExitCode::from(EXIT_WRONG);
         }
     };
-    let detached = ebpf::detach(bpffs, interface);
+    let detached = match ebpf::detach(bpffs, interface) {
+        Ok(detached) => detached,
+        Err(error) => {
+            eprintln!("pen: {interface}: can't detach: {error}");
+            return ExitCode::from(EXIT_WRONG);
+        }
+    };
     let restored = restore_left_over(interface, run_dir);
     let not_restored = restored.as_ref().map(Vec::as_slice).unwrap_or_default();
     for sentence in not_restored {
         eprintln!("pen: {sentence}");
     }
     match (detached, &restored) {
-        (Ok(Detached::Nothing), Ok(_)) => println!("{interface}: nothing of pen's is attached"),
-        (Ok(Detached::Removed), Ok(_)) => println!("{interface}: detached"),
-        (Ok(Detached::StillHeld(holder)), Ok(_)) => {
+        (Detached::Nothing, Ok(_)) => println!("{interface}: nothing of pen's is attached"),
+        (Detached::Removed, Ok(_)) => println!("{interface}: detached"),
+        (Detached::StillHeld(holder), Ok(_)) => {
             eprintln!(
                 "pen: {interface}: pins removed, but the program stays with {holder}; stop it"
             );
-            return ExitCode::from(EXIT_WRONG);
-        }
-        (Err(error), _) => {
-            eprintln!("pen: {interface}: can't detach: {error}");
             return ExitCode::from(EXIT_WRONG);
         }
         (_, Err(error)) => {

@@ -163,6 +163,8 @@ fn held_by_another(bpffs: &std::path::Path, ifindex: u32) {
         assert!(text.contains("t0") && text.contains("'swap'"), "{text}");
         steering.detach().unwrap();
     }
+    // The folder goes with who holds it, which nobody did here.
+    assert_eq!(detach(bpffs, "t0").unwrap(), Detached::Nothing);
     assert!(!bpffs.join("pen").exists(), "no pin is left");
 }
 

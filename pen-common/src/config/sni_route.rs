@@ -124,6 +124,10 @@ impl Config {
     /// `before` and do no more: a sentence each.
     pub fn routes_lost_since(&self, before: &Self) -> Vec<String> {
         let mut lost = Vec::new();
+        // As after nearly every change; each service is compared with all others below.
+        if self.services == before.services {
+            return lost;
+        }
         for service in &self.services {
             let name = &service.name;
             let led = |config: &Self| config.leading_to(name).next().is_some();

@@ -340,7 +340,7 @@ impl Steering {
                 return Ok(());
             }
         }
-        self.pins.remove()?;
+        self.pins.clear()?;
         let program = self.attached.map(|attached| attached.attachment.program_id);
         wait_until_free(&self.place.ifname, program);
         Ok(())
@@ -364,16 +364,15 @@ fn wait_until_free(ifname: &str, program: Option<u32>) -> Option<String> {
 /// the program is not wanted (`mount` says so) and there is no place for its pins.
 ///
 /// # Errors
-/// Another daemon has them, or there is no place for pins.
+/// [`OpenError::Served`] while another daemon has them, which may be about to end; else that there is
+/// no place for pins, or none to be trusted.
 pub(crate) fn hold(bpffs: &Path, ifname: &str, mount: bool) -> Result<Option<Hold>, OpenError> {
     match mount {
         true => ensure_bpffs(bpffs)?,
         false if has_bpffs(bpffs)? => {}
         false => return Ok(None),
     }
-    check_owner(bpffs)
-        .map_err(|error| OpenError::other("the place for pins is not trusted", error))?;
-    let held = pins_of(bpffs, ifname)?.hold();
+    let held = pins_of(bpffs, ifname)?.hold(bpffs);
     held.map(Some).map_err(|error| match is_held(&error) {
         true => served(ifname),
         false => no_directory(bpffs, error),
@@ -415,7 +414,7 @@ pub fn detach(bpffs: &Path, ifname: &str) -> io::Result<Detached> {
     if !pins.exist()? {
         return Ok(Detached::Nothing);
     }
-    let hold = pins.hold().map_err(|error| match is_held(&error) {
+    let hold = pins.hold(bpffs).map_err(|error| match is_held(&error) {
         true => io::Error::other(served(ifname)),
         false => error,
     })?;

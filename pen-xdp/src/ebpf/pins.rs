@@ -12,12 +12,13 @@
 
 use std::{
     ffi::CString,
-    fs::{self, File, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::{ffi::OsStrExt, fs::DirBuilderExt, fs::MetadataExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
 };
 
 use pen_common::{
@@ -27,9 +28,6 @@ use pen_common::{
 
 use super::OpenError;
 use crate::mapped::{Array, Shape};
-
-/// How long a process that ends may take from letting go of the interface to letting go of its pins.
-const OVERLAP: Duration = Duration::from_millis(200);
 
 /// The pins of one interface.
 #[derive(Debug, Clone)]
@@ -69,22 +67,22 @@ impl Pins {
     /// lock in `run_dir` says nothing of one with another `run_dir`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] while another has them.
-    pub(super) fn hold(&self) -> io::Result<Hold> {
-        let end = Instant::now() + OVERLAP;
-        loop {
-            match self.try_hold() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
-                    thread::sleep(OVERLAP / 20);
-                }
-                other => return other,
-            }
-        }
-    }
-
-    fn try_hold(&self) -> io::Result<Hold> {
-        make(&self.directory)?;
-        let directory = File::open(&self.directory)?;
+    /// [`io::ErrorKind::WouldBlock`] while another has them, or is about to remove them; that others
+    /// may write there.
+    pub(super) fn hold(&self, bpffs: &Path) -> io::Result<Hold> {
+        let removed = |error: io::Error| match error.kind() == io::ErrorKind::NotFound {
+            true => io::ErrorKind::WouldBlock.into(),
+            false => error,
+        };
+        check_owner(bpffs)?;
+        make(&self.directory).map_err(removed)?;
+        // Again: from now on nobody else can put another one in its place.
+        check_owner(bpffs)?;
+        let directory = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .open(&self.directory)
+            .map_err(removed)?;
         match directory.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
@@ -136,7 +134,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Forgets everything but the directory, which a lock may be on. Whether there was anything.
+    /// Forgets everything but the directory, which the lock is on; the program leaves the interface
+    /// with the last holder of its link. Whether there was anything.
     pub(super) fn clear(&self) -> io::Result<bool> {
         let mut any = false;
         for entry in fs::read_dir(&self.directory)? {
@@ -148,13 +147,6 @@ impl Pins {
             any = true;
         }
         Ok(any)
-    }
-
-    /// Forgets everything; the program leaves the interface with the last holder of its link.
-    pub(super) fn remove(&self) -> io::Result<()> {
-        fs::remove_dir_all(&self.directory)?;
-        remove_parent(&self.directory);
-        Ok(())
     }
 }
 
@@ -169,7 +161,7 @@ impl Hold {
     fn is_in_place(&self) -> bool {
         let inode = |found: fs::Metadata| (found.dev(), found.ino());
         let ours = self.directory.metadata().map(inode).ok();
-        ours.is_some() && fs::metadata(&self.pins.directory).map(inode).ok() == ours
+        ours.is_some() && fs::symlink_metadata(&self.pins.directory).map(inode).ok() == ours
     }
 }
 
@@ -177,16 +169,13 @@ impl Drop for Hold {
     /// What holds no pins is not left behind.
     fn drop(&mut self) {
         let directory = &self.pins.directory;
-        if self.is_in_place() && fs::remove_dir(directory).is_ok() {
-            remove_parent(directory);
+        if self.is_in_place()
+            && fs::remove_dir(directory).is_ok()
+            && let Some(parent) = directory.parent()
+        {
+            // The next interface's pins may stand there.
+            let _in_use = fs::remove_dir(parent);
         }
-    }
-}
-
-/// The next interface's pins may stand there.
-fn remove_parent(directory: &Path) {
-    if let Some(parent) = directory.parent() {
-        let _in_use = fs::remove_dir(parent);
     }
 }
 
@@ -348,6 +337,55 @@ mod tests {
         assert!(!is_bpffs(&hidden, Path::new("/sys/fs/bpf")));
         let covered = format!("{mounts}25 24 0:23 / /sys/fs/bpf rw - tmpfs tmpfs rw\n");
         assert!(!is_bpffs(&covered, Path::new("/sys/fs/bpf")));
+    }
+
+    fn bpffs(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("pen-hold-{name}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn pins_are_one_process_s_and_what_is_empty_goes_with_it() {
+        let bpffs = bpffs("one");
+        let [first, other] = ["eth0", "eth1"].map(|name| Pins::new(&bpffs, name).unwrap());
+        let held = first.hold(&bpffs).unwrap();
+        let refused = first.hold(&bpffs).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        drop(other.hold(&bpffs).unwrap());
+        assert!(!other.directory.exists());
+        // Pins outlive who holds them, as after a kill; whoever has cleared them leaves nothing.
+        fs::write(first.link(), "").unwrap();
+        drop(held);
+        let held = first.hold(&bpffs).unwrap();
+        assert!(first.link().exists());
+        assert_eq!(
+            (held.pins.clear().unwrap(), held.pins.clear().unwrap()),
+            (true, false)
+        );
+        assert!(held.is_in_place(), "the lock is on what is there");
+        drop(held);
+        assert_eq!(fs::read_dir(&bpffs).unwrap().count(), 0);
+        fs::remove_dir(&bpffs).unwrap();
+    }
+
+    #[test]
+    fn no_link_of_a_stranger_s_is_followed() {
+        let (bpffs, victim) = (bpffs("link"), bpffs("victim"));
+        fs::write(victim.join("precious"), "").unwrap();
+        let pins = Pins::new(&bpffs, "eth0").unwrap();
+        let ours = bpffs.join("pen");
+        std::os::unix::fs::symlink(&victim, &ours).unwrap();
+        assert!(pins.hold(&bpffs).is_err());
+        assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
+        fs::remove_file(&ours).unwrap();
+        fs::create_dir(&ours).unwrap();
+        std::os::unix::fs::symlink(&victim, &pins.directory).unwrap();
+        assert!(pins.hold(&bpffs).is_err());
+        assert!(victim.join("precious").exists());
+        for folder in [bpffs, victim] {
+            fs::remove_dir_all(folder).unwrap();
+        }
     }
 
     #[test]

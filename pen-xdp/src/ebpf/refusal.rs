@@ -107,7 +107,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// Another daemon has the interface's pins.
-    #[error("{ifname}: another pen serves it already, with another run_dir; stop that one first")]
+    #[error("{ifname} is served by another pen, with another run_dir; stop that one first")]
     Served {
         /// Interface.
         ifname: String,

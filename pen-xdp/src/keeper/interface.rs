@@ -2,7 +2,15 @@
 //! neighbour entries, settings of the interface, announcements. It does what a request says, for this
 //! very process or for one that has no rights ([`super::claim`]).
 
-use std::{collections::BTreeSet, io, net::IpAddr, os::fd::BorrowedFd, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::IpAddr,
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use pen_common::config::{Config, Plane, TABLE_MEMORY_MAX, XdpMode};
@@ -22,6 +30,10 @@ use crate::plane::{af_packet, af_xdp};
 
 /// Entries of neighbours that are made at most: those of all back ends, in two configurations.
 const NEIGHBORS_MAX: usize = 2 * BACKENDS_MAX as usize;
+/// How long a process that ends may take from letting go of its lock to letting go of its pins.
+const OVERLAP: Duration = Duration::from_millis(200);
+/// Between two tries.
+const AGAIN: Duration = Duration::from_millis(10);
 /// The daemon's before, and a larger one.
 const MEMORIES_MAX: u32 = 2;
 
@@ -96,7 +108,10 @@ impl Interface {
     /// Another daemon has it, or the places of lock or pins can't be had.
     pub(super) async fn lock(&mut self) -> Result<InterfaceLock> {
         let lock = InterfaceLock::take(&self.run_dir, &self.nic.name).await?;
-        self.hold_pins()?;
+        let end = Instant::now() + OVERLAP;
+        while !self.hold_pins(Instant::now() < end)? {
+            tokio::time::sleep(AGAIN).await;
+        }
         Ok(lock)
     }
 
@@ -106,14 +121,25 @@ impl Interface {
     /// As there.
     pub(super) fn lock_blocking(&mut self) -> Result<InterfaceLock> {
         let lock = InterfaceLock::take_blocking(&self.run_dir, &self.nic.name)?;
-        self.hold_pins()?;
+        let end = Instant::now() + OVERLAP;
+        while !self.hold_pins(Instant::now() < end)? {
+            thread::sleep(AGAIN);
+        }
         Ok(lock)
     }
 
-    fn hold_pins(&mut self) -> Result<(), ebpf::OpenError> {
+    /// Whether that is done; not while another has them that `may_end`.
+    fn hold_pins(&mut self, may_end: bool) -> Result<bool, ebpf::OpenError> {
         let has_program = self.plane != Plane::AfPacket;
-        self.pins = ebpf::hold(&self.bpffs, &self.nic.name, has_program)?;
-        Ok(())
+        match ebpf::hold(&self.bpffs, &self.nic.name, has_program) {
+            Ok(pins) => self.pins = pins,
+            Err(ebpf::OpenError::Served { .. }) if may_end => return Ok(false),
+            Err(served @ ebpf::OpenError::Served { .. }) => return Err(served),
+            Err(error) if has_program => return Err(error),
+            // It pins nothing itself.
+            Err(error) => tracing::warn!("another pen with another run_dir is not seen: {error}"),
+        }
+        Ok(true)
     }
 
     /// Does what is asked, with the descriptor that came beside it.
@@ -213,6 +239,8 @@ impl Interface {
             self.memories < MEMORIES_MAX,
             "the program has had its memory"
         );
+        // What is pinned may be another daemon's by now.
+        ensure!(self.pins.is_some(), "the interface was given back");
         self.memories += 1;
         let place = Place {
             bpffs: self.bpffs.clone(),
@@ -280,7 +308,6 @@ impl Interface {
                 self.nic.name
             );
         }
-        self.pins = None;
         self.announcer = None;
         let refused = match self.settings.take() {
             Some(settings) => settings.restore(),
@@ -292,6 +319,7 @@ impl Interface {
         for sentence in refused {
             tracing::warn!("{sentence}");
         }
+        self.pins = None;
     }
 
     fn announcer(&mut self) -> Result<&mut Announcer> {

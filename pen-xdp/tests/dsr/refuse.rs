@@ -1,6 +1,7 @@
 //! Bad input: one clear message, exit code 2, nothing attached, nothing running disturbed.
 
 use std::fs;
+use std::path::Path;
 
 use lab::{Lab, Station};
 
@@ -225,8 +226,16 @@ fn a_second_daemon_does_not_disturb_the_first() {
     let run_dir = lab.folder().join("pen0/run").display().to_string();
     let elsewhere = lab.folder().join("elsewhere").display().to_string();
     let bpffs = lab.bpffs().display().to_string();
+    // Where a daemon that was killed had noted what to put back.
+    fs::create_dir(&elsewhere).unwrap();
+    let settings = fs::read_dir(&run_dir).unwrap();
+    let mut settings = settings.map(|entry| entry.unwrap().path());
+    let settings = settings.find(|path| path.extension().is_some_and(|e| e == "nic"));
+    let settings = settings.expect("busy polling is a setting of the interface");
+    let left_over = Path::new(&elsewhere).join(settings.file_name().unwrap());
+    fs::copy(&settings, &left_over).unwrap();
     let by_process = format!("eth0: pen serves it already (process {})", pen.process.id());
-    let by_pins = "eth0: another pen serves it already, with another run_dir".to_owned();
+    let by_pins = "eth0 is served by another pen, with another run_dir".to_owned();
     for (place, plane, named) in [
         (&run_dir, "af_xdp", &by_process),
         (&elsewhere, "af_xdp", &by_pins),
@@ -246,6 +255,10 @@ fn a_second_daemon_does_not_disturb_the_first() {
             assert_eq!(belongings(&lab), before);
         }
     }
+    assert!(
+        left_over.exists(),
+        "it is not put back under a living daemon"
+    );
     let tally = load.finish(running).unwrap();
     assert_eq!(tally.answered, tally.sent, "{tally:?}");
     assert_eq!(pen.status().generation, generation);

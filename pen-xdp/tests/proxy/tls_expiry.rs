@@ -17,7 +17,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long is good what is to end soon, in seconds: enough for what is done before on a busy
 /// machine.
-const BRIEF: u8 = 8;
+const BRIEF: u8 = 12;
 
 /// Seconds since 1970.
 fn now() -> f64 {

@@ -3,8 +3,9 @@
 
 use crate::config::Service;
 
-/// The value that leaves a key out. Nobody can give it for one: no argument of a program has this
-/// character in it, and no key's value is it.
+/// The value that leaves a key out. Nobody gives it for one by accident: no argument of a program has
+/// this character in it, and no file or address is called so. Who writes it in a file leaves the key
+/// out, too.
 pub(crate) const LEFT_OUT: &str = "\0";
 
 type LeaveOut = fn(&mut Service);
@@ -122,6 +123,7 @@ mod tests {
         let unset = |key: &str| Service::new("").shown(key).is_empty();
         // Who has servers can't redirect, and who redirects has none to go back to.
         let keys = SERVICE.iter().map(|key| key.name);
+        let mut looked_at = 0;
         for key in keys.filter(|key| unset(key) && *key != "redirect") {
             if let Ok(Some(Command::Option { .. })) = Command::parse(key) {
                 let taken_back = Command::parse(&format!("no {key}"));
@@ -129,7 +131,9 @@ mod tests {
                     matches!(taken_back, Ok(Some(Command::Option { .. }))),
                     "no {key}: {taken_back:?}"
                 );
+                looked_at += 1;
             }
         }
+        assert!(looked_at >= KEYS.len(), "{looked_at} keys");
     }
 }

@@ -1,6 +1,6 @@
 //! All figures of the proxy, in the order of the table.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::contender::Contender;
 use super::latency;
@@ -8,7 +8,7 @@ use super::load::{Load, Work};
 use super::memory::ROWS;
 use super::result::Rate;
 use super::site::{Proxy, Site};
-use crate::figure::{Figure, Target, median};
+use crate::figure::{Figure, Target};
 
 /// Two proxy cores take a third for the load.
 const CORES_FOR_TWO: usize = 3;
@@ -126,6 +126,9 @@ const COMPARISONS_TLS: &[Comparison] = &[
 const TWO_CORES: &str =
     "TCP, small requests on kept connections, per second: Pen on two cores / on one";
 
+const TWO_THREADS: &str =
+    "TCP, small requests on kept connections, per CPU-second: Pen's two threads / one";
+
 /// What a figure is called.
 pub(super) fn named(what: &str, ours: Contender, other: Contender) -> String {
     format!("{what}: {} / {}", ours.name(), other.name())
@@ -142,7 +145,15 @@ fn names() -> Vec<String> {
         others.map(|(other, _)| named(row.what, row.ours, *other))
     });
     let more = more.chain(super::names::names());
-    compared.chain(more).chain([TWO_CORES.into()]).collect()
+    compared
+        .chain(more)
+        .chain([TWO_CORES, TWO_THREADS].map(str::to_owned))
+        .collect()
+}
+
+/// Whether a machine of so many cores can't show a figure.
+pub(crate) fn beyond(name: &str, cores: usize) -> bool {
+    name == TWO_CORES && cores < CORES_FOR_TWO
 }
 
 /// Whether there is anything to do.
@@ -232,6 +243,11 @@ impl Bench {
             let samples = self.two_cores();
             figures.push(figure(TWO_CORES.into(), Target::AtLeast(1.8), samples));
         }
+        if wanted(TWO_THREADS) {
+            eprintln!("{TWO_THREADS} ...");
+            let samples = self.two_threads();
+            figures.push(figure(TWO_THREADS.into(), Target::None, samples));
+        }
         (figures, rates)
     }
 
@@ -289,9 +305,13 @@ impl Bench {
 
     /// Requests a second by two cores against one, all other cores loading.
     fn two_cores(&self) -> Result<Measured> {
-        let Some(load) = load_cores(self.cores) else {
-            return self.two_shared_cores();
-        };
+        let load = load_cores(self.cores).with_context(|| {
+            format!(
+                "this machine can't show it: it has {} cores, and two proxy cores take a third \
+                 for the load",
+                self.cores
+            )
+        })?;
         let count = load.len();
         let site = Site::build(self.cores)?.with_load_on(load)?;
         let one = site.start_on(Contender::Pen, &[1])?;
@@ -306,28 +326,37 @@ impl Bench {
         Ok(Measured { samples, note })
     }
 
-    /// Where no core is left for the load, which takes what it needs of both: whatever two threads
-    /// of the proxy take from each other (locks, cache lines) makes a request dearer, so twice the
-    /// requests for each CPU-second is what two cores of their own would do.
-    fn two_shared_cores(&self) -> Result<Measured> {
+    /// Requests for each CPU-second of two threads against those of one, load and back end on the same
+    /// two cores: whatever the threads take from each other (locks, cache lines) makes them dearer.
+    /// What they wait for each other is not in it.
+    fn two_threads(&self) -> Result<Measured> {
         let site = Site::build(self.cores)?.with_load_on(vec![0, 1])?;
         let one = site.start_on(Contender::Pen, &[1])?;
         let two = site.start_on(Contender::Pen, &[0, 1])?;
-        let (mut samples, mut rates) = (Vec::new(), Vec::new());
+        let mut samples = Vec::new();
         for _ in 0..self.effort.rounds {
+            let before = two.thread_seconds()?;
             let of_two = site.measure(&two, Load::Kept, self.effort.seconds)?;
+            ensure_shared(&before, &two.thread_seconds()?)?;
             let of_one = site.measure(&one, Load::Kept, self.effort.seconds)?;
-            samples.push(2.0 * of_two.per_cpu_second() / of_one.per_cpu_second());
-            rates.push(of_two.per_second() / of_one.per_second());
+            samples.push(of_two.per_cpu_second() / of_one.per_cpu_second());
         }
-        let note = format!(
-            "there is no third core for load and back end, which run on both: this is twice the \
-             requests for each CPU-second of the proxy's threads; requests a second, all on the \
-             same two cores: {:.2} x",
-            median(&rates).unwrap_or_default()
-        );
+        let note = "load and back end are on the same two cores".into();
         Ok(Measured { samples, note })
     }
+}
+
+/// # Errors
+/// One thread did nearly all of the work between two looks.
+fn ensure_shared(before: &[f64], after: &[f64]) -> Result<()> {
+    let mut used: Vec<f64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+    used.sort_by(|a, b| b.total_cmp(a));
+    let (most, next) = (used.first(), used.get(1));
+    let shared = most
+        .zip(next)
+        .is_some_and(|(most, next)| *next > most / 2.0);
+    ensure!(shared, "one thread did most of the work: {used:?} s");
+    Ok(())
 }
 
 /// What makes a figure.
@@ -371,7 +400,7 @@ mod tests {
         let count = names.len();
         names.sort();
         names.dedup();
-        assert_eq!((names.len(), count), (35, 35), "{names:#?}");
+        assert_eq!((names.len(), count), (36, 36), "{names:#?}");
         assert!(any(&|name| name.contains("bulk")));
         assert!(!any(&|name| name.contains("AF_XDP")));
     }
@@ -381,5 +410,14 @@ mod tests {
         assert_eq!(load_cores(2), None);
         assert_eq!(load_cores(3), Some(vec![0]));
         assert_eq!(load_cores(5), Some(vec![0, 3, 4]));
+        assert!(beyond(TWO_CORES, 2) && !beyond(TWO_CORES, 3) && !beyond("else", 2));
+    }
+
+    #[test]
+    fn who_leaves_the_work_to_the_other_is_seen() {
+        let before = [5.0, 1.0, 1.0];
+        assert!(ensure_shared(&before, &[5.0, 2.0, 1.9]).is_ok());
+        assert!(ensure_shared(&before, &[5.0, 2.0, 1.2]).is_err());
+        assert!(ensure_shared(&[1.0], &[2.0]).is_err());
     }
 }

@@ -66,7 +66,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     } else if let Some(folder) = &options.results {
         results.write(folder)?;
     }
-    let missing = results.figures.iter().any(|figure| figure.value.is_none());
+    // What this machine can't show is no failure of the measurement.
+    let missing = results
+        .figures
+        .iter()
+        .any(|figure| figure.value.is_none() && !figures::beyond(&figure.name, cores));
     Ok(crate::exit(options, missing))
 }
 

@@ -47,6 +47,11 @@ impl Proxy {
         usage::cpu_seconds(self.process.id()).with_context(|| self.fate())
     }
 
+    /// The same of each thread.
+    pub(crate) fn thread_seconds(&self) -> Result<Vec<f64>> {
+        usage::thread_seconds(self.process.id()).with_context(|| self.fate())
+    }
+
     /// Memory that is really there, KiB.
     pub(crate) fn resident_kib(&self) -> Result<u64> {
         usage::resident_kib(self.process.id()).with_context(|| self.fate())

@@ -14,7 +14,15 @@ use anyhow::{Context, Result, ensure};
 /// # Errors
 /// Nobody is in the group, or the kernel does not tell.
 pub(crate) fn cpu_seconds(group: u32) -> Result<f64> {
-    let mut nanoseconds = 0;
+    Ok(thread_seconds(group)?.iter().sum())
+}
+
+/// The same of each thread, in the order in which they are listed.
+///
+/// # Errors
+/// As there.
+pub(crate) fn thread_seconds(group: u32) -> Result<Vec<f64>> {
+    let mut seconds = Vec::new();
     for process in processes(group)? {
         let Ok(tasks) = fs::read_dir(process.join("task")) else {
             continue; // It has just ended.
@@ -22,11 +30,13 @@ pub(crate) fn cpu_seconds(group: u32) -> Result<f64> {
         for task in tasks.flatten() {
             let file = task.path().join("schedstat");
             let Some(text) = read(&file)? else { continue };
-            nanoseconds +=
-                running(&text).with_context(|| format!("{} says {text:?}", file.display()))?;
+            let nanoseconds = running(&text);
+            let nanoseconds =
+                nanoseconds.with_context(|| format!("{} says {text:?}", file.display()))?;
+            seconds.push(nanoseconds as f64 / 1e9);
         }
     }
-    Ok(nanoseconds as f64 / 1e9)
+    Ok(seconds)
 }
 
 /// Memory of a process group that is really there, KiB; what processes share counts once for each.

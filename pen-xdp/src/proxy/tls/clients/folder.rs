@@ -38,9 +38,11 @@ impl Folder {
         })?;
         let mut found = Self::default();
         for path in listed {
-            let known = before.files.get(&path);
+            let known = before.files.get(&path).filter(|known| !known.is_empty());
             let read = match (of_file(&path), known) {
                 (Ok(read), _) => read,
+                // Keys lie in such folders, too.
+                (Err(CertificateError::NoCertificate(_)), None) => Vec::new(),
                 (Err(error), Some(known)) => {
                     let why = format!("{error}; what was read before is still in force");
                     found.odd.push(why);
@@ -87,14 +89,13 @@ impl fmt::Display for Folder {
 }
 
 /// Nothing where no file is: what a link names can be gone, as can be what was listed, and folders
-/// have such names as well. Nor where no certificate is: keys lie in such folders.
+/// have such names as well.
 fn of_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     // Not by opening it, as who opens a pipe waits.
     if files::stat(path).is_ok_and(|found| !found.is_file) {
         return Ok(Vec::new());
     }
     let all = match certificates(path) {
-        Err(CertificateError::NoCertificate(_)) => return Ok(Vec::new()),
         Err(CertificateError::Unreadable { error, .. }) if is_gone(&error) => return Ok(Vec::new()),
         all => all?,
     };
