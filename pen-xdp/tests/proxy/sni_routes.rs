@@ -73,7 +73,14 @@ fn web(lab: &Lab, index: usize, (authority, subject): (&Authority<'_>, &str)) ->
     fs::write(&file, config).unwrap();
     let log = folder.join("error.log");
     let words = ["-p".into(), folder, "-c".into(), file, "-e".into(), log];
-    lab.backend(index).spawn("nginx", words).unwrap()
+    let nginx = lab.backend(index).spawn("nginx", words).unwrap();
+    // Who comes before it listens has Pen pass it by for longer than anybody here waits.
+    let listens = format!("ss -Hltn sport = :{BEHIND} | grep -q .");
+    wait_for("nginx to listen", || {
+        let looked = lab.backend(index).run("sh", ["-c", &listens]);
+        looked.unwrap().ok()
+    });
+    nginx
 }
 
 /// What curl gets who asks for a name, from Pen's address `at`; what it complains of otherwise.

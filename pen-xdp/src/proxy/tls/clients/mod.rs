@@ -2,8 +2,8 @@
 //! issued it, what has been revoked.
 //!
 //! It is read from files and read again when these change, each file whole or not at all: who is
-//! trusted is never what was half written. rustls checks certificates by it; what it does not look at is the
-//! validity of an authority's own certificate.
+//! trusted is never what was half written. rustls checks certificates by it; what it does not look
+//! at is the validity of an authority's own certificate.
 
 pub(super) mod authorities;
 mod distinguished;
