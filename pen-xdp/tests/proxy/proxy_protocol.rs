@@ -6,7 +6,7 @@ use std::{fs, net::IpAddr};
 use lab::{Lab, Process, Station, host_port};
 
 use crate::python::{Manner, client, serve};
-use crate::rig::{PORT, Pen, addresses, lab, server, wait_for};
+use crate::rig::{PORT, Pen, addresses, lab, server, wait_for, wait_until_listening};
 
 /// Where an nginx that wants headers listens.
 const KNOWING: u16 = 81;
@@ -55,7 +55,9 @@ fn knowing(lab: &Lab, index: usize) -> Process {
     fs::write(&file, config).unwrap();
     let log = folder.join("error.log");
     let words = ["-p".into(), folder, "-c".into(), file, "-e".into(), log];
-    lab.backend(index).spawn("nginx", words).unwrap()
+    let nginx = lab.backend(index).spawn("nginx", words).unwrap();
+    wait_until_listening(lab, index, KNOWING);
+    nginx
 }
 
 /// What an nginx that wants headers says to the client about a connection to `address`.

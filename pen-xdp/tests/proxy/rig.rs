@@ -32,6 +32,16 @@ pub(crate) fn lab(backends: usize) -> Lab {
     Lab::builder().backends(backends).build().unwrap()
 }
 
+/// Waits until somebody listens at this port of a back end: who comes before has Pen pass the server
+/// by for longer than any test waits.
+pub(crate) fn wait_until_listening(lab: &Lab, index: usize, port: u16) {
+    let listens = format!("ss -Hltn sport = :{port} | grep -q .");
+    wait_for("the server to listen", || {
+        let looked = lab.backend(index).run("sh", ["-c", &listens]);
+        looked.unwrap().ok()
+    });
+}
+
 /// Back end `index` as a word of the command line.
 pub(crate) fn server(index: usize) -> String {
     Station::backend(index).v4().to_string()

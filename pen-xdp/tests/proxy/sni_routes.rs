@@ -10,7 +10,7 @@ use crate::{
     authority::{Authority, Wish},
     http,
     python::{self, Manner},
-    rig::{Pen, addresses, lab, server, wait_for},
+    rig::{Pen, addresses, lab, server, wait_for, wait_until_listening},
     tls_peers::nginx,
 };
 
@@ -74,12 +74,7 @@ fn web(lab: &Lab, index: usize, (authority, subject): (&Authority<'_>, &str)) ->
     let log = folder.join("error.log");
     let words = ["-p".into(), folder, "-c".into(), file, "-e".into(), log];
     let nginx = lab.backend(index).spawn("nginx", words).unwrap();
-    // Who comes before it listens has Pen pass it by for longer than anybody here waits.
-    let listens = format!("ss -Hltn sport = :{BEHIND} | grep -q .");
-    wait_for("nginx to listen", || {
-        let looked = lab.backend(index).run("sh", ["-c", &listens]);
-        looked.unwrap().ok()
-    });
+    wait_until_listening(lab, index, BEHIND);
     nginx
 }
 
