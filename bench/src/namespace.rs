@@ -149,6 +149,12 @@ impl Namespace {
             .map(drop)
     }
 
+    /// As [`Namespace::sysctl`], for settings of parts that a kernel may be without.
+    pub fn sysctl_if_known(&self, settings: &[&str]) -> Result<()> {
+        self.run_ok("sysctl", ["-e", "-q", "-w"].iter().chain(settings))
+            .map(drop)
+    }
+
     /// `ethtool WORDS`, for example `ethtool("-K eth0 tx off")`.
     pub fn ethtool(&self, words: &str) -> Result<Output> {
         self.run_ok("ethtool", words.split_whitespace())
