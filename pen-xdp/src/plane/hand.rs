@@ -53,6 +53,11 @@ impl<D: Copy + Default> Hand<D> {
         self.len += count;
     }
 
+    /// Those that were not given out yet.
+    pub(super) fn waiting(&self) -> &[D] {
+        &self.descriptors[self.done..self.len]
+    }
+
     /// A copy of one.
     pub(super) fn at(&self, index: usize) -> D {
         self.descriptors[index]
@@ -99,6 +104,7 @@ mod tests {
         let first = groups(&mut hand, &[(1, false), (2, true), (2, true)]);
         assert_eq!(first, [Group::Packet(0..1)]);
         assert_eq!(groups(&mut hand, &[]), []);
+        assert_eq!(hand.waiting(), [(2, true), (2, true)]);
         let second = groups(&mut hand, &[(2, false), (3, false)]);
         assert_eq!(second, [Group::Packet(0..3), Group::Packet(3..4)]);
         assert_eq!(hand.at(0).0, 2);
