@@ -127,14 +127,18 @@ fn frames_arrive_as_they_were_sent() {
     }
     let lab = Lab::builder().backends(1).mtu(9000).build().unwrap();
     let backend = Station::backend(0).mac().0;
-    let frame = |tag: &[u8], length: usize| {
-        let mut frame = [&backend[..], &Station::client().mac().0, tag, &[0x88, 0xb5]].concat();
+    let frame = |types: &[u8], length: usize| {
+        let mut frame = [&backend[..], &Station::client().mac().0, types].concat();
         frame.resize(length, 0xa5);
         frame
     };
-    let tagged = frame(&[0x81, 0x00, 0x20, 0x07], 64);
-    let twice = frame(&[0x88, 0xa8, 0x00, 0x05, 0x81, 0x00, 0x20, 0x07], 68);
-    let sent = [frame(&[], 60), tagged, twice, frame(&[], 9014)];
+    let tagged = frame(&[0x81, 0x00, 0x20, 0x07, 0x88, 0xb5], 64);
+    let tags = [0x88, 0xa8, 0x00, 0x05, 0x81, 0x00, 0x20, 0x07, 0x88, 0xb5];
+    let plain = [60, 9014].map(|length| frame(&[0x88, 0xb5], length));
+    let [short, long] = plain;
+    // A kernel's netfilter would have a bridge drop it, as no version of IP is 10.
+    let no_header = frame(&[0x08, 0x00], 60);
+    let sent = [short, tagged, frame(&tags, 68), long, no_header];
     let capture = Capture::start(lab.backend(0), NIC, "").unwrap();
     lab::send_frames(lab.client(), NIC, &sent).unwrap();
     capture.wait_for(sent.len(), LIMIT).unwrap();

@@ -68,17 +68,33 @@ impl Figure {
         self
     }
 
+    /// With what limits it, if it is not what it must be.
+    pub(crate) fn because(mut self, why: &str) -> Self {
+        if !why.is_empty() && self.is_missed() {
+            let between = if self.note.is_empty() { "" } else { "; " };
+            self.note = format!("{why}{between}{}", self.note);
+        }
+        self
+    }
+
+    fn is_missed(&self) -> bool {
+        self.value.is_some_and(|value| match self.target {
+            Target::AtLeast(least) => value < least,
+            Target::AtMost(most) => value > most,
+            Target::None => false,
+        })
+    }
+
     /// `met`, or by how much not.
     pub(crate) fn verdict(&self) -> String {
         let Some(value) = self.value else {
             return "not measured".into();
         };
-        let (met, limit) = match self.target {
-            Target::AtLeast(least) => (value >= least, least),
-            Target::AtMost(most) => (value <= most, most),
+        let limit = match self.target {
+            Target::AtLeast(limit) | Target::AtMost(limit) => limit,
             Target::None => return String::new(),
         };
-        if met {
+        if !self.is_missed() {
             return "met".into();
         }
         format!(
@@ -118,6 +134,18 @@ mod tests {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[test]
+    fn what_limits_a_figure_is_told_only_where_it_is_missed() {
+        let told = |value| {
+            let figure = Figure::new("", "", Target::AtLeast(2.0), vec![value]);
+            figure.note("so many").because("the kernel").note
+        };
+        assert_eq!(
+            (told(2.0), told(1.9)),
+            ("so many".into(), "the kernel; so many".into())
+        );
     }
 
     #[test]

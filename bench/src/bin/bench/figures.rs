@@ -13,6 +13,10 @@ use crate::stream::{Requests, Streams};
 use crate::traffic::Traffic;
 use crate::{instructions, program};
 
+/// What limits the AF_XDP plane on veth.
+const BOUND: &str = "nine tenths of a frame is the kernel's way into and out of a socket in copy \
+                     mode: the row of the bare forwarder, which decides nothing, is the bound";
+
 /// Ratios of frames. What the AF_XDP plane can do shows only with live frames: over AF_XDP the
 /// generator's core is the limit before the plane's worker is. For frames per CPU-second the
 /// generator must not wait, because its waiting would count. The same ratios with the other
@@ -25,6 +29,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Lossless, Offer::Lossless),
         quantity: Quantity::Rate,
         target: Target::AtLeast(0.92),
+        why: "a frame pays for its decision",
     },
     Pair {
         name: "xdp plane / bare XDP_TX swap, frames a second without loss",
@@ -33,6 +38,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Lossless, Offer::Lossless),
         quantity: Quantity::Rate,
         target: Target::AtLeast(0.90),
+        why: "a frame pays for its decision: the row of the steering program says how much",
     },
     Pair {
         name: "af_xdp plane / AF_PACKET recv and send, live frames, without loss",
@@ -41,6 +47,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Live, Offer::Live),
         quantity: Quantity::Rate,
         target: Target::AtLeast(2.0),
+        why: BOUND,
     },
     Pair {
         name: "af_xdp plane / Debian's pen, live frames, without loss",
@@ -49,6 +56,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Live, Offer::Live),
         quantity: Quantity::Rate,
         target: Target::AtLeast(2.4),
+        why: BOUND,
     },
     Pair {
         name: "xdp plane / Debian's pen, offered all the generator can, frames per CPU-second of the \
@@ -58,6 +66,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::All, Offer::All),
         quantity: Quantity::PerCpuSecond,
         target: Target::AtLeast(4.0),
+        why: "the generator's own time counts, too",
     },
     Pair {
         name: "af_xdp plane: 100,000 flows, 1,000 VIPs, 4,096 back ends / 1, 1 and 3, without loss",
@@ -66,6 +75,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Lossless, Offer::Lossless),
         quantity: Quantity::Rate,
         target: Target::AtLeast(0.85),
+        why: "tables that do not fit into the caches",
     },
     Pair {
         name: "af_xdp plane / bare AF_XDP l2fwd, live frames, without loss",
@@ -74,6 +84,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Live, Offer::Live),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "bare AF_XDP l2fwd / AF_PACKET recv and send, live frames, without loss",
@@ -82,6 +93,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Live, Offer::Live),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "bare AF_XDP l2fwd / Debian's pen, live frames, without loss",
@@ -90,6 +102,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Live, Offer::Live),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "xdp plane / bare XDP_TX swap, live frames, without loss",
@@ -98,6 +111,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Live, Offer::Live),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane by live frames / AF_PACKET recv and send over AF_XDP, without loss",
@@ -106,6 +120,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Live, Offer::Lossless),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane by live frames / Debian's pen over AF_XDP, without loss",
@@ -114,6 +129,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Live, Offer::Lossless),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane / AF_PACKET recv and send, live frames, offered all the generator can",
@@ -122,6 +138,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::LiveAll, Offer::LiveAll),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane / AF_PACKET recv and send, offered all the generator can",
@@ -130,6 +147,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::All, Offer::All),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane / Debian's pen, offered all the generator can",
@@ -138,6 +156,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::All, Offer::All),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane / AF_PACKET recvmmsg and sendmmsg, offered all the generator can",
@@ -146,6 +165,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::All, Offer::All),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane / AF_PACKET TPACKET_V3 and sendmmsg, offered all the generator can",
@@ -154,6 +174,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::All, Offer::All),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane / AF_PACKET recv and send, without loss",
@@ -162,6 +183,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Lossless, Offer::Lossless),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane / Debian's pen, without loss",
@@ -170,6 +192,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Lossless, Offer::Lossless),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "xdp plane / Debian's pen, without loss, frames per CPU-second of the whole machine",
@@ -178,6 +201,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Lossless, Offer::Lossless),
         quantity: Quantity::PerCpuSecond,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane / AF_PACKET recvmmsg and sendmmsg, without loss",
@@ -186,6 +210,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Lossless, Offer::Lossless),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
     Pair {
         name: "af_xdp plane / AF_PACKET TPACKET_V3 and sendmmsg, without loss",
@@ -194,6 +219,7 @@ pub(crate) const PAIRS: &[Pair] = &[
         offers: (Offer::Lossless, Offer::Lossless),
         quantity: Quantity::Rate,
         target: Target::None,
+        why: "",
     },
 ];
 
@@ -210,6 +236,8 @@ pub(crate) struct Bench {
 pub(crate) struct Effort {
     /// Samples of each figure.
     pub(crate) pairs: usize,
+    /// Samples of one that must reach something and whose rounds are far apart.
+    pub(crate) judged: usize,
     /// Requests of one call of `ab`.
     pub(crate) requests: u32,
     /// Seconds of one stream.
@@ -234,6 +262,7 @@ impl Bench {
     pub(crate) fn ratio(&self, pair: &Pair, rates: &mut Rates) -> Figure {
         eprintln!("{} ...", pair.name);
         measure(self, pair, rates)
+            .map(|figure| figure.because(pair.why))
             .unwrap_or_else(|why| Figure::missing(pair.name, "x", pair.target, format!("{why:#}")))
     }
 
@@ -244,11 +273,24 @@ impl Bench {
             unit,
             target,
             measure,
+            why,
         } = *other;
         eprintln!("{name} ...");
         match measure(self) {
-            Ok((samples, note)) => Figure::new(name, unit, target, samples).note(note),
+            Ok((samples, note)) => Figure::new(name, unit, target, samples)
+                .note(note)
+                .because(why),
             Err(why) => Figure::missing(name, unit, target, format!("{why:#}")),
+        }
+    }
+}
+
+impl Effort {
+    /// Pairs behind a figure: on a machine with neighbours the median of nine is itself a sixth off.
+    pub(crate) const fn pairs_for(&self, target: Target) -> usize {
+        match target {
+            Target::AtLeast(_) | Target::AtMost(_) => self.judged,
+            Target::None => self.pairs,
         }
     }
 }
@@ -263,6 +305,8 @@ pub(crate) struct Other {
     unit: &'static str,
     target: Target,
     measure: fn(&Bench) -> Measured,
+    /// What limits it, for when it is missed.
+    why: &'static str,
 }
 
 /// The others.
@@ -272,6 +316,7 @@ pub(crate) const OTHERS: &[Other] = &[
         unit: "x",
         target: Target::AtMost(4.0),
         measure: steering_program,
+        why: "the parser, six look-ups and two counters",
     },
     Other {
         name: "steer on a slice, instructions per IPv4 TCP packet",
@@ -279,40 +324,44 @@ pub(crate) const OTHERS: &[Other] = &[
         target: Target::AtMost(250.0),
         measure: |bench| {
             let count = instructions::per_packet(&bench.rig.own, bench.rig.lab.folder())?;
-            let why =
-                "counted by callgrind; a quarter of them parse, with a check for each piece read";
-            Ok((vec![count], why.into()))
+            Ok((vec![count], "counted by callgrind".into()))
         },
+        why: "a quarter of them parse, with a check for each piece read",
     },
     Other {
         name: "iperf3 client to server, through the VIP / through bare l2fwd",
         unit: "x",
         target: Target::AtLeast(0.95),
         measure: streams,
+        why: "the worker shares the machine's cores with both ends of the stream",
     },
     Other {
         name: "ab -c 20 -n 10000, through the VIP / direct",
         unit: "x",
         target: Target::AtLeast(0.9),
         measure: requests,
+        why: "the worker shares the machine's cores with ab and the server",
     },
     Other {
         name: "Maglev table of 65,537 slots and 1,000 back ends, build",
         unit: "ms",
         target: Target::AtMost(10.0),
         measure: |bench| Ok((maglev_builds(bench.effort.pairs), String::new())),
+        why: "one core builds it",
     },
     Other {
         name: "configuration change to publication (a weight among 3 back ends)",
         unit: "ms",
         target: Target::AtMost(20.0),
         measure: |bench| changes(bench, Contender::AfXdp),
+        why: "a page of a map is written and all workers are waited for",
     },
     Other {
         name: "configuration change to publication (a weight among 4,096 back ends, 409,609 slots)",
         unit: "ms",
         target: Target::None,
         measure: |bench| changes(bench, Contender::AfXdpMany),
+        why: "",
     },
 ];
 
@@ -327,7 +376,7 @@ fn steering_program(bench: &Bench) -> Measured {
         crate::figure::median(&costs.iter().map(what).collect::<Vec<_>>()).unwrap_or_default()
     };
     let note = format!(
-        "{:.0} ns against {:.0} ns, wrapper included; the parser, six look-ups and two counters",
+        "{:.0} ns against {:.0} ns, wrapper included",
         of(|cost| cost.steer),
         of(|cost| cost.swap)
     );
@@ -355,7 +404,7 @@ fn requests(bench: &Bench) -> Measured {
     let effort = bench.effort;
     let requests = Requests::start()?;
     let (mut samples, mut through_pen, mut failed) = (Vec::new(), Vec::new(), 0);
-    for _ in 0..effort.pairs {
+    for _ in 0..effort.judged {
         let (pen, direct) = requests.measure(effort.requests)?;
         samples.push(pen.per_second / direct.per_second);
         through_pen.push(pen.per_second);

@@ -44,6 +44,8 @@ use crate::result::Results;
 const CORE: usize = 1;
 /// Pairs behind each figure about frames.
 const PAIRS_EACH: usize = 9;
+/// So many times as many where the rounds of what must be reached are far apart.
+const JUDGED_TIMES: usize = 3;
 
 #[derive(Parser)]
 #[command(about = "Measure Pen against its peers and write bench/results")]
@@ -56,7 +58,8 @@ struct Options {
     /// Measure the proxy instead of frames
     #[arg(long)]
     proxy: bool,
-    /// Interleaved pairs behind each figure; 9 if left out, of the proxy 5 rounds
+    /// Interleaved pairs behind each figure, three times as many for rates with a target; 9 if left
+    /// out, of the proxy 5 rounds
     #[arg(long)]
     pairs: Option<usize>,
     /// Length of one run of frames
@@ -159,7 +162,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     figures.extend(others.map(|other| bench.other(other)));
     let results = Results {
         machine,
-        pairs: effort.pairs,
+        pairs: (effort.pairs, effort.judged),
         milliseconds: bench.rig.milliseconds,
         facts,
         figures,
@@ -174,13 +177,16 @@ fn effort(options: &Options) -> Effort {
     if options.quick {
         return Effort {
             pairs: 1,
+            judged: 1,
             requests: 500,
             seconds: 1,
             repeat: 10_000,
         };
     }
+    let pairs = options.pairs.unwrap_or(PAIRS_EACH).max(1);
     Effort {
-        pairs: options.pairs.unwrap_or(PAIRS_EACH).max(1),
+        pairs,
+        judged: JUDGED_TIMES * pairs,
         requests: 10_000,
         seconds: 2,
         repeat: 1_000_000,

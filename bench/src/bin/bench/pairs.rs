@@ -21,6 +21,8 @@ pub(crate) struct Pair {
     pub(crate) offers: (Offer, Offer),
     pub(crate) quantity: Quantity,
     pub(crate) target: Target,
+    /// What limits it, for when it is missed.
+    pub(crate) why: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +90,7 @@ impl Rates {
 /// # Errors
 /// One of the two is not there or did not work.
 pub(crate) fn measure(bench: &Bench, pair: &Pair, rates: &mut Rates) -> Result<Figure> {
-    let (rig, count) = (&bench.rig, bench.effort.pairs);
+    let (rig, count) = (&bench.rig, bench.effort.pairs_for(pair.target));
     let over = bench.forwarder(pair.over)?;
     let under = bench.forwarder(pair.under)?;
     let (mut overs, mut unders) = (Vec::with_capacity(count), Vec::with_capacity(count));

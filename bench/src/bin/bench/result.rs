@@ -41,8 +41,8 @@ pub(crate) struct Overload {
 #[derive(Debug, Serialize)]
 pub(crate) struct Results {
     pub(crate) machine: Machine,
-    /// Pairs behind each ratio.
-    pub(crate) pairs: usize,
+    /// Pairs behind each ratio, and behind a rate that must reach something.
+    pub(crate) pairs: (usize, usize),
     /// Length of one run, milliseconds.
     pub(crate) milliseconds: u64,
     /// Versions and settings that matter.
@@ -73,11 +73,12 @@ impl Results {
         writeln!(out, "# Measured\n")?;
         writeln!(
             out,
-            "{}. Medians of {} interleaved pairs of {} ms; in brackets the smallest and the \
-             largest. Written by `make bench`.\n",
+            "{}. Medians of {} interleaved pairs of {} ms, of {} for rates that must reach \
+             something; in brackets the smallest and the largest. Written by `make bench`.\n",
             self.machine.line(),
-            self.pairs,
-            self.milliseconds
+            self.pairs.0,
+            self.milliseconds,
+            self.pairs.1
         )?;
         write_figures(&self.figures, out)?;
         self.write_rates(out)?;
