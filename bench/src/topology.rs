@@ -28,7 +28,7 @@ use crate::{pass, process};
 const READY_LIMIT: Duration = Duration::from_secs(5);
 /// More queues than this were not tried on a veth pair.
 const QUEUES_MAX: u32 = 4;
-/// A switch has no netfilter. Where the kernel's is built in, its bridges call it for every frame
+/// A switch has no netfilter. Where the kernel's is built in or loaded, its bridges call it for every frame
 /// unless told not to: `ab` through the load balancer loses a tenth by it, and malformed packets that
 /// the load balancer is to count are dropped. Of this namespace alone, since Linux 5.3.
 const NO_NETFILTER: &[&str] = &[

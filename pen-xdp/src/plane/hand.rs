@@ -103,8 +103,9 @@ mod tests {
         let mut hand = Hand::new();
         let first = groups(&mut hand, &[(1, false), (2, true), (2, true)]);
         assert_eq!(first, [Group::Packet(0..1)]);
-        assert_eq!(groups(&mut hand, &[]), []);
+        // What was given out is still there, and waits no more.
         assert_eq!(hand.waiting(), [(2, true), (2, true)]);
+        assert_eq!(groups(&mut hand, &[]), []);
         let second = groups(&mut hand, &[(2, false), (3, false)]);
         assert_eq!(second, [Group::Packet(0..3), Group::Packet(3..4)]);
         assert_eq!(hand.at(0).0, 2);

@@ -44,6 +44,8 @@ pub(super) struct How {
     pub(super) port: u16,
     /// Whether the kernel asks a silent server whether it is still there.
     pub(super) keepalive: bool,
+    /// Whether there is something to say to the server as soon as it is reached.
+    pub(super) speaks_first: bool,
 }
 
 /// Connects to a server.
@@ -101,6 +103,11 @@ async fn tcp(mut address: SocketAddr, how: How) -> io::Result<Stream> {
     socket.set_nodelay(true)?;
     if how.keepalive {
         socket.set_keepalive(true)?;
+    }
+    if how.speaks_first {
+        // The last step of the handshake travels with what is said (TCP_QUICKACK, tcp(7)): a packet
+        // less for each connection. A server that is to begin would be kept waiting by it.
+        rustix::net::sockopt::set_tcp_quickack(&socket, false)?;
     }
     socket.connect(address).await.map(Stream::Tcp)
 }

@@ -109,7 +109,8 @@ pub enum End {
 /// is dropped, buffers and pipes are given back.
 ///
 /// The end of one stream is passed on when its bytes are delivered, and the other direction goes
-/// on. A client that is gone is seen even while nothing is read from it; what a server sent before
+/// on. After [`End::Closed`] both streams are to be dropped at once: where neither is encrypted
+/// that is what passes the last end on, with the last bytes. A client that is gone is seen even while nothing is read from it; what a server sent before
 /// it broke still goes to the client.
 pub async fn relay<'a>(
     client: &'a Stream,
@@ -184,6 +185,7 @@ impl Relay<'_> {
     /// Passes what can be passed both ways.
     fn pass(&mut self) -> Option<End> {
         for side in [Side::Client, Side::Server] {
+            let is_last = self.is_last(side);
             let direction = match side {
                 Side::Client => &mut self.up,
                 Side::Server => &mut self.down,
@@ -198,6 +200,8 @@ impl Relay<'_> {
                     let _ = direction.pass_end();
                     return Some(End::FastClose(side));
                 }
+                // A call of the kernel less for each connection.
+                Ok(Rest::Ended) if is_last => Ok(()),
                 Ok(Rest::Ended) => {
                     if let Some(own) = self.account.own {
                         own.half_closed.store(true, Relaxed);
@@ -221,6 +225,18 @@ impl Relay<'_> {
             },
             None => End::Closed,
         })
+    }
+
+    /// Whether the end of what comes from this side is passed on by dropping both streams: nothing of
+    /// the other side is left unread, which would make a reset of it, and nobody has to be told in
+    /// words.
+    fn is_last(&self, side: Side) -> bool {
+        let other = match side {
+            Side::Client => &self.down,
+            Side::Server => &self.up,
+        };
+        let is_told = self.client.is_tls() || self.server.is_tls();
+        other.rest() == Rest::Ended && self.lost.is_none() && !is_told
     }
 
     /// The end, unless the server takes nothing any more but may have sent something before.

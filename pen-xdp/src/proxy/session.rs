@@ -142,7 +142,10 @@ async fn arrive(
     } else {
         None
     };
-    let how = how(&visit.settings, &visitor);
+    let how = How {
+        speaks_first: header.is_some() || visit.settings.spoken().is_some() || client.has_bytes(),
+        ..how(&visit.settings, &visitor)
+    };
     match reach(connection, &mut visit, how, header.as_deref()).await {
         Ok((server, point)) => Some((visit, server, point)),
         Err(why) => {
@@ -360,13 +363,14 @@ async fn choose(
     service.queue.wait(visit, end).await
 }
 
-/// How a client gets to its server.
+/// How a client that has said something gets to its server.
 pub(super) fn how(settings: &Settings, visitor: &Visitor) -> How {
     How {
         timeout: settings.timeout,
         from: settings.from(visitor.client().address),
         port: visitor.port,
         keepalive: settings.keepalive,
+        speaks_first: true,
     }
 }
 

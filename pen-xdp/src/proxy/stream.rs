@@ -234,6 +234,17 @@ impl Stream {
         Ok(recv(self.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK)?)
     }
 
+    /// Whether there is something to read now, which the event loop may not have been told of yet; over
+    /// TLS it may turn out to be less than a record.
+    pub(super) fn has_bytes(&self) -> bool {
+        if let Self::Tls(stream) = self
+            && stream.has_news()
+        {
+            return true;
+        }
+        self.peek(&mut [0]).is_ok_and(|there| there > 0)
+    }
+
     /// How many bytes there are to read, as far as the buffer would hold them: they are not copied
     /// there (MSG_TRUNC, tcp(7)), and stay. A bare call of the kernel, as [`Stream::peek`].
     ///

@@ -110,7 +110,7 @@ fn a_back_end_without_weight_keeps_its_flows_and_gets_no_new_ones() {
             );
             assert!(tally.by_backend.contains_key("be0"), "{plane}: {tally:?}");
         }
-        assert_eq!(pen.status().dsr().plane.actual, plane);
+        assert_eq!(pen.settled().dsr().plane.actual, plane);
         // Not a frame was left to the program, or given to a worker.
         let forwarded = pen.count("forwarded");
         let by_workers = if plane == Plane::AfXdp { forwarded } else { 0 };

@@ -123,7 +123,7 @@ fn carry(way: Way) {
             "{way:?} {vip}"
         );
     }
-    let status = pen.status();
+    let status = pen.settled();
     assert_way(way, &status);
     assert_no_drops(way, &status);
     let machine = &lab.balancers()[0];

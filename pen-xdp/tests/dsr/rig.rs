@@ -7,6 +7,7 @@ use std::{
     ops::Range,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -142,6 +143,25 @@ impl Pen {
 
     pub(crate) fn status(&self) -> Status {
         serde_json::from_value(self.ask("status").value.unwrap()).unwrap()
+    }
+
+    /// The status when nothing more is under way: clients have their answers before the last of their
+    /// own frames has passed, and a frame is redirected before a worker forwards it.
+    pub(crate) fn settled(&self) -> Status {
+        let frames = |status: &Status| {
+            let each = status.dsr().counters.iter();
+            each.map(|counter| counter.count).sum::<u64>()
+        };
+        let mut last = self.status();
+        for _ in 0..50 {
+            thread::sleep(Duration::from_millis(100));
+            let now = self.status();
+            if frames(&now) == frames(&last) {
+                return now;
+            }
+            last = now;
+        }
+        panic!("frames come without an end: {last:?}");
     }
 
     pub(crate) fn servers(&self) -> Servers {

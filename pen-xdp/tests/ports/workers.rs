@@ -171,7 +171,7 @@ fn a_failing_port_loses_its_heartbeat_until_it_works_again() {
     let (sender, events) = bounded(16);
     let workers = Workers::start(vec![config], &sender).unwrap();
     until("a heartbeat", || world.heartbeat(3) > 0);
-    for _ in 0..2 {
+    for _ in 0..3 {
         line.fail(io::Error::from_raw_os_error(libc::ENETDOWN));
     }
     let down = events.recv_timeout(LIMIT).unwrap();
@@ -180,7 +180,7 @@ fn a_failing_port_loses_its_heartbeat_until_it_works_again() {
     assert!(workers.report()[0].queues[0].failing);
     let stopped = world.heartbeat(3);
     line.push(vec![to_service(1)]);
-    // 50 ms and 100 ms: the second try fails as well, without another event.
+    // After 50 ms and 100 ms more: these tries fail as well, without another event.
     thread::sleep(Duration::from_millis(80));
     assert_eq!(world.heartbeat(3), stopped);
     assert_eq!(line.waiting(), 1);

@@ -85,7 +85,6 @@ fn the_least_connections_for_the_weight_count() {
     let heavy = format!("{}:80:0:0:3", server(1));
     let pen = Pen::start(&lab, &["-r", "-W", "80", &server(0), &heavy]);
     let hold = "held = [connect() for _ in range(40)]\n\
-                time.sleep(0.5)\n\
                 print('held', flush=True)\n\
                 time.sleep(60)\n";
     let script = format!(
@@ -97,6 +96,11 @@ fn the_least_connections_for_the_weight_count() {
     client
         .wait_for_line("held", std::time::Duration::from_secs(10))
         .unwrap();
+    // The kernel takes clients for Pen.
+    crate::rig::wait_for("a server for each", || {
+        let conn = pen.servers().into_iter().map(|server| server.conn);
+        conn.sum::<u32>() == 40
+    });
     let conn: Vec<u32> = pen.servers().iter().map(|server| server.conn).collect();
     assert_eq!(conn, [10, 30]);
     // Servers that say nothing do not end what their clients end.

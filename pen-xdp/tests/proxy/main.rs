@@ -32,6 +32,7 @@ mod live;
 mod log;
 mod log_trouble;
 mod names;
+mod packets;
 mod page;
 mod proxy_protocol;
 mod python;

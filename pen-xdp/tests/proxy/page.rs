@@ -86,6 +86,8 @@ fn the_page_has_pens_three_tables_with_what_is_so() {
         "c = connect(); c.sendall(b'12345'); assert c.recv(5) == b'12345'\n\
          print('ready', flush=True); time.sleep(60)",
     );
+    // The client may have the bytes a moment before they are counted.
+    wait_for("the answer's bytes", || pen.service().servers[1].sx == 5);
     let page = Page::read(&pen.say("status"));
     let time = page.said[2].strip_prefix("Time ").unwrap();
     let (time, counts) = time.split_once(", ").unwrap();

@@ -171,6 +171,14 @@ impl Pen {
             .count()
     }
 
+    /// Waits until it has no more than so many. What a client sees the end of may be closed a moment
+    /// later.
+    pub(crate) fn gives_back_all_but(&self, descriptors: usize) {
+        wait_for("descriptors to be given back", || {
+            self.descriptors() == descriptors
+        });
+    }
+
     /// Memory of the daemon that is really there, KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();

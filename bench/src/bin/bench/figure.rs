@@ -72,17 +72,19 @@ impl Figure {
     pub(crate) fn because(mut self, why: &str) -> Self {
         if !why.is_empty() && self.is_missed() {
             let between = if self.note.is_empty() { "" } else { "; " };
-            self.note = format!("{why}{between}{}", self.note);
+            self.note = format!("what limits it: {why}{between}{}", self.note);
         }
         self
     }
 
+    /// What is no number reaches nothing.
     fn is_missed(&self) -> bool {
-        self.value.is_some_and(|value| match self.target {
-            Target::AtLeast(least) => value < least,
-            Target::AtMost(most) => value > most,
-            Target::None => false,
-        })
+        let reaches = |value: f64| match self.target {
+            Target::AtLeast(least) => value >= least,
+            Target::AtMost(most) => value <= most,
+            Target::None => true,
+        };
+        self.value.is_some_and(|value| !reaches(value))
     }
 
     /// `met`, or by how much not.
@@ -144,8 +146,13 @@ mod tests {
         };
         assert_eq!(
             (told(2.0), told(1.9)),
-            ("so many".into(), "the kernel; so many".into())
+            (
+                "so many".into(),
+                "what limits it: the kernel; so many".into()
+            )
         );
+        let most = Figure::new("", "", Target::AtMost(2.0), vec![2.1]);
+        assert_eq!(most.because("a disk").note, "what limits it: a disk");
     }
 
     #[test]
@@ -155,6 +162,8 @@ mod tests {
         assert_eq!(figure(Target::AtLeast(2.0), 1.5), "missed by 25 %");
         assert_eq!(figure(Target::AtMost(20.0), 25.0), "missed by 25 %");
         assert_eq!(figure(Target::AtMost(250.0), 250.5), "missed by 1 %");
+        // Nothing of nothing.
+        assert!(figure(Target::AtLeast(2.0), f64::NAN).starts_with("missed"));
         let none = Figure::missing("", "", Target::None, "no valgrind".into());
         assert_eq!(none.verdict(), "not measured");
     }

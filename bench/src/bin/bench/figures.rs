@@ -14,8 +14,8 @@ use crate::traffic::Traffic;
 use crate::{instructions, program};
 
 /// What limits the AF_XDP plane on veth.
-const BOUND: &str = "nine tenths of a frame is the kernel's way into and out of a socket in copy \
-                     mode: the row of the bare forwarder, which decides nothing, is the bound";
+const BOUND: &str = "mostly the kernel's way into and out of a socket in copy mode: the row of the \
+                     bare forwarder, which decides nothing, is the bound";
 
 /// Ratios of frames. What the AF_XDP plane can do shows only with live frames: over AF_XDP the
 /// generator's core is the limit before the plane's worker is. For frames per CPU-second the
@@ -236,7 +236,7 @@ pub(crate) struct Bench {
 pub(crate) struct Effort {
     /// Samples of each figure.
     pub(crate) pairs: usize,
-    /// Samples of one that must reach something and whose rounds are far apart.
+    /// Samples of a rate of frames or requests that must reach something.
     pub(crate) judged: usize,
     /// Requests of one call of `ab`.
     pub(crate) requests: u32,
@@ -286,7 +286,8 @@ impl Bench {
 }
 
 impl Effort {
-    /// Pairs behind a figure: on a machine with neighbours the median of nine is itself a sixth off.
+    /// Pairs behind a figure: on a machine that is shared, medians of nine differ by a sixth from one
+    /// run to the next.
     pub(crate) const fn pairs_for(&self, target: Target) -> usize {
         match target {
             Target::AtLeast(_) | Target::AtMost(_) => self.judged,
@@ -316,7 +317,7 @@ pub(crate) const OTHERS: &[Other] = &[
         unit: "x",
         target: Target::AtMost(4.0),
         measure: steering_program,
-        why: "the parser, six look-ups and two counters",
+        why: "the parser, the look-ups and the counters, which the swap has not",
     },
     Other {
         name: "steer on a slice, instructions per IPv4 TCP packet",
@@ -326,7 +327,7 @@ pub(crate) const OTHERS: &[Other] = &[
             let count = instructions::per_packet(&bench.rig.own, bench.rig.lab.folder())?;
             Ok((vec![count], "counted by callgrind".into()))
         },
-        why: "a quarter of them parse, with a check for each piece read",
+        why: "spread over the whole way, with a check for each piece read",
     },
     Other {
         name: "iperf3 client to server, through the VIP / through bare l2fwd",
@@ -354,7 +355,7 @@ pub(crate) const OTHERS: &[Other] = &[
         unit: "ms",
         target: Target::AtMost(20.0),
         measure: |bench| changes(bench, Contender::AfXdp),
-        why: "a page of a map is written and all workers are waited for",
+        why: "all workers are waited for, and the kernel's grace period (membarrier)",
     },
     Other {
         name: "configuration change to publication (a weight among 4,096 back ends, 409,609 slots)",

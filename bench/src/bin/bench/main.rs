@@ -44,7 +44,7 @@ use crate::result::Results;
 const CORE: usize = 1;
 /// Pairs behind each figure about frames.
 const PAIRS_EACH: usize = 9;
-/// So many times as many where the rounds of what must be reached are far apart.
+/// Times as many behind rates of frames and requests that must reach something: their rounds differ most.
 const JUDGED_TIMES: usize = 3;
 
 #[derive(Parser)]

@@ -41,7 +41,7 @@ pub(crate) struct Overload {
 #[derive(Debug, Serialize)]
 pub(crate) struct Results {
     pub(crate) machine: Machine,
-    /// Pairs behind each ratio, and behind a rate that must reach something.
+    /// Pairs behind each ratio, and behind a rate of frames or requests that must reach something.
     pub(crate) pairs: (usize, usize),
     /// Length of one run, milliseconds.
     pub(crate) milliseconds: u64,
@@ -73,8 +73,8 @@ impl Results {
         writeln!(out, "# Measured\n")?;
         writeln!(
             out,
-            "{}. Medians of {} interleaved pairs of {} ms, of {} for rates that must reach \
-             something; in brackets the smallest and the largest. Written by `make bench`.\n",
+            "{}. Medians of {} interleaved pairs of {} ms, of {} for rates of frames \
+             and of `ab` that must reach something; in brackets the smallest and the largest. Written by `make bench`.\n",
             self.machine.line(),
             self.pairs.0,
             self.milliseconds,

@@ -105,6 +105,16 @@ impl<'a> Client<'a> {
         Ok(self.outbox.is_empty())
     }
 
+    /// As [`Client::flush`], where the end of the connection follows at once.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn flush_last(&mut self) -> io::Result<bool> {
+        let sent = self.outbox.write_last(self.stream)?;
+        self.sent(sent);
+        Ok(self.outbox.is_empty())
+    }
+
     /// Writes all that waits. A client that takes nothing for so long is given up.
     ///
     /// # Errors

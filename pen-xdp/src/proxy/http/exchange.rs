@@ -383,7 +383,10 @@ impl<'a, 'c> Exchange<'a, 'c> {
             }
         }
         let before = self.client.outbox.len();
-        let flushed = self.client.flush();
+        let flushed = match self.keep[0] {
+            true => self.client.flush(),
+            false => self.client.flush_last(),
+        };
         self.moved |= self.client.outbox.len() < before;
         match flushed {
             Ok(false) => ControlFlow::Continue(()),

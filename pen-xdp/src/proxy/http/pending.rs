@@ -102,9 +102,22 @@ impl Pending {
     /// # Errors
     /// What broke the connection.
     pub(super) fn write(&mut self, stream: &Stream) -> io::Result<usize> {
+        self.write_before(stream, false)
+    }
+
+    /// As [`Pending::write`], for bytes that the end of the stream follows at once: they travel in one
+    /// packet.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn write_last(&mut self, stream: &Stream) -> io::Result<usize> {
+        self.write_before(stream, true)
+    }
+
+    fn write_before(&mut self, stream: &Stream, end: bool) -> io::Result<usize> {
         let mut sent = 0;
         while !self.is_empty() {
-            let count = try_write(stream, self.bytes())?;
+            let count = try_write(stream, self.bytes(), end)?;
             if count == 0 {
                 break;
             }
@@ -133,13 +146,18 @@ impl Pending {
     }
 }
 
-/// Writes what the kernel takes; 0 if that is nothing at the moment.
+/// Writes what the kernel takes; 0 if that is nothing at the moment. `end`: that of the stream follows
+/// at once.
 ///
 /// # Errors
 /// What broke the connection.
-pub(super) fn try_write(stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
+pub(super) fn try_write(stream: &Stream, bytes: &[u8], end: bool) -> io::Result<usize> {
     loop {
-        match stream.try_write(bytes) {
+        let written = match end {
+            true => stream.try_write_last(bytes),
+            false => stream.try_write(bytes),
+        };
+        match written {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(count) => return Ok(count),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),

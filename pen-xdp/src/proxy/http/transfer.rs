@@ -229,7 +229,7 @@ impl Transfer {
             return Ok(false);
         }
         let bytes = &way.inbox.bytes()[..count];
-        let sent = try_write(way.destination, bytes).map_err(Break::Destination)?;
+        let sent = try_write(way.destination, bytes, false).map_err(Break::Destination)?;
         way.sent += sent;
         way.inbox.consume(sent);
         self.pass(sent, way.outbox);

@@ -25,6 +25,23 @@ const SPLICE: Options = Options {
     ..COPY
 };
 
+/// As the real one, and both streams end as when they are dropped.
+async fn relay<'a>(
+    client: &'a Stream,
+    server: &'a Stream,
+    options: &Options,
+    account: impl Into<Account<'a>>,
+) -> End {
+    let end = super::relay(client, server, options, account).await;
+    if matches!(end, End::Closed) {
+        for stream in [client, server] {
+            // It may have ended before.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+    end
+}
+
 /// Xorshift: the same bytes and sizes in every run.
 struct Random(u64);
 

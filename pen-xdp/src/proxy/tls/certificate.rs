@@ -3,16 +3,18 @@
 use std::io;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 
 use zeroize::{Zeroize, Zeroizing};
 
 use super::facts::public_key;
 use super::private_key::{self, NoKey};
+use super::unchecked::Unchecked;
 use crate::files;
 
 /// Longest file that is read, in bytes: some hundred certificates.
@@ -118,6 +120,29 @@ impl CertificateError {
 /// # Errors
 /// See [`CertificateError`].
 pub fn load(files: &Files) -> Result<CertifiedKey, CertificateError> {
+    load_by(files, Trust::None).map(|(read, _)| read)
+}
+
+/// The same, with a key that is to be checked soon if it can be.
+///
+/// # Errors
+/// As there, as far as they are seen without.
+pub(super) fn load_on_trust(files: &Files) -> Result<Loaded, CertificateError> {
+    load_by(files, Trust::Key)
+}
+
+/// A certificate, and its key if that is still to be checked.
+pub(super) type Loaded = (CertifiedKey, Option<Arc<Unchecked>>);
+
+/// What need not be checked before a certificate is used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    None,
+    /// Whether its key is one.
+    Key,
+}
+
+fn load_by(files: &Files, trust: Trust) -> Result<Loaded, CertificateError> {
     let other = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
     let certificate = read(&files.certificate)?;
     let (key, chain) = (other(&files.key)?, other(&files.chain)?);
@@ -126,7 +151,7 @@ pub fn load(files: &Files) -> Result<CertifiedKey, CertificateError> {
         key: key.as_ref().map(|bytes| bytes.as_slice()),
         chain: chain.as_ref().map(|bytes| bytes.as_slice()),
     };
-    contents.parse(files)
+    contents.parse(files, trust)
 }
 
 /// What is in the files of a certificate.
@@ -141,7 +166,7 @@ impl Contents<'_> {
     ///
     /// # Errors
     /// See [`CertificateError`]; of the kernel's there is none.
-    pub(super) fn parse(&self, files: &Files) -> Result<CertifiedKey, CertificateError> {
+    fn parse(&self, files: &Files, trust: Trust) -> Result<Loaded, CertificateError> {
         let certificate = &files.certificate;
         let mut certificates = certificates_in(certificate, self.certificate)?;
         if let (Some(path), Some(chain)) = (&files.chain, self.chain) {
@@ -149,7 +174,7 @@ impl Contents<'_> {
         }
         let key = files.key.as_ref().unwrap_or(certificate);
         let private = private_key(key, self.key.unwrap_or(self.certificate))?;
-        join((certificate, certificates), (key, private))
+        join((certificate, certificates), (key, private), trust)
     }
 }
 
@@ -157,26 +182,39 @@ impl Contents<'_> {
 fn join(
     (certificate, chain): (&Path, Vec<CertificateDer<'static>>),
     (key, mut private): (&Path, PrivateKeyDer<'static>),
-) -> Result<CertifiedKey, CertificateError> {
+    trust: Trust,
+) -> Result<Loaded, CertificateError> {
     let unusable = |path: &Path, why| CertificateError::Unusable {
         path: path.to_owned(),
         why,
     };
+    // Not by rustls, which reads no certificates of version 1: there are many that their owners
+    // signed themselves, and clients that trust them.
+    let public = public_key(chain.first().map_or(&[][..], |leaf| leaf));
+    if trust == Trust::Key
+        && let Ok(public) = public
+    {
+        private = match Unchecked::new(private, public) {
+            Ok(one) => {
+                let one = Arc::new(one);
+                let signing = Arc::clone(&one) as Arc<dyn SigningKey>;
+                return Ok((CertifiedKey::new(chain, signing), Some(one)));
+            }
+            Err(private) => private,
+        };
+    }
     let signing = any_supported_type(&private);
     // What signs has a copy of its own, which its library wipes.
     private.zeroize();
     let signing = signing.map_err(|error| unusable(key, error.to_string()))?;
-    // Not by rustls, which reads no certificates of version 1: there are many that their owners
-    // signed themselves, and clients that trust them.
-    let leaf = chain.first().map_or(&[][..], |leaf| leaf);
-    let public = public_key(leaf).map_err(|why| unusable(certificate, why))?;
+    let public = public.map_err(|why| unusable(certificate, why))?;
     if signing.public_key().is_some_and(|own| *own != *public) {
         return Err(CertificateError::Mismatch {
             certificate: certificate.to_owned(),
             key: key.to_owned(),
         });
     }
-    Ok(CertifiedKey::new(chain, signing))
+    Ok((CertifiedKey::new(chain, signing), None))
 }
 
 /// All certificates of a PEM file.

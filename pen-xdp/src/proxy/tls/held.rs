@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use rustls::sign::CertifiedKey;
 
-use super::certificate::{CertificateError, Files, load, read};
+use super::certificate::{CertificateError, Files, load, load_on_trust, read};
 use super::facts::Facts;
 use super::ocsp::Staple;
+use super::unchecked::Unchecked;
 use crate::files;
 
 /// A certificate that can be served, with what is stapled to it.
@@ -22,15 +23,23 @@ pub(super) struct Certificate {
     stapled: Option<(Arc<CertifiedKey>, i64)>,
     /// Why the file for a staple holds none.
     unstapled: Option<String>,
+    /// Its key, if that was taken on trust.
+    unchecked: Option<Arc<Unchecked>>,
 }
 
 impl Certificate {
     fn read(files: &Files, before: Option<&Self>, now: i64) -> Result<Self, CertificateError> {
-        let mut read = Self::of(load(files)?, files)?;
-        if let Some(file) = &files.staple {
-            read.staple(file, before, now);
-        }
-        Ok(read)
+        let read = Self::of(load(files)?, files)?;
+        Ok(read.stapled(files, before, now))
+    }
+
+    fn read_on_trust(files: &Files, now: i64) -> Result<Self, CertificateError> {
+        let (plain, unchecked) = load_on_trust(files)?;
+        let read = Self {
+            unchecked,
+            ..Self::of(plain, files)?
+        };
+        Ok(read.stapled(files, None, now))
     }
 
     /// Without a staple.
@@ -50,7 +59,16 @@ impl Certificate {
             plain: Arc::new(plain),
             stapled: None,
             unstapled: None,
+            unchecked: None,
         })
+    }
+
+    /// With the staple, if there is a file for one.
+    fn stapled(mut self, files: &Files, before: Option<&Self>, now: i64) -> Self {
+        if let Some(file) = &files.staple {
+            self.staple(file, before, now);
+        }
+        self
     }
 
     /// Takes the staple of a file. What is none of the certificate's takes nothing away: the one
@@ -179,16 +197,49 @@ impl Held {
 
     /// One that may be in trouble.
     pub(super) fn read(name: String, files: Files, now: i64) -> Self {
-        let mut held = Self {
+        let mut held = Self::bare(name, files);
+        held.load(false, now);
+        held
+    }
+
+    /// The same, whose key may be still to be checked ([`Held::check_key`]).
+    pub(super) fn read_on_trust(name: String, files: Files, now: i64) -> Self {
+        let mut held = Self::bare(name, files);
+        match Certificate::read_on_trust(&held.files, now) {
+            Ok(certificate) => held.certificate = Some(Arc::new(certificate)),
+            Err(error) => held.trouble = Some(error.to_string()),
+        }
+        held
+    }
+
+    fn bare(name: String, files: Files) -> Self {
+        Self {
             name,
             stamp: stamp(files.iter()),
             files,
             certificate: None,
             trouble: None,
             gone: None,
-        };
-        held.load(false, now);
-        held
+        }
+    }
+
+    /// Whether it is not known yet what its key is worth.
+    pub(super) fn has_unchecked_key(&self) -> bool {
+        let certificate = self.certificate.as_ref();
+        let key = certificate.and_then(|one| one.unchecked.as_ref());
+        key.is_some_and(|key| !key.is_checked())
+    }
+
+    /// Checks its key. What has none is not served any more, and its trouble is known.
+    pub(super) fn check_key(&mut self, now: i64) -> Renewed {
+        let certificate = self.certificate.as_ref();
+        let key = certificate.and_then(|one| one.unchecked.as_ref());
+        if key.is_none_or(|key| key.check()) {
+            return Renewed::Same;
+        }
+        self.certificate = None;
+        self.load(false, now);
+        Renewed::Changed
     }
 
     /// Reads its files again if they are not what they were, or could not be used. What can't be
@@ -303,6 +354,7 @@ mod tests {
                 plain: Arc::new(CertifiedKey::new(Vec::new(), signing)),
                 stapled: None,
                 unstapled: None,
+                unchecked: None,
             }
         }
     }

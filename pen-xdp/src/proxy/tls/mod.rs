@@ -28,6 +28,7 @@ pub mod stream;
 mod terms;
 mod ticket_keys;
 mod tickets;
+mod unchecked;
 
 pub use agreed::Agreed;
 pub(in crate::proxy) use agreed::Agreement;

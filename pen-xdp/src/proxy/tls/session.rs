@@ -212,7 +212,8 @@ impl Session {
             self.tls.send_close_notify();
             self.ending = Ending::Queued;
         }
-        match self.flush(below, false) {
+        // With what was written last, and the end below, it travels in one packet.
+        match self.flush(below, true) {
             Err(error) if is_blocked(&error) => Ok(()),
             flushed => flushed,
         }

@@ -32,6 +32,9 @@ const NAMED_MAX: usize = 20;
 const LINKS_MAX: u32 = 8;
 /// As many certificates are not worth a thread.
 const ALONE: usize = 32;
+/// Of a folder with more than these, keys are taken on trust at first: a start that reads them all is
+/// not to wait until they are checked.
+const CHECKED_AT_ONCE: usize = 1000;
 
 /// Ciphers of TLS 1.3, where they have nothing to do with the certificate's key.
 const BY_ANY: [CipherSuite; 3] = [
@@ -116,7 +119,11 @@ impl Store {
                 path: folder.clone(),
                 error,
             })?;
-            read.named = read_all(scan.found, now);
+            let read_one = match scan.found.len() > CHECKED_AT_ONCE {
+                true => Held::read_on_trust,
+                false => Held::read,
+            };
+            read.named = read_all(scan.found, |name, files| read_one(name, files, now));
             read.nested = scan.folders;
             let served = read.all().any(|held| held.certificate().is_some());
             if !served {
@@ -169,6 +176,7 @@ impl Store {
                 }
             }
         }
+        read.check_keys(&mut changes, now);
         if changes.other_table {
             let table = Arc::new(Table::of(&read));
             *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
@@ -179,6 +187,11 @@ impl Store {
             changed: changes.other_table || changes.other_folders,
             away: changes.away.then_some(AWAY),
         }
+    }
+
+    /// Checks the keys that were taken on trust; else that is done at the first [`Store::refresh`].
+    pub(super) fn check_keys(&self) {
+        self.read().check_keys(&mut Changes::default(), now());
     }
 
     /// What is wrong with certificates, a sentence each.
@@ -307,6 +320,15 @@ impl Read {
         self.default.iter().chain(self.named.values())
     }
 
+    /// Checks the keys that were taken on trust.
+    fn check_keys(&mut self, changes: &mut Changes, now: i64) {
+        let unchecked = self.named.values_mut();
+        let unchecked = unchecked.filter(|held| held.has_unchecked_key()).collect();
+        for (came, held) in on_all_cores(unchecked, |held| (held.check_key(now), held)) {
+            changes.note(came, held, now);
+        }
+    }
+
     /// Goes by what is in the folder now.
     fn follow(&mut self, found: Vec<Found>, changes: &mut Changes, now: i64) {
         let (known, new): (Vec<_>, Vec<_>) = found
@@ -338,7 +360,7 @@ impl Read {
         for (renewed, held) in renewed {
             changes.note(renewed, held, now);
         }
-        for (path, held) in read_all(new, now) {
+        for (path, held) in read_all(new, |name, files| Held::read(name, files, now)) {
             changes.note(Renewed::Changed, &held, now);
             self.named.insert(path, held);
         }
@@ -425,9 +447,12 @@ pub(super) fn warn(troubles: &[String]) {
 }
 
 /// Reads many.
-fn read_all(found: Vec<Found>, now: i64) -> HashMap<PathBuf, Held> {
+fn read_all(
+    found: Vec<Found>,
+    read: impl Fn(String, Files) -> Held + Sync,
+) -> HashMap<PathBuf, Held> {
     let read = on_all_cores(found, |Found { name, files }| {
-        (files.certificate.clone(), Held::read(name, files, now))
+        (files.certificate.clone(), read(name, files))
     });
     read.into_iter().collect()
 }

@@ -182,12 +182,18 @@ impl Encrypted {
         self.session().is_read_closed() || self.below.is_read_closed()
     }
 
+    /// Whether there is something to read that the socket does not have any more: bytes, the end of the
+    /// stream or an error.
+    pub(in crate::proxy) fn has_news(&self) -> bool {
+        self.session().has_news()
+    }
+
     /// As [`Stream::poll_readable`].
     pub(in crate::proxy) fn poll_readable(
         &self,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.session().has_news() {
+        if self.has_news() {
             return Poll::Ready(Ok(()));
         }
         // A connection that can't be written is told to whoever writes.
