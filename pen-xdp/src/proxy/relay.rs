@@ -110,8 +110,10 @@ pub enum End {
 ///
 /// The end of one stream is passed on when its bytes are delivered, and the other direction goes
 /// on. After [`End::Closed`] both streams are to be dropped at once: where neither is encrypted
-/// that is what passes the last end on, with the last bytes. A client that is gone is seen even while nothing is read from it; what a server sent before
-/// it broke still goes to the client.
+/// that is what passes the last end on, with the last bytes.
+///
+/// A client that is gone is seen even while nothing is read from it; what a server sent before it
+/// broke still goes to the client.
 pub async fn relay<'a>(
     client: &'a Stream,
     server: &'a Stream,

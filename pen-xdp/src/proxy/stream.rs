@@ -234,8 +234,8 @@ impl Stream {
         Ok(recv(self.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK)?)
     }
 
-    /// Whether there is something to read now, which the event loop may not have been told of yet; over
-    /// TLS it may turn out to be less than a record.
+    /// Whether there is something to read now, which the event loop may not have been told of yet.
+    /// Over TLS it may turn out to be less than a record, or the end of the stream.
     pub(super) fn has_bytes(&self) -> bool {
         if let Self::Tls(stream) = self
             && stream.has_news()

@@ -175,7 +175,7 @@ impl Pen {
     /// later.
     pub(crate) fn gives_back_all_but(&self, descriptors: usize) {
         wait_for("descriptors to be given back", || {
-            self.descriptors() == descriptors
+            self.descriptors() <= descriptors
         });
     }
 
@@ -206,12 +206,16 @@ impl Pen {
         ticks as f64 / 100.0
     }
 
-    /// Nothing is done for a second in which nobody wants anything.
+    /// Nothing is done for a second in which nobody wants anything; the first one may see the rest of
+    /// what was wanted before.
     pub(crate) fn rests(&self) {
-        let before = self.cpu_seconds();
-        std::thread::sleep(Duration::from_secs(1));
-        let used = self.cpu_seconds() - before;
-        assert!(used < 0.1, "{used} CPU seconds for nothing");
+        let second = || {
+            let before = self.cpu_seconds();
+            std::thread::sleep(Duration::from_secs(1));
+            self.cpu_seconds() - before
+        };
+        let used = [second(), second()];
+        assert!(used[1] < 0.1, "{used:?} CPU seconds for nothing");
     }
 
     /// Stops it in order; it must end well and leave nothing.

@@ -223,11 +223,11 @@ impl Held {
         }
     }
 
-    /// Whether it is not known yet what its key is worth.
+    /// Whether its key was taken on trust and is not known to be one.
     pub(super) fn has_unchecked_key(&self) -> bool {
         let certificate = self.certificate.as_ref();
         let key = certificate.and_then(|one| one.unchecked.as_ref());
-        key.is_some_and(|key| !key.is_checked())
+        key.is_some_and(|key| !key.is_sound())
     }
 
     /// Checks its key. What has none is not served any more, and its trouble is known.

@@ -179,7 +179,7 @@ fn run(orders: &Orders) {
         for one in &all {
             let look = one.refresh();
             changed |= look.changed;
-            round = round.min(look.away.unwrap_or(round));
+            round = round.min(look.again.unwrap_or(round));
         }
         // There may be other folders to be watched, in which something happened meanwhile.
         if changed {

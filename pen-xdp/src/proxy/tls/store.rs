@@ -35,6 +35,8 @@ const ALONE: usize = 32;
 /// Of a folder with more than these, keys are taken on trust at first: a start that reads them all is
 /// not to wait until they are checked.
 const CHECKED_AT_ONCE: usize = 1000;
+/// So many of them are checked before files are looked at again: renewals do not wait for all.
+const CHECKED_A_LOOK: usize = 500;
 
 /// Ciphers of TLS 1.3, where they have nothing to do with the certificate's key.
 const BY_ANY: [CipherSuite; 3] = [
@@ -125,8 +127,7 @@ impl Store {
             };
             read.named = read_all(scan.found, |name, files| read_one(name, files, now));
             read.nested = scan.folders;
-            let served = read.all().any(|held| held.certificate().is_some());
-            if !served {
+            if !read.serves() {
                 return Err(CertificateError::NothingServed(folder.clone()));
             }
         }
@@ -176,7 +177,7 @@ impl Store {
                 }
             }
         }
-        read.check_keys(&mut changes, now);
+        let more = read.check_keys(CHECKED_A_LOOK, &mut changes, now);
         if changes.other_table {
             let table = Arc::new(Table::of(&read));
             *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
@@ -185,13 +186,25 @@ impl Store {
         changes.log();
         Look {
             changed: changes.other_table || changes.other_folders,
-            away: changes.away.then_some(AWAY),
+            again: match more {
+                true => Some(Duration::ZERO),
+                false => changes.away.then_some(AWAY),
+            },
         }
     }
 
-    /// Checks the keys that were taken on trust; else that is done at the first [`Store::refresh`].
-    pub(super) fn check_keys(&self) {
-        self.read().check_keys(&mut Changes::default(), now());
+    /// Checks the keys that were taken on trust, of a store that nobody uses yet; else
+    /// [`Store::refresh`] does.
+    ///
+    /// # Errors
+    /// There is no certificate left.
+    pub(super) fn check_keys(&self) -> Result<(), CertificateError> {
+        let mut read = self.read();
+        read.check_keys(usize::MAX, &mut Changes::default(), now());
+        match &self.sources.folder {
+            Some(folder) if !read.serves() => Err(CertificateError::NothingServed(folder.clone())),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// What is wrong with certificates, a sentence each.
@@ -320,13 +333,19 @@ impl Read {
         self.default.iter().chain(self.named.values())
     }
 
-    /// Checks the keys that were taken on trust.
-    fn check_keys(&mut self, changes: &mut Changes, now: i64) {
+    fn serves(&self) -> bool {
+        self.all().any(|held| held.certificate().is_some())
+    }
+
+    /// Checks keys that were taken on trust, this many at most; whether there are more.
+    fn check_keys(&mut self, most: usize, changes: &mut Changes, now: i64) -> bool {
         let unchecked = self.named.values_mut();
-        let unchecked = unchecked.filter(|held| held.has_unchecked_key()).collect();
-        for (came, held) in on_all_cores(unchecked, |held| (held.check_key(now), held)) {
+        let mut unchecked = unchecked.filter(|held| held.has_unchecked_key());
+        for held in unchecked.by_ref().take(most) {
+            let came = held.check_key(now);
             changes.note(came, held, now);
         }
+        unchecked.next().is_some()
     }
 
     /// Goes by what is in the folder now.
@@ -383,15 +402,15 @@ impl Table {
 pub(in crate::proxy) struct Look {
     /// Other certificates are served, and other files may be read.
     pub(super) changed: bool,
-    /// Files are away: when to look whether they stay away.
-    pub(super) away: Option<Duration>,
+    /// Files are away, or keys are still to be checked: when to look again.
+    pub(super) again: Option<Duration>,
 }
 
 impl Look {
     /// Both together.
     pub(super) fn join(&mut self, other: Self) {
         self.changed |= other.changed;
-        self.away = self.away.into_iter().chain(other.away).min();
+        self.again = self.again.into_iter().chain(other.again).min();
     }
 }
 
@@ -457,8 +476,8 @@ fn read_all(
     read.into_iter().collect()
 }
 
-/// Does the same for each of many, on all cores: a key is checked when it is read, which takes up to
-/// half a millisecond.
+/// Does the same for each of many, on all cores: where a key is checked when it is read that takes up
+/// to half a millisecond.
 fn on_all_cores<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let share = all.len().div_ceil(cores);

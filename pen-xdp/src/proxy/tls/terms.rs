@@ -86,7 +86,7 @@ impl Terms {
         let Some(store) = Store::open(options)? else {
             return Ok(Vec::new());
         };
-        store.check_keys();
+        store.check_keys()?;
         let mut troubles = store.troubles();
         let clients = Clients::open(options)?;
         let of_clients = clients.as_ref().and_then(Clients::trouble);

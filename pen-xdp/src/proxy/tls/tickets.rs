@@ -106,7 +106,7 @@ impl TicketFile {
         }
         Look {
             changed,
-            away: None,
+            again: None,
         }
     }
 

@@ -25,8 +25,6 @@ const NUMBERS: usize = 9;
 pub(super) struct Unchecked {
     /// Until it is checked; wiped then.
     key: Mutex<Option<PrivateKeyDer<'static>>>,
-    /// What checks its signatures, in DER (SubjectPublicKeyInfo).
-    public: Vec<u8>,
     /// `None` if it is no key.
     checked: OnceLock<Option<Arc<dyn SigningKey>>>,
 }
@@ -47,16 +45,15 @@ impl Unchecked {
         match belongs {
             true => Ok(Self {
                 key: Mutex::new(Some(key)),
-                public: public.to_vec(),
                 checked: OnceLock::new(),
             }),
             false => Err(key),
         }
     }
 
-    /// Whether it is known what it is worth.
-    pub(super) fn is_checked(&self) -> bool {
-        self.checked.get().is_some()
+    /// Whether it is known to be a key.
+    pub(super) fn is_sound(&self) -> bool {
+        matches!(self.checked.get(), Some(Some(_)))
     }
 
     /// Checks it, if that is not done yet; whether it is a key.
@@ -95,7 +92,7 @@ impl SigningKey for Unchecked {
     }
 
     fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
-        Some(SubjectPublicKeyInfoDer::from(self.public.as_slice()))
+        self.signing()?.public_key()
     }
 
     fn algorithm(&self) -> SignatureAlgorithm {
@@ -106,7 +103,7 @@ impl SigningKey for Unchecked {
 impl fmt::Debug for Unchecked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unchecked")
-            .field("is_checked", &self.is_checked())
+            .field("is_sound", &self.is_sound())
             .finish_non_exhaustive()
     }
 }
@@ -153,15 +150,16 @@ fn of_certificate(public: &[u8]) -> Option<PublicHalf<'_>> {
     is_key.then_some([modulus.data, exponent.data])
 }
 
+/// Whether an AlgorithmIdentifier is that of RSA, whose parameters are NULL.
 fn is_of_rsa(algorithm: &Any<'_>) -> bool {
     let said = match algorithm.tag() {
         Tag::Sequence => parts(algorithm.data),
         _ => None,
     };
-    let first = said.as_deref().and_then(<[Any<'_>]>::first);
-    first.is_some_and(|first| {
-        first.tag() == Tag::Oid && first.data == OID_PKCS1_RSAENCRYPTION.as_bytes()
-    })
+    matches!(said.as_deref(), Some([kind, parameters])
+        if (kind.tag(), parameters.tag()) == (Tag::Oid, Tag::Null)
+            && kind.data == OID_PKCS1_RSAENCRYPTION.as_bytes()
+            && parameters.data.is_empty())
 }
 
 /// What is in a sequence, which must be all there is.
@@ -170,10 +168,13 @@ fn sequence(whole: &[u8]) -> Option<&[u8]> {
     (rest.is_empty() && sequence.tag() == Tag::Sequence).then_some(sequence.data)
 }
 
-/// One after the other, to the end.
+/// One after the other, to the end. No key has more of them.
 fn parts(mut left: &[u8]) -> Option<Vec<Any<'_>>> {
-    let mut parts = Vec::new();
+    let mut parts = Vec::with_capacity(NUMBERS);
     while !left.is_empty() {
+        if parts.len() == NUMBERS {
+            return None;
+        }
         let (rest, part) = Any::from_der(left).ok()?;
         parts.push(part);
         left = rest;
@@ -200,7 +201,7 @@ mod tests {
     use crate::proxy::tls::facts::public_key;
     use crate::proxy::tls::ocsp::authority::{Authority, P256, RSA};
     use crate::proxy::tls::private_key::read;
-    use crate::proxy::tls::store::Store;
+    use crate::proxy::tls::store::{Store, now};
     use crate::proxy::tls::terms::Terms;
 
     /// A key and its certificate's SubjectPublicKeyInfo.
@@ -235,14 +236,14 @@ mod tests {
         let schemes = [SignatureScheme::RSA_PSS_SHA256];
         for key in [key, bare] {
             let key = Unchecked::new(key, &public).unwrap();
-            assert!(!key.is_checked());
+            assert!(!key.is_sound());
             assert_eq!(*key.public_key().unwrap(), *public);
             let signer = key.choose_scheme(&schemes).unwrap();
             assert_eq!(signer.sign(b"words").unwrap().len(), 256);
-            assert!(key.is_checked() && key.check() && key.take().is_none());
+            assert!(key.is_sound() && key.check() && key.take().is_none());
         }
         let key = Unchecked::new(pkcs8(&spoilt(&whole)), &public).unwrap();
-        assert!(!key.check() && key.is_checked());
+        assert!(!key.check() && !key.is_sound());
         assert!(key.choose_scheme(&schemes).is_none());
     }
 
@@ -316,15 +317,25 @@ mod tests {
         };
         assert_eq!(troubles(), (0, 0));
         let names = store.names();
-        assert!(store.refresh().changed);
-        assert_eq!(troubles(), (1, 1));
+        // A client comes before anybody looked.
+        let place = folder.join("n500.test.pem");
+        let certificate = Arc::clone(store.read().named[&place].certificate().unwrap());
+        let signs = certificate
+            .key(now())
+            .key
+            .choose_scheme(&[SignatureScheme::RSA_PSS_SHA256]);
+        assert!(signs.is_none());
+        let mut looks = 1;
+        while store.refresh().again.is_some() {
+            looks += 1;
+        }
+        assert_eq!((looks, troubles()), (3, (1, 1)));
         assert_eq!(store.names(), names - 1);
-        // Nothing is left to be checked.
         assert!(!store.refresh().changed);
         let said = Terms::check(pen_common::config::Mode::Tcp, &options).unwrap();
         assert_eq!(said.len(), 1, "{said:?}");
         // The whole one is served again.
-        fs::write(folder.join("n500.test.pem"), with(key.secret_der())).unwrap();
+        fs::write(place, with(key.secret_der())).unwrap();
         assert!(store.refresh().changed);
         assert_eq!((troubles(), store.names()), ((0, 0), names));
     }

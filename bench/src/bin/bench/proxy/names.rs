@@ -2,18 +2,22 @@
 //! whether handshakes notice.
 
 use std::fs;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::contender::Contender;
 use super::figures::{Bench, Measured, figure};
 use super::load::Load;
-use super::site::Site;
+use super::site::{Proxy, Site};
 use super::tls::NAME;
 use crate::figure::{Figure, Target, median};
 
 const NAMES: usize = 10_000;
+/// Between two looks whether anything is still done, and how long that may take.
+const LOOK: Duration = Duration::from_millis(200);
+const REST_MAX: Duration = Duration::from_secs(30);
 /// Who has them, and what they are called.
 const KINDS: [(Contender, &str); 2] = [
     (
@@ -49,6 +53,20 @@ pub(super) fn fill(site: &Site, kind: &str) -> Result<()> {
     fs::write(folder.join(format!("{NAME}.pem")), pem(kind)?).context("filling a folder")
 }
 
+/// Waits until nothing more is done: Pen checks RSA keys when it answers already.
+fn until_at_rest(proxy: &Proxy) -> Result<()> {
+    let mut last = proxy.cpu_seconds()?;
+    for _ in 0..REST_MAX.as_millis() / LOOK.as_millis() {
+        thread::sleep(LOOK);
+        let now = proxy.cpu_seconds()?;
+        if now - last < LOOK.as_secs_f64() / 10.0 {
+            return Ok(());
+        }
+        last = now;
+    }
+    bail!("it is still busy after {REST_MAX:?}")
+}
+
 impl Bench {
     /// Every figure of them that is wanted.
     pub(super) fn names(&self, wanted: &impl Fn(&str) -> bool) -> Vec<Figure> {
@@ -72,17 +90,19 @@ impl Bench {
     }
 
     fn start_with_names(&self, contender: Contender) -> Result<Measured> {
-        let (mut samples, mut memory) = (Vec::new(), Vec::new());
+        let (mut samples, mut memory, mut done) = (Vec::new(), Vec::new(), Vec::new());
         // That is not Pen's time.
         fill(&self.site, contender.has_names().unwrap_or_default())?;
         for _ in 0..self.effort.rounds {
             let begun = Instant::now();
             let proxy = self.site.start(contender)?;
             samples.push(begun.elapsed().as_secs_f64());
+            until_at_rest(&proxy)?;
+            done.push(begun.elapsed().as_secs_f64());
             memory.push(proxy.resident_kib()? as f64 / 1024.0);
         }
-        let memory = median(&memory).unwrap_or_default();
-        let note = format!("{memory:.1} MiB, the whole process");
+        let [memory, done] = [memory, done].map(|all| median(&all).unwrap_or_default());
+        let note = format!("{memory:.1} MiB, the whole process, at rest after {done:.1} s");
         Ok(Measured { samples, note })
     }
 

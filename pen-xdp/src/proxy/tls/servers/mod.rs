@@ -180,7 +180,7 @@ impl Watched for Demands {
         let changed = stamp != before.0;
         let look = Look {
             changed,
-            away: None,
+            again: None,
         };
         if !changed && before.1 {
             return look;
