@@ -111,23 +111,28 @@ fn a_back_end_that_moves_or_vanishes_is_followed() {
     wait_for("the new MAC", || {
         pen.status().dsr().pools[0].backends[1].mac.as_deref() == Some(moved)
     });
-    let tally = udp(&lab, 300, 1000).run(lab.client()).unwrap();
-    assert_eq!(
-        (tally.answered, tally.by_backend.len()),
-        (300, 3),
-        "{tally:?}"
-    );
+    all_answered(&lab, &pen, 3);
     // Out of power: the kernel finds out, and the others take over.
     lab.backend(2).ip("link set eth0 down").unwrap();
     wait_for("the loss of be2", || {
         pen.status().dsr().pools[0].backends[2].slots == 0
     });
-    let tally = udp(&lab, 300, 1000).run(lab.client()).unwrap();
-    assert_eq!(
-        (tally.answered, tally.by_backend.len()),
-        (300, 2),
-        "{tally:?}"
-    );
+    all_answered(&lab, &pen, 2);
+}
+
+/// A load is answered whole, by so many back ends. Where the machine is busy with other tests the
+/// kernel may lose a frame: one of three loads has to be whole. Who is sent to a back end that is not
+/// there loses a third of each.
+fn all_answered(lab: &Lab, pen: &Pen, backends: usize) {
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let tally = udp(lab, 300, 1000).run(lab.client()).unwrap();
+        if (tally.answered, tally.by_backend.len()) == (300, backends) {
+            return;
+        }
+        seen.push(tally);
+    }
+    panic!("{seen:?}\n{:?}", pen.status().dsr().counters);
 }
 
 /// Managed neighbour entries are verified by the kernel in its own time, half a minute at most.
